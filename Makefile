@@ -1,0 +1,28 @@
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+DATA := data/crafter_frames.h5
+DEMO := --config-dir configs/demo
+
+.PHONY: install run test check bench torture clean
+
+install: $(VENV)/installed
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[demo,dev]"
+	touch $@
+
+$(DATA): | $(VENV)/installed
+	$(BIN)/tiw-fsm record $@
+
+run: install $(DATA)
+	$(BIN)/tiw-fsm run $(DEMO)
+
+test: install
+	$(BIN)/python -m pytest
+
+check: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy

@@ -1,0 +1,330 @@
+"""The work of each state. An activity returns what happened; the controller steps the machine and commits.
+
+An activity changes nothing that the state names: it adds files, and the commit that follows makes them count.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from structlog.typing import FilteringBoundLogger
+
+from tiw_fsm import checkpoints, fingerprint, frames, gates, pictures, reports, retune
+from tiw_fsm.config import Schedule, Settings, Tuning
+from tiw_fsm.display import Display
+from tiw_fsm.engines.protocol import Engine, Hello, InferRequest, TrainRequest, TrainResult
+from tiw_fsm.errors import EngineCrashed, UsageProblem, disk_errors
+from tiw_fsm.machine import Event
+from tiw_fsm.paths import RunPaths
+from tiw_fsm.run_state import (
+    ATTEMPTS_KEPT,
+    TRAINING,
+    CheckpointRef,
+    RunState,
+    StageProgress,
+    State,
+)
+from tiw_fsm.stages import Stage
+from tiw_fsm.store import Store, append_durably, replace_durably
+
+
+@dataclass
+class Context:
+    """What activities work with."""
+
+    settings: Settings
+    paths: RunPaths
+    store: Store
+    engine: Engine
+    hello: Hello
+    display: Display
+    log: FilteringBoundLogger
+
+
+@dataclass
+class Outcome:
+    """What an activity found: an event, the run with the facts recorded in it, and facts for the journal."""
+
+    event: Event
+    run: RunState
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+# --- ALIGN ------------------------------------------------------------------------------------------------------
+
+
+def align(ctx: Context, run: RunState) -> Outcome:
+    """Check data and warm starts, and lay out the stages.
+
+    Raises:
+        UsageProblem: something cannot be used; nothing was changed.
+    """
+    settings, problems = ctx.settings, data_problems(ctx.settings)
+    stages = {}
+    for stage, config in settings.stages.items():
+        progress = StageProgress(
+            target=config.n_updates,
+            tuning=Tuning(
+                learning_rate=config.learning_rate,
+                gradient_accumulation_steps=config.gradient_accumulation_steps,
+                batch_size_per_gpu=config.batch_size_per_gpu,
+                log_interval=min(config.log_interval, settings.loop.chunks[stage]),
+            ),
+            schedule=Schedule(start=0, end=config.n_updates),
+        )
+        if stage in settings.warm_starts:
+            ref = _warm_start(ctx, stage, Path(settings.warm_starts[stage]), problems)
+            progress = _begun_from(progress, ref, stage, settings) if ref else progress
+        stages[stage] = progress
+    if problems:
+        raise UsageProblem(problems)
+    run = run.but(stages=stages, fingerprint=fingerprint.take(settings, ctx.hello))
+    warm = {stage: p.accepted.path for stage, p in stages.items() if p.accepted}
+    ctx.log.info(f"configs aligned, data in order; training on {ctx.hello.device}", warm_starts=warm)
+    return Outcome(Event.ALIGNED, run, {"warm_starts": warm, "device": ctx.hello.device})
+
+
+def data_problems(settings: Settings) -> list[str]:
+    """Why the frames cannot be trained and judged on; empty when they can."""
+    if settings.engine == "simulated":
+        return []
+    config = settings.stages[Stage.VIDEO]
+    return frames.inspect(
+        Path(settings.data.path),
+        frame_size=config.frame_size,
+        clip_length_train=config.context_length,
+        clip_length_eval=settings.inference.frames,
+        skip=settings.data.skip,
+        stride=settings.data.stride,
+        preload_ratio=settings.data.preload_ratio,
+    )
+
+
+def _warm_start(ctx: Context, stage: Stage, path: Path, problems: list[str]) -> CheckpointRef | None:
+    """The newest valid checkpoint at ``path``, pinned by its digest."""
+    newest, passed_over = checkpoints.newest_valid(path, stage)
+    for folder, reasons in passed_over:
+        ctx.log.warning(f"{folder} is not used: {reasons[0]}")
+    if newest is None:
+        found = "; ".join(f"{folder.name}: {reasons[0]}" for folder, reasons in passed_over) or "none found"
+        problems.append(f"{path}: no valid {stage} checkpoint to start from ({found}); name another folder")
+        return None
+    if wrong := ctx.engine.problems(stage, ctx.settings.stages[stage], newest, None):
+        problems += [f"{newest}: {reason}" for reason in wrong]
+        return None
+    completed = checkpoints.completed_of(newest) or 1
+    return CheckpointRef(path=str(newest.resolve()), update=completed - 1, sha256=checkpoints.digest(newest))
+
+
+def _begun_from(progress: StageProgress, ref: CheckpointRef, stage: Stage, settings: Settings) -> StageProgress:
+    """A stage that starts from given weights. Dynamics keeps its absolute update; the others count from 0."""
+    begun = ref.completed if stage is Stage.DYNAMICS or not settings.trains(stage) else 0
+    target = begun + progress.target if settings.trains(stage) else begun
+    return progress.but(
+        target=target,
+        completed=begun,
+        chunk_start=begun,
+        checkpoint=ref,
+        accepted=ref,
+        warm_start=True,
+        schedule=Schedule(start=begun, end=target),
+    )
+
+
+# --- TRAIN ------------------------------------------------------------------------------------------------------
+
+
+def train(ctx: Context, run: RunState) -> Outcome:
+    """Train up to the next checkpoint of the chunk in hand; at the chunk's end, judge it."""
+    stage, progress = TRAINING[run.state], run.progress()
+    end = run.chunk_end(stage)
+    if progress.completed >= end:
+        return _judge(ctx, run, stage)
+    request = _train_request(ctx, run, stage, end)
+    try:
+        with ctx.display.training(stage, progress.completed, progress.target) as advance:
+            result = ctx.engine.train(request, advance)
+    except EngineCrashed as exc:
+        ctx.log.warning(f"{stage}: the training process died at or after update {progress.completed}: {exc}")
+        event = Event.OUT_OF_MEMORY if exc.out_of_memory else Event.CRASHED
+        return Outcome(event, run, {"stage": stage, "completed": progress.completed, "error": str(exc)[-2000:]})
+    length = _append_metrics(ctx, stage, progress, result)
+    if any(row["loss"] is None for row in result.rows):
+        return _judge(ctx, run.with_stage(stage, metrics_bytes=length), stage)
+    final = ctx.paths.checkpoints(stage) / checkpoints.folder_name(stage, result.completed)
+    checkpoints.publish(Path(request.checkpoint), final)
+    ref = CheckpointRef(path=str(final.resolve()), update=result.completed - 1, sha256=result.sha256)
+    picture = request.picture if result.completed == end else progress.picture
+    run = run.with_stage(stage, completed=result.completed, checkpoint=ref, metrics_bytes=length, picture=picture)
+    facts = {"stage": stage, "completed": result.completed, "checkpoint": ref.path, "seconds": result.seconds}
+    return Outcome(Event.SAVED, run, facts)
+
+
+def _train_request(ctx: Context, run: RunState, stage: Stage, end: int) -> TrainRequest:
+    progress = run.progress()
+    interval = min(progress.tuning.log_interval, run.loop.checkpoint_interval)
+    stop_at = min(end, (progress.completed // interval + 1) * interval)
+    folder = ctx.paths.checkpoints(stage)
+    picture = ctx.paths.visualizations(stage) / f"{stage}_step_{end - 1}_attempt_{progress.attempt}.png"
+    with disk_errors("making", folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        picture.parent.mkdir(parents=True, exist_ok=True)
+    return TrainRequest(
+        stage=stage,
+        config=ctx.settings.stages[stage],
+        tuning=progress.tuning,
+        schedule=progress.schedule,
+        data=ctx.settings.data,
+        seed=run.loop.seed,
+        resume=progress.checkpoint,
+        weights_only=progress.warm_start and progress.checkpoint == progress.accepted,
+        start=progress.completed,
+        stop_at=stop_at,
+        video_tokenizer=run.stages[Stage.VIDEO].checkpoint if stage is Stage.DYNAMICS else None,
+        latent_actions=run.stages[Stage.LATENT].checkpoint if stage is Stage.DYNAMICS else None,
+        checkpoint=str(folder / f".tmp-{checkpoints.folder_name(stage, stop_at)}"),
+        picture=str(picture) if stop_at == end else None,
+    )
+
+
+def _append_metrics(ctx: Context, stage: Stage, progress: StageProgress, result: TrainResult) -> int:
+    lines = (json.dumps({"attempt": progress.attempt, **row}) + "\n" for row in result.rows)
+    return append_durably(ctx.paths.metrics(stage), "".join(lines).encode(), at=progress.metrics_bytes)
+
+
+def _judge(ctx: Context, run: RunState, stage: Stage) -> Outcome:
+    """The stage gate: metrics, then the checkpoint, then the picture."""
+    progress = run.stages[stage]
+    verdict = gates.judge_chunk(_chunk_rows(ctx, stage, progress), run.loop.gates[stage], progress.completed)
+    if verdict.accepted and progress.checkpoint:
+        folder = Path(progress.checkpoint.path)
+        if wrong := ctx.engine.problems(stage, ctx.settings.stages[stage], folder, progress.checkpoint.sha256):
+            verdict = verdict._replace(decision="retune", reason=f"the checkpoint is not valid: {wrong[0]}")
+        elif not pictures.is_png(progress.picture):
+            verdict = verdict._replace(decision="retune", reason="the chunk left no new picture")
+    facts = {
+        "stage": stage,
+        "completed": progress.completed,
+        "attempt": progress.attempt,
+        "decision": verdict.decision,
+        "reason": verdict.reason,
+        "metrics": verdict.metrics,
+        "tuning": progress.tuning.model_dump(),
+        "checkpoint": progress.checkpoint.path if progress.checkpoint else None,
+        "accepted": progress.accepted.path if progress.accepted else None,
+        "picture": progress.picture,
+    }
+    ctx.log.info(f"{stage} gate at update {progress.completed}: {verdict.decision} ({verdict.reason})", **facts)
+    event = Event.ACCEPTED if verdict.accepted else Event.REJECTED
+    return Outcome(event, run.with_stage(stage, verdict=verdict.decision), facts)
+
+
+def _chunk_rows(ctx: Context, stage: Stage, progress: StageProgress) -> list[dict[str, Any]]:
+    path = ctx.paths.metrics(stage)
+    with disk_errors("reading", path), open(path, "rb") as file:
+        file.seek(progress.attempt_bytes)
+        content = file.read(progress.metrics_bytes - progress.attempt_bytes)
+    return [json.loads(line) for line in content.splitlines()]
+
+
+# --- INFER, GATE, RETUNE ----------------------------------------------------------------------------------------
+
+
+def infer(ctx: Context, run: RunState) -> Outcome:
+    """Standard inference with the three checkpoints the state names."""
+    number = run.inference.started
+    refs = _named(run)
+    ctx.log.info(
+        f"inference attempt {number}: {ctx.settings.loop.inference.clips} held-out clips, "
+        f"{ctx.settings.inference.generation_steps} steps",
+        checkpoints={stage: ref.path for stage, ref in refs.items()},
+    )
+    picture = _new_picture(ctx.paths.inference_results)
+    log = ctx.paths.attempt_log(number)
+    with disk_errors("making", picture.parent):
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        log.parent.mkdir(parents=True, exist_ok=True)
+    request = InferRequest(
+        checkpoints=refs,
+        configs=ctx.settings.stages,
+        data=ctx.settings.data,
+        inference=ctx.settings.inference,
+        clips=ctx.settings.loop.inference.clips,
+        picture=str(picture),
+        log=str(log),
+    )
+    try:
+        with ctx.display.inferring(ctx.settings.inference.generation_steps) as advance:
+            result = ctx.engine.infer(request, advance)
+    except EngineCrashed as exc:
+        ctx.log.warning(f"inference attempt {number}: the process died: {exc}")
+        return Outcome(Event.CRASHED, run, {"attempt": number, "error": str(exc)[-2000:]})
+    path = ctx.paths.attempt(number)
+    result |= {"number": number, "path": str(path), "png_valid": pictures.is_png(str(picture))}
+    result["settings"] = ctx.settings.inference.model_dump()
+    replace_durably(path, json.dumps(result, indent=1).encode())
+    return Outcome(Event.INFERRED, run.but(inference=run.inference.but(pending=str(path))), {"attempt": number})
+
+
+def _named(run: RunState) -> dict[Stage, CheckpointRef]:
+    return {stage: p.checkpoint for stage, p in run.stages.items() if p.checkpoint is not None}
+
+
+def _new_picture(folder: Path) -> Path:
+    """A name TinyWorlds would give, that no file has yet."""
+    stem = f"inference_results_gt_vs_pred_{datetime.now(UTC):%Y%m%d_%H%M%S}"
+    candidates = [folder / f"{stem}.png", *(folder / f"{stem}_{n}.png" for n in range(1, 100))]
+    return next(path for path in candidates if not path.exists())
+
+
+def gate(ctx: Context, run: RunState) -> Outcome:
+    """Judge the attempt that ran."""
+    path = Path(run.inference.pending or "")
+    with disk_errors("reading", path):
+        result = json.loads(path.read_bytes())
+    attempt = gates.judge_inference(
+        result,
+        {stage: ref.sha256 for stage, ref in _named(run).items()},
+        run.loop.inference,
+        number=run.inference.started,
+        updates=run.stages[Stage.DYNAMICS].completed,
+    )
+    judged = [a for a in run.inference.attempts if a.number != attempt.number] + [attempt]
+    measured = [a for a in (run.inference.best, attempt) if a is not None and a.mse is not None]
+    best = min(measured, key=lambda a: a.mse or 0.0, default=None)
+    run = run.but(inference=run.inference.but(attempts=judged[-ATTEMPTS_KEPT:], best=best))
+    ctx.log.info(reports.verdict_line(attempt), **attempt.model_dump(mode="json"))
+    event = Event.GATE_PASSED if attempt.passed else Event.GATE_FAILED
+    return Outcome(event, run, {"attempt": attempt.model_dump(mode="json"), "error": result.get("error")})
+
+
+def plan_retune(ctx: Context, run: RunState) -> Outcome:
+    """Say what the retune will change; the row's effect changes it."""
+    rate = retune.retry_learning_rate(run.loop.retune, run.retunes)
+    target = run.stages[Stage.DYNAMICS].completed + run.loop.retune.chunk
+    ctx.log.info(f"retune {run.retunes + 1}: dynamics on to update {target} with peak learning rate {rate:g}")
+    return Outcome(Event.RETUNED, run, {"retune": run.retunes + 1, "target": target, "learning_rate": rate})
+
+
+# --- REPORT -----------------------------------------------------------------------------------------------------
+
+
+def report(ctx: Context, run: RunState) -> Outcome:
+    """Write the three Markdown reports, whatever the end."""
+    written = reports.write(run, ctx.store.journal(up_to=run.generation), ctx.settings, ctx.paths)
+    return Outcome(Event.REPORTED, run.but(reports=[str(path) for path in written]))
+
+
+ACTIVITIES: dict[State, Callable[[Context, RunState], Outcome]] = {
+    State.ALIGN: align,
+    **dict.fromkeys(TRAINING, train),
+    State.INFER: infer,
+    State.GATE: gate,
+    State.RETUNE: plan_retune,
+    State.REPORT: report,
+}

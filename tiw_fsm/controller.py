@@ -1,0 +1,254 @@
+"""The loop: do the state's work, take the row, commit. Everything that must survive goes through ``_commit``."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from structlog.typing import FilteringBoundLogger
+
+from tiw_fsm import checkpoints, fingerprint
+from tiw_fsm.activities import ACTIVITIES, Context
+from tiw_fsm.config import Settings
+from tiw_fsm.display import Display
+from tiw_fsm.engines.protocol import Engine, Hello, HelloRequest
+from tiw_fsm.errors import ExitCode, Interrupted, RunChanged, StateDamaged
+from tiw_fsm.machine import Event, Machine
+from tiw_fsm.paths import RunPaths
+from tiw_fsm.run_state import TERMINAL, Fingerprint, Inexact, Runner, RunState, State
+from tiw_fsm.stages import Stage
+from tiw_fsm.store import Store, now, replace_durably
+
+MakeEngine = Callable[[Settings, Store], Engine]
+
+
+class Controller:
+    """Runs one run from wherever it is to its end, to an interruption, or to an error.
+
+    Use inside ``store.hold()``. ``before`` is the state loaded, None for a run that never began.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        flags: Mapping[str, Any],
+        store: Store,
+        before: RunState | None,
+        *,
+        make_engine: MakeEngine,
+        display: Display,
+        log: FilteringBoundLogger,
+        accept_changes: bool = False,
+        require_exact: bool = False,
+    ) -> None:
+        self.settings = settings
+        self.flags = dict(flags)
+        self.store = store
+        self.paths = RunPaths(Path(settings.run_root), Path(settings.repo_root))
+        self.display = display
+        self.log = log
+        self.make_engine = make_engine
+        self.accept_changes = accept_changes
+        self.require_exact = require_exact
+        self.machine = Machine()
+        self.committed = before
+        self.stopping = False
+
+    def run(self) -> ExitCode:
+        """Go on until the run ends.
+
+        Raises:
+            UsageProblem, RunChanged: before anything was changed.
+            Interrupted: a signal asked to stop; everything is saved and recorded.
+            StateDamaged, DiskRefused: nothing committed was lost.
+        """
+        self.store.recover(self.committed)
+        before = self.committed
+        if before and before.state in TERMINAL and not self._reopens(before):
+            return self._finished(before)
+        engine = self.make_engine(self.settings, self.store)
+        try:
+            with self._signals(engine):
+                known = before.fingerprint if before else None
+                hello = engine.hello(
+                    HelloRequest(device=self.settings.device, threads=known.threads if known else None)
+                )
+                context = Context(self.settings, self.paths, self.store, engine, hello, self.display, self.log)
+                run = self._begin(before, hello, engine)
+                return self._finished(self._drive(context, run))
+        finally:
+            engine.close()
+
+    def _drive(self, context: Context, run: RunState) -> RunState:
+        if run.stalled_starts > run.loop.budgets.max_stalled_starts:
+            run = self._step(run, Event.STALLED, {"stalled_starts": run.stalled_starts})
+        while run.state not in TERMINAL:
+            if self.stopping:
+                raise self._interrupted(run)
+            try:
+                outcome = ACTIVITIES[run.state](context, run)
+            except Interrupted:
+                raise self._interrupted(run) from None
+            run = self._step(outcome.run, outcome.event, outcome.facts)
+        return run
+
+    def _step(self, run: RunState, event: Event, facts: Mapping[str, Any]) -> RunState:
+        return self._commit(self.machine.step(run, event), event, facts)
+
+    def _commit(self, after: RunState, event: str, facts: Mapping[str, Any]) -> RunState:
+        """The single commit point. Checkpoints that neither this nor the previous generation names go."""
+        before = self.committed
+        self.committed = self.store.commit(before, after, event, facts)
+        if before is None or event == "started":
+            replace_durably(self.store.paths.config, self.settings.model_dump_json(indent=1).encode())
+        named = self.committed.named_checkpoints() | (before.named_checkpoints() if before else set())
+        if before is None or before.named_checkpoints() != self.committed.named_checkpoints():
+            for stage in Stage:
+                checkpoints.sweep(self.paths.checkpoints(stage), {Path(path) for path in named})
+        return self.committed
+
+    # --- beginning ----------------------------------------------------------------------------------------------
+
+    def _begin(self, before: RunState | None, hello: Hello, engine: Engine) -> RunState:
+        runner = Runner(pid=os.getpid(), host=socket.gethostname(), started_at=now())
+        if before is None:
+            return RunState(
+                run_id=uuid.uuid4().hex,
+                run=self.store.paths.folder.name,
+                train_stage=self.settings.train_stage,
+                loop=self.settings.loop,
+                flags=self.flags,
+                runner=runner,
+                created_at=now(),
+            )
+        run, facts = self._reconciled(before, hello)
+        run = self._with_usable_checkpoints(run, engine)
+        if run.runner is not None:
+            facts["died"] = run.runner.model_dump()
+            run = run.but(interruptions=run.interruptions + 1)
+            self.log.warning(f"the run was interrupted without warning (process {run.runner and run.runner.pid})")
+        run = run.but(loop=self.settings.loop, flags=self.flags, runner=runner, stalled_starts=run.stalled_starts + 1)
+        if run.state in TERMINAL:
+            return self._step(run, Event.REOPENED, {"budgets": run.loop.budgets.model_dump(), **facts})
+        run = self._commit(run, "started", facts)
+        where = f", {run.progress().completed} of {run.progress().target} updates done" if run.stage else ""
+        self.log.info(f"resuming in {run.state}{where}")
+        return run
+
+    def _reopens(self, run: RunState) -> bool:
+        """A failed run is reopened at its gate by a change of budgets or thresholds."""
+        return run.state is State.FAILED and run.failed_in is not None and run.loop != self.settings.loop
+
+    def _reconciled(self, run: RunState, hello: Hello) -> tuple[RunState, dict[str, Any]]:
+        """The run with what differs from its fingerprint accepted and recorded, or refused."""
+        old, new = run.fingerprint, fingerprint.take(self.settings, hello)
+        if old is None:
+            return run, {}
+        changes = fingerprint.changes(old, new)
+        if changes and not self.accept_changes:
+            raise RunChanged(
+                f"what decides the weights has changed since run {run.run!r} began:\n  "
+                + "\n  ".join(changes)
+                + "\nPut it back, or take it into this run with --accept-changes, or begin another with --run NAME."
+            )
+        if refused := fingerprint.unacceptable(old, new) if changes else []:
+            raise RunChanged(
+                f"checkpoints of run {run.run!r} cannot follow a change of {', '.join(refused)}; "
+                "put it back, or begin another run with --run NAME"
+            )
+        hardware = fingerprint.hardware_changes(old, new)
+        if hardware and self.require_exact:
+            raise RunChanged(
+                "with --require-exact this run goes on only where it is bitwise the same:\n  " + "\n  ".join(hardware)
+            )
+        if not changes and not hardware:
+            return run, {}
+        for what in changes + hardware:
+            self.log.warning(f"from here on not bitwise the same run: {what}")
+        completed = run.progress().completed if run.stage else 0
+        inexact = [Inexact(stage=run.stage, completed=completed, what=what) for what in changes + hardware]
+        run = _with_new_training_config(run, old, new).but(fingerprint=new, inexact=[*run.inexact, *inexact])
+        return run, {"changed": changes + hardware}
+
+    def _with_usable_checkpoints(self, run: RunState, engine: Engine) -> RunState:
+        """Named checkpoints verified by their hashes; a damaged newest one falls back to the one before it.
+
+        Raises:
+            StateDamaged: no checkpoint of a stage is left that could be used in its place.
+        """
+        previous = self.store.previous()
+        for stage, progress in run.stages.items():
+            candidates = [progress]
+            if stage is run.stage:
+                if previous and previous.state is run.state:
+                    candidates.append(previous.stages[stage])
+                candidates.append(progress.rewound())
+            damage = []
+            for candidate in candidates:
+                ref = candidate.checkpoint
+                if ref is None:
+                    break
+                wrong = engine.problems(stage, self.settings.stages[stage], Path(ref.path), ref.sha256)
+                if not wrong:
+                    break
+                damage.append(f"{ref.path}: {wrong[0]}")
+            else:
+                raise StateDamaged(
+                    "\n".join(dict.fromkeys(damage))
+                    + "\nNo checkpoint before it can take its place. Nothing was overwritten: put the folder back from "
+                    "a backup, or begin anew with another --run."
+                )
+            if candidate is not progress:
+                self.log.warning(f"{damage[0]}; going back to update {candidate.completed} of {stage}")
+                run = run.with_stage(stage, **dict(candidate))
+        return run
+
+    # --- ending -------------------------------------------------------------------------------------------------
+
+    def _finished(self, run: RunState) -> ExitCode:
+        return ExitCode.PASSED if run.state is State.PASSED else ExitCode.NOT_PASSED
+
+    def _interrupted(self, run: RunState) -> Interrupted:
+        if run.generation:
+            self._commit(run.but(runner=None, interruptions=run.interruptions + 1), "interrupted", {})
+        return Interrupted("interrupted; all progress is saved. The same command goes on from here.")
+
+    @contextmanager
+    def _signals(self, engine: Engine) -> Iterator[None]:
+        """SIGTERM and SIGINT finish the update in hand; a second one ends at once, at the last checkpoint."""
+
+        def ask_to_stop(number: int, frame: object) -> None:
+            if self.stopping:
+                engine.close()
+                os._exit(ExitCode.INTERRUPTED)
+            self.stopping = True
+            engine.stop()
+
+        old = {number: signal.signal(number, ask_to_stop) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in old.items():
+                signal.signal(number, handler)
+
+
+def _with_new_training_config(run: RunState, old: Fingerprint, new: Fingerprint) -> RunState:
+    """Changed training settings take effect in the stages that are not done; a new target moves the schedule's end."""
+    for stage, progress in run.stages.items():
+        changed = {
+            key.partition(".")[2]: value
+            for key, value in new.config.items()
+            if key.startswith(f"{stage}.") and old.config.get(key) != value
+        }
+        tuning = {key: value for key, value in changed.items() if key in type(progress.tuning).model_fields}
+        run = run.with_stage(stage, tuning=progress.tuning.but(**tuning))
+        if "n_updates" in changed:
+            target = max(progress.completed, progress.target + changed["n_updates"] - old.config[f"{stage}.n_updates"])
+            run = run.with_stage(stage, target=target, schedule=progress.schedule.but(end=target))
+    return run

@@ -1,0 +1,136 @@
+"""The native engine: our own PyTorch TinyWorlds, in a child process that lives as long as its controller needs it.
+
+Requests go to the child's standard input as JSON lines. The child leaves each answer in a file and then says so on a
+pipe of its own; on the same pipe it reports progress, for display only. The controller learns no fact from prose.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from tiw_fsm import checkpoints
+from tiw_fsm.config import StageConfig, Value
+from tiw_fsm.engines.protocol import (
+    Hello,
+    HelloRequest,
+    InferRequest,
+    InferResult,
+    Progress,
+    TrainRequest,
+    TrainResult,
+)
+from tiw_fsm.errors import EngineCrashed, Interrupted, UsageProblem, disk_errors
+from tiw_fsm.paths import StatePaths
+from tiw_fsm.stages import Stage
+
+STOP = b'{"kind": "stop"}\n'
+
+
+class NativeEngine:
+    """Drives ``python -m tiw_fsm.engines.native_worker``; starts it when needed, and anew after it died."""
+
+    def __init__(self, python_exec: str, paths: StatePaths) -> None:
+        self._python = python_exec
+        self._paths = paths
+        self._child: subprocess.Popen[bytes] | None = None
+        self._pipe: IO[bytes] | None = None
+        self._hello: HelloRequest | None = None
+
+    def hello(self, request: HelloRequest) -> Hello:
+        self._hello = request
+        return Hello.model_validate(self._start(request))
+
+    def train(self, request: TrainRequest, progress: Progress) -> TrainResult:
+        return TrainResult.model_validate(self._ask(request, progress))
+
+    def infer(self, request: InferRequest, progress: Progress) -> InferResult:
+        return dict(self._ask(request, progress))
+
+    def problems(self, stage: Stage, config: StageConfig, folder: Path, sha256: str | None) -> list[str]:
+        return checkpoints.problems(folder, sha256=sha256)
+
+    def stop(self) -> None:
+        if self._child is not None and self._child.stdin is not None:
+            try:
+                os.write(self._child.stdin.fileno(), STOP)
+            except OSError:
+                return  # the child is gone; whoever waits for its answer finds out
+
+    def close(self) -> None:
+        child, self._child = self._child, None
+        if child is not None:
+            child.kill()
+            child.wait()
+        if self._pipe is not None:
+            self._pipe.close()
+            self._pipe = None
+
+    def _start(self, request: HelloRequest) -> Mapping[str, Any]:
+        self.close()
+        read_end, write_end = os.pipe()
+        environment = os.environ | {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
+        with disk_errors("opening", self._paths.child_log), open(self._paths.child_log, "ab") as log:
+            try:
+                self._child = subprocess.Popen(
+                    [
+                        self._python,
+                        "-m",
+                        "tiw_fsm.engines.native_worker",
+                        str(write_end),
+                        str(self._paths.child_result),
+                    ],
+                    stdin=subprocess.PIPE,
+                    stdout=log,
+                    stderr=log,
+                    pass_fds=(write_end,),
+                    env=environment,
+                )
+            finally:
+                os.close(write_end)
+                self._pipe = os.fdopen(read_end, "rb")
+        return self._exchange(request, lambda done, total, loss: None)
+
+    def _ask(self, request: Value, progress: Progress) -> Mapping[str, Any]:
+        if self._child is None:
+            assert self._hello is not None, "hello comes first"
+            self._start(self._hello)
+        return self._exchange(request, progress)
+
+    def _exchange(self, request: Value, progress: Progress) -> Mapping[str, Any]:
+        """Send a request, relay progress until the child has answered, and read its answer."""
+        assert self._child is not None and self._child.stdin is not None and self._pipe is not None
+        result_file = self._paths.child_result
+        result_file.unlink(missing_ok=True)
+        try:
+            os.write(self._child.stdin.fileno(), request.model_dump_json().encode() + b"\n")
+        except BrokenPipeError:
+            raise self._died() from None
+        for line in self._pipe:
+            if line == b"answered\n":
+                break
+            progress(*json.loads(line))
+        if not result_file.exists():
+            raise self._died()
+        status, content = json.loads(result_file.read_bytes())
+        if status == "ok":
+            return dict(content)
+        if status == "stopped":
+            raise Interrupted("asked to stop before the first update")
+        if status == "usage":
+            raise UsageProblem(content)
+        raise EngineCrashed(content, out_of_memory=status == "out_of_memory")
+
+    def _died(self) -> EngineCrashed:
+        assert self._child is not None
+        code = self._child.wait()
+        with open(self._paths.child_log, "rb") as log:
+            log.seek(max(0, log.seek(0, os.SEEK_END) - 2000))
+            last = log.read().decode(errors="replace").strip()
+        self.close()
+        # 137 and SIGKILL are how the kernel's out-of-memory killer ends a process, but also how people do.
+        return EngineCrashed(f"the child ended with status {code}\n{last}")

@@ -1,0 +1,272 @@
+"""The native engine's child: ``python -m tiw_fsm.engines.native_worker PIPE_FD RESULT_FILE``.
+
+It reads requests as JSON lines from standard input, leaves each answer in RESULT_FILE as ``[status, content]`` and
+then writes ``answered`` to the pipe, where it also reports progress. It ends when its controller does.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import queue
+import shutil
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from tiw_fsm import checkpoints, pictures
+from tiw_fsm.config import DataSource, StageConfig, Value
+from tiw_fsm.engines.protocol import HelloRequest, InferRequest, TrainRequest
+from tiw_fsm.errors import TiwFsmError, UsageProblem
+from tiw_fsm.run_state import CheckpointRef
+from tiw_fsm.stages import Stage
+from tiw_fsm.tinyworlds.data import DataSpec, FrameData, to_unit
+from tiw_fsm.tinyworlds.latent_actions import LatentActionModel
+from tiw_fsm.tinyworlds.rollout import WorldModel, evaluate
+from tiw_fsm.tinyworlds.trainer import Trainer, load_weights, make_model
+from tiw_fsm.tinyworlds.video_tokenizer import VideoTokenizer
+
+REQUESTS: dict[str, type[Value]] = {"hello": HelloRequest, "train": TrainRequest, "infer": InferRequest}
+PR_SET_PDEATHSIG = 1
+SHOWN_CLIPS = 3
+
+
+class Stopped(Exception):
+    """Asked to stop before anything worth keeping was done."""
+
+
+class Worker:
+    """Serves requests; keeps frames, models and the stage in training between them."""
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        self.tell = tell
+        self.stop = threading.Event()
+        self.device = torch.device("cpu")
+        self.data: tuple[DataSource, FrameData] | None = None
+        self.trainer: Trainer | None = None
+        self.standing: tuple[Any, ...] | None = None
+        """What the live trainer stands for: stage, config, and the checkpoint it is exactly at."""
+
+    # --- hello ---
+
+    def hello(self, request: HelloRequest) -> dict[str, Any]:
+        wants_cuda = request.device == "cuda" or (request.device == "auto" and torch.cuda.is_available())
+        if wants_cuda and not torch.cuda.is_available():
+            raise UsageProblem("device cuda: this machine has no CUDA device that torch can use; give --device cpu")
+        self.device = torch.device("cuda" if wants_cuda else "cpu")
+        torch.set_num_threads(request.threads or len(os.sched_getaffinity(0)))
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cuda.enable_mem_efficient_sdp(False)  # its backward pass is not deterministic
+        return {"device": self._device_name(), "torch": torch.__version__, "threads": torch.get_num_threads()}
+
+    def _device_name(self) -> str:
+        if self.device.type == "cuda":
+            return torch.cuda.get_device_name(self.device)
+        model = "unknown processor"
+        if os.path.exists("/proc/cpuinfo"):
+            lines = Path("/proc/cpuinfo").read_text().splitlines()
+            model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model)
+        return f"cpu {model} ({torch.backends.cpu.get_cpu_capability()})"
+
+    # --- train ---
+
+    def train(self, request: TrainRequest) -> dict[str, Any]:
+        trainer = self._trainer_at(request)
+        began = time.monotonic()
+        rows = trainer.train(
+            request.start,
+            request.stop_at,
+            request.tuning,
+            request.schedule,
+            self.stop.is_set,
+            lambda done, loss: self.tell(json.dumps([done, request.stop_at, loss])),
+        )
+        seconds = time.monotonic() - began
+        if not rows:
+            raise Stopped
+        completed = request.start + len(rows)
+        folder = Path(request.checkpoint)
+        shutil.rmtree(folder, ignore_errors=True)
+        trainer.save(folder, completed, request.tuning)
+        sha256 = checkpoints.write_manifest(folder, request.stage, completed)
+        if request.picture and completed == request.stop_at:
+            self._draw_chunk(trainer, Path(request.picture), completed)
+        self.standing = (*self._identity(request), sha256)
+        return {"completed": completed, "sha256": sha256, "rows": rows, "seconds": seconds}
+
+    def _identity(self, request: TrainRequest) -> tuple[Any, ...]:
+        return request.stage, request.config, request.seed, request.video_tokenizer, request.latent_actions
+
+    def _trainer_at(self, request: TrainRequest) -> Trainer:
+        """The live trainer if it stands exactly where the request begins, else one loaded from there."""
+        wanted = (*self._identity(request), request.resume and request.resume.sha256)
+        if self.trainer is not None and self.standing == wanted:
+            return self.trainer
+        self.trainer = self.standing = None  # let go of the old stage before the new one is built
+        data = self._frames(request.data)
+        tokenizer = actions = None
+        if request.stage is Stage.DYNAMICS:
+            assert request.video_tokenizer is not None and request.latent_actions is not None
+            tokenizer = cast(VideoTokenizer, self._frozen(Stage.VIDEO, request.config, request.video_tokenizer))
+            actions = cast(LatentActionModel, self._frozen(Stage.LATENT, request.config, request.latent_actions))
+        self.trainer = Trainer(request.stage, request.config, data, self.device, request.seed, tokenizer, actions)
+        if request.resume is not None:
+            self.trainer.load(_verified(request.resume), weights_only=request.weights_only)
+        return self.trainer
+
+    def _frames(self, source: DataSource) -> FrameData:
+        if self.data is None or self.data[0] != source:
+            self.data = None
+            spec = DataSpec(source.path, source.skip, source.stride, source.preload_ratio)
+            self.data = (source, FrameData.open(spec, self.device))
+        return self.data[1]
+
+    def _frozen(self, stage: Stage, config: StageConfig, ref: CheckpointRef) -> torch.nn.Module:
+        model = make_model(stage, config)
+        load_weights(model, _verified(ref))
+        return model.to(self.device).eval().requires_grad_(False)
+
+    def _draw_chunk(self, trainer: Trainer, path: Path, completed: int) -> None:
+        truth, shown = (_pixels(frames) for frames in trainer.show())
+        rows = []
+        for clip, version in zip(truth, shown, strict=True):
+            rows += [("true", clip[-len(version) :]), ("model", version)]
+        pictures.draw_strips(path, f"{trainer.stage} after {completed} updates, held-out clips", rows)
+
+    # --- infer ---
+
+    def infer(self, request: InferRequest) -> dict[str, Any]:
+        began = time.monotonic()
+        with open(request.log, "w", encoding="utf-8") as log:
+
+            def say(line: str) -> None:
+                print(line, file=log, flush=True)
+
+            for stage, ref in request.checkpoints.items():
+                say(f"Using {stage} checkpoint: {ref.path}")
+            try:
+                figures = self._infer(request, say)
+            except Stopped:
+                raise
+            except Exception:
+                say(traceback.format_exc())
+                return {"status": "error", "error": traceback.format_exc(), "seconds": time.monotonic() - began}
+        used = {stage.value: ref.model_dump() for stage, ref in request.checkpoints.items()}
+        return {"status": "ok", "checkpoints": used, **figures, "seconds": time.monotonic() - began}
+
+    def _infer(self, request: InferRequest, say: Callable[[str], None]) -> dict[str, Any]:
+        models = {stage: self._frozen(stage, request.configs[stage], ref) for stage, ref in request.checkpoints.items()}
+        world = WorldModel(
+            cast(VideoTokenizer, models[Stage.VIDEO]),
+            cast(LatentActionModel, models[Stage.LATENT]),
+            cast(Any, models[Stage.DYNAMICS]),
+            use_actions=request.configs[Stage.DYNAMICS].use_actions,
+        )
+        if request.inference.compile:
+            for model in models.values():
+                model.compile()
+        torch.backends.cuda.matmul.allow_tf32 = request.inference.tf32
+
+        def each_step(step: int) -> None:
+            if self.stop.is_set():
+                raise Stopped
+            self.tell(json.dumps([step, request.inference.generation_steps, None]))
+
+        figures, clips, generated = evaluate(
+            world, self._frames(request.data), request.inference, request.clips, say, each_step
+        )
+        truth, predicted = _pixels(clips), _pixels(generated)
+        split = request.inference.context_window
+        rows = []
+        for clip, frames in list(zip(truth, predicted, strict=True))[:SHOWN_CLIPS]:
+            rows += [("true", clip), ("model", [*clip[:split], *frames])]
+        title = f"ground truth and prediction after {split} true frames; MSE {figures['mse']:.4f}"
+        pictures.draw_strips(Path(request.picture), title, rows)
+        say(f"Visualization saved to: {request.picture}")
+        return {**figures, "png": request.picture}
+
+
+def _verified(ref: CheckpointRef) -> Path:
+    """The folder of a checkpoint whose bytes are the ones the state names."""
+    folder = Path(ref.path)
+    if checkpoints.digest(folder) != ref.sha256:
+        raise RuntimeError(f"{folder} is not the checkpoint the state names: its hash differs")
+    return folder
+
+
+def _pixels(frames: torch.Tensor) -> Any:
+    """Frames [..., C, H, W] in [-1, 1] as uint8 [..., H, W, C] on the host."""
+    return (to_unit(frames.float()) * 255).round().byte().movedim(-3, -1).cpu().numpy()
+
+
+# --- the process ------------------------------------------------------------------------------------------------
+
+
+def answer(worker: Worker, line: bytes) -> tuple[str, Any]:
+    """Status and content for one request."""
+    schema = REQUESTS[json.loads(line)["kind"]]
+    request = schema.model_validate_json(line)
+    try:
+        match request:
+            case HelloRequest():
+                return "ok", worker.hello(request)
+            case TrainRequest():
+                return "ok", worker.train(request)
+            case InferRequest():
+                return "ok", worker.infer(request)
+    except Stopped:
+        return "stopped", None
+    except (torch.OutOfMemoryError, MemoryError):
+        worker.trainer = worker.standing = None
+        return "out_of_memory", traceback.format_exc()
+    except UsageProblem as exc:
+        return "usage", exc.problems
+    except (TiwFsmError, Exception):
+        worker.trainer = worker.standing = None
+        return "error", traceback.format_exc()
+    raise AssertionError(request)
+
+
+def main(pipe_descriptor: int, result_file: Path) -> None:
+    """Serve until standard input ends."""
+    # Ctrl-C and Slurm signal the whole group; the controller alone decides what they mean.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    die_with_parent()
+    pipe = os.fdopen(pipe_descriptor, "w", buffering=1)
+    worker = Worker(lambda line: print(line, file=pipe))
+    requests: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+
+    def read() -> None:
+        for line in sys.stdin.buffer:
+            if json.loads(line)["kind"] == "stop":
+                worker.stop.set()
+            else:
+                requests.put(line)
+        os._exit(0)  # the controller is gone
+
+    threading.Thread(target=read, daemon=True).start()
+    while True:
+        content = json.dumps(answer(worker, requests.get()))
+        temporary = result_file.with_suffix(".tmp")
+        temporary.write_text(content)
+        temporary.replace(result_file)
+        print("answered", file=pipe)
+
+
+def die_with_parent() -> None:
+    """Ask Linux to kill this process when its parent dies; elsewhere the end of standard input does it."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), Path(sys.argv[2]))

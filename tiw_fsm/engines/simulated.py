@@ -1,0 +1,152 @@
+"""A scripted engine without torch: the whole machine walks in milliseconds. Losses, MSE and faults come from a script.
+
+Its checkpoints are real folders with real hashes; their content is a few bytes that depend only on what a real
+checkpoint would depend on, so that two runs with the same updates have the same digests.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tiw_fsm import checkpoints, pictures
+from tiw_fsm.config import StageConfig, Value
+from tiw_fsm.engines.protocol import (
+    Hello,
+    HelloRequest,
+    InferRequest,
+    InferResult,
+    Progress,
+    TrainRequest,
+    TrainResult,
+)
+from tiw_fsm.errors import EngineCrashed, Interrupted
+from tiw_fsm.schedule import learning_rate
+from tiw_fsm.stages import Stage
+from tiw_fsm.torch_files import UnreadableFile
+
+
+class Script(Value):
+    """What shall happen. A list's last entry holds for everything after it."""
+
+    losses: dict[Stage, list[float | None]] = {
+        Stage.VIDEO: [0.005],
+        Stage.LATENT: [0.02],
+        Stage.DYNAMICS: [2.0],
+    }
+    """Loss of the nth chunk a stage begins; None is a loss that is not finite."""
+    mse: list[float] = [0.01]
+    """MSE of the nth inference attempt."""
+    crashes: dict[Stage, int] = {}
+    """How often a stage's child dies before it works."""
+    out_of_memory: dict[Stage, int] = {}
+    """How often a stage runs out of memory before it works."""
+    inference_crashes: int = 0
+    baselines: dict[str, float] = {"copy_last": 0.03, "mean_frame": 0.04, "blurred_last": 0.02}
+    device: str = "simulated"
+
+
+class SimulatedEngine:
+    """Plays a script. Users may give their own to see what a run would do."""
+
+    def __init__(self, script: Script | None = None) -> None:
+        self.script = script or Script()
+        self.calls: Counter[str] = Counter()
+        self._chunks: dict[Stage, list[int]] = {stage: [] for stage in Stage}
+        self._stopping = False
+
+    def hello(self, request: HelloRequest) -> Hello:
+        return Hello(device=self.script.device, torch="simulated", threads=request.threads or 1)
+
+    def train(self, request: TrainRequest, progress: Progress) -> TrainResult:
+        if self._stopping:
+            raise Interrupted("asked to stop before the first update")
+        stage = request.stage
+        self._fault(f"{stage} out of memory", self.script.out_of_memory.get(stage, 0), out_of_memory=True)
+        self._fault(f"{stage} crash", self.script.crashes.get(stage, 0))
+        loss = self._loss_of(request)
+        rows = [
+            {
+                "update": update,
+                "loss": loss,
+                "learning_rate": learning_rate(request.tuning.learning_rate, request.schedule, update),
+                "grad_norm": 1.0,
+                "unique_actions": 4,
+                "action_entropy": 1.0,
+            }
+            for update in range(request.start, request.stop_at)
+        ]
+        progress(request.stop_at, request.stop_at, loss)
+        folder = Path(request.checkpoint)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        before = request.resume.sha256 if request.resume else str(request.seed)
+        for name in (checkpoints.MODEL, checkpoints.OPTIMIZER, checkpoints.STATE):
+            (folder / name).write_text(json.dumps([stage, before, request.stop_at, request.tuning.model_dump()]))
+        sha256 = checkpoints.write_manifest(folder, stage, request.stop_at)
+        if request.picture:
+            _draw(Path(request.picture))
+        return TrainResult(completed=request.stop_at, sha256=sha256, rows=rows, seconds=0.001 * len(rows))
+
+    def infer(self, request: InferRequest, progress: Progress) -> InferResult:
+        if self._stopping:
+            raise Interrupted("asked to stop")
+        self._fault("inference crash", self.script.inference_crashes)
+        number = self.calls["infer"]
+        self.calls["infer"] += 1
+        mse = _nth(self.script.mse, number)
+        Path(request.log).write_text(f"Inference stats:\nMean Squared Error (GT vs Pred): {mse:.6f}\n")
+        _draw(Path(request.picture))
+        frames = request.inference.generation_steps * request.inference.prediction_horizon * request.clips
+        return {
+            "status": "ok",
+            "checkpoints": {stage.value: ref.model_dump() for stage, ref in request.checkpoints.items()},
+            "frames_expected": frames,
+            "frames_inferred": frames,
+            "statistics": {"mean": 0.5},
+            "mse": mse,
+            "baselines": dict(self.script.baselines),
+            "tokenizer_mse": mse / 2,
+            "unique_actions": 4,
+            "action_entropy": 1.0,
+            "png": request.picture,
+        }
+
+    def problems(self, stage: Stage, config: StageConfig, folder: Path, sha256: str | None) -> list[str]:
+        try:
+            found = checkpoints.digest(folder)
+        except UnreadableFile as exc:
+            return [str(exc)]
+        return [] if sha256 in (None, found) else [f"{folder}: its hash is not the recorded one"]
+
+    def stop(self) -> None:
+        self._stopping = True
+
+    def close(self) -> None:
+        pass
+
+    def _fault(self, name: str, times: int, *, out_of_memory: bool = False) -> None:
+        if self.calls[name] < times:
+            self.calls[name] += 1
+            raise EngineCrashed(f"scripted: {name}", out_of_memory=out_of_memory)
+
+    def _loss_of(self, request: TrainRequest) -> Any:
+        """The scripted loss of the chunk that ``request`` belongs to; a chunk is told by where it was begun from."""
+        chunks = self._chunks[request.stage]
+        if not chunks or request.start <= chunks[-1]:
+            chunks.append(request.start)
+        chunks[-1] = max(chunks[-1], request.start)
+        return _nth(self.script.losses[request.stage], len(chunks) - 1)
+
+
+def _nth(values: list[Any], n: int) -> Any:
+    return values[min(n, len(values) - 1)]
+
+
+def _draw(path: Path) -> None:
+    pictures.draw_strips(path, "simulated", [("frames", np.zeros((2, 8, 8, 3), np.uint8))])

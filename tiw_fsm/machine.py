@@ -1,0 +1,321 @@
+"""The state machine: one table, read like a routing table. Guards and effects are pure functions of the run's state.
+
+An activity (``activities.py``) does the work of a state and says what happened: an event. The first row whose source
+and event match and whose guard holds gives the effect and the next state; the controller commits the outcome.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import StrEnum
+from functools import partial
+from typing import Any, NamedTuple
+
+from transitions import Machine as TransitionsMachine
+
+from tiw_fsm import retune
+from tiw_fsm.config import Schedule
+from tiw_fsm.run_state import TERMINAL, TRAINING, RunState, State
+from tiw_fsm.stages import Stage
+
+
+class Event(StrEnum):
+    """What can happen to a run."""
+
+    ALIGNED = "aligned"
+    SAVED = "saved"
+    ACCEPTED = "accepted"
+    REJECTED = "rejected"
+    CRASHED = "crashed"
+    OUT_OF_MEMORY = "out_of_memory"
+    INFERRED = "inferred"
+    GATE_PASSED = "gate_passed"
+    GATE_FAILED = "gate_failed"
+    RETUNED = "retuned"
+    REPORTED = "reported"
+    STALLED = "stalled"
+    REOPENED = "reopened"
+
+
+Guard = Callable[[RunState], bool]
+Effect = Callable[[RunState], RunState]
+
+# --- guards -----------------------------------------------------------------------------------------------------
+
+
+def always(run: RunState) -> bool:
+    return True
+
+
+def trains(stage: Stage, run: RunState) -> bool:
+    return run.train_stage in ("all", stage)
+
+
+def below_target(run: RunState) -> bool:
+    return run.progress().completed < run.progress().target
+
+
+def train_retries_left(run: RunState) -> bool:
+    return run.progress().retries < run.loop.budgets.max_train_retries
+
+
+def crashes_left(run: RunState) -> bool:
+    crashes = run.progress().crashes if run.stage else run.inference.crashes
+    return crashes < run.loop.budgets.max_crashes
+
+
+def inference_retries_left(run: RunState) -> bool:
+    return run.retunes < run.loop.budgets.max_inference_retries
+
+
+def failed_in(state: State, run: RunState) -> bool:
+    return run.failed_in == state
+
+
+def passed(run: RunState) -> bool:
+    return run.failed_in is None
+
+
+# --- effects ----------------------------------------------------------------------------------------------------
+
+
+def unchanged(run: RunState) -> RunState:
+    return run
+
+
+def new_checkpoint(run: RunState) -> RunState:
+    """A committed checkpoint is progress: it clears what counts failures without progress."""
+    return run.with_stage(_stage(run), crashes=0).but(stalled_starts=0)
+
+
+def accept_chunk(run: RunState) -> RunState:
+    progress = run.progress()
+    return run.with_stage(
+        _stage(run),
+        accepted=progress.checkpoint,
+        warm_start=False,
+        chunk_start=progress.completed,
+        attempt=progress.attempt + 1,
+        attempt_bytes=progress.metrics_bytes,
+        retries=0,
+    )
+
+
+def repeat_chunk(run: RunState) -> RunState:
+    """Back to the newest accepted checkpoint, one step down the ladder."""
+    stage, progress = _stage(run), run.progress()
+    tuning = retune.walk_ladder(progress.tuning, run.loop.ladders[stage], run.loop.chunks[stage])
+    return run.with_stage(
+        stage,
+        completed=progress.chunk_start,
+        checkpoint=progress.accepted,
+        attempt=progress.attempt + 1,
+        attempt_bytes=progress.metrics_bytes,
+        retries=progress.retries + 1,
+        tuning=tuning,
+    )
+
+
+def count_crash(run: RunState) -> RunState:
+    """The child died: go on from the newest checkpoint; the second death at one place halves the batch."""
+    if run.stage is None:
+        return run.but(inference=run.inference.but(crashes=run.inference.crashes + 1))
+    progress = run.progress()
+    if progress.crashed_at == progress.completed:
+        return shrink_batch(run)
+    return run.with_stage(_stage(run), crashes=progress.crashes + 1, crashed_at=progress.completed)
+
+
+def shrink_batch(run: RunState) -> RunState:
+    stage, progress = _stage(run), run.progress()
+    return run.with_stage(
+        stage,
+        crashes=progress.crashes + 1,
+        crashed_at=progress.completed,
+        tuning=retune.after_out_of_memory(progress.tuning, run.loop.ladders[stage], run.loop.chunks[stage]),
+    )
+
+
+def begin_attempt(run: RunState) -> RunState:
+    """Counted before its work begins, so that a process that dies in it is counted."""
+    inference = run.inference.but(started=run.inference.started + 1, crashes=0, pending=None)
+    return run.but(inference=inference)
+
+
+def accept_and_infer(run: RunState) -> RunState:
+    return begin_attempt(accept_chunk(run))
+
+
+def retune_dynamics(run: RunState) -> RunState:
+    """One more chunk of dynamics from its newest checkpoint, with a new warm-up and a lower peak rate."""
+    progress = run.stages[Stage.DYNAMICS]
+    start, target = progress.completed, progress.completed + run.loop.retune.chunk
+    rate = retune.retry_learning_rate(run.loop.retune, run.retunes)
+    return run.with_stage(
+        Stage.DYNAMICS,
+        target=target,
+        chunk_start=start,
+        accepted=progress.checkpoint,
+        schedule=Schedule(start=start, end=target),
+        tuning=progress.tuning.but(learning_rate=rate),
+        retries=0,
+    ).but(retunes=run.retunes + 1)
+
+
+def out_of(budget: str, run: RunState) -> RunState:
+    return run.but(failed_in=run.state, reason=f"{budget} used up in {run.state}")
+
+
+def conclude_passed(run: RunState) -> RunState:
+    return run.but(failed_in=None, reason="the inference gate passed")
+
+
+def end_as(outcome: str, run: RunState) -> RunState:
+    return run.but(outcome=outcome, runner=None)
+
+
+def reopen(run: RunState) -> RunState:
+    return run.but(outcome=None, reason=None, failed_in=None, reports=[])
+
+
+def _stage(run: RunState) -> Stage:
+    return TRAINING[run.state]
+
+
+# --- the table --------------------------------------------------------------------------------------------------
+
+
+class Row(NamedTuple):
+    """In ``source``, on ``event``, if ``guard`` holds: ``effect``, then ``target``."""
+
+    source: State
+    event: Event
+    target: State
+    guard: Guard = always
+    effect: Effect = unchanged
+
+
+S, E = State, Event
+trains_video, trains_latent, trains_dynamics = (partial(trains, stage) for stage in Stage)
+retries_used, crashes_used = partial(out_of, "the retry budget was"), partial(out_of, "the crash budget was")
+stalled = partial(out_of, "the budget of starts without progress was")
+
+
+def training_rows(state: State, *following: Row) -> tuple[Row, ...]:
+    """A training state loops on itself chunk by chunk; ``following`` says where it goes at its target."""
+    return (
+        Row(state, E.SAVED, state, effect=new_checkpoint),
+        Row(state, E.ACCEPTED, state, below_target, accept_chunk),
+        *following,
+        Row(state, E.ACCEPTED, S.INFER, effect=accept_and_infer),
+        Row(state, E.REJECTED, state, train_retries_left, repeat_chunk),
+        Row(state, E.REJECTED, S.REPORT, effect=retries_used),
+        Row(state, E.CRASHED, state, crashes_left, count_crash),
+        Row(state, E.CRASHED, S.REPORT, effect=crashes_used),
+        Row(state, E.OUT_OF_MEMORY, state, crashes_left, shrink_batch),
+        Row(state, E.OUT_OF_MEMORY, S.REPORT, effect=crashes_used),
+    )
+
+
+TABLE: tuple[Row, ...] = (
+    Row(S.ALIGN, E.ALIGNED, S.TRAIN_VIDEO, trains_video),
+    Row(S.ALIGN, E.ALIGNED, S.TRAIN_LATENT, trains_latent),
+    Row(S.ALIGN, E.ALIGNED, S.TRAIN_DYNAMICS, trains_dynamics),
+    Row(S.ALIGN, E.ALIGNED, S.INFER, effect=begin_attempt),
+    *training_rows(
+        S.TRAIN_VIDEO,
+        Row(S.TRAIN_VIDEO, E.ACCEPTED, S.TRAIN_LATENT, trains_latent, accept_chunk),
+    ),
+    *training_rows(
+        S.TRAIN_LATENT,
+        Row(S.TRAIN_LATENT, E.ACCEPTED, S.TRAIN_DYNAMICS, trains_dynamics, accept_chunk),
+    ),
+    *training_rows(S.TRAIN_DYNAMICS),
+    Row(S.INFER, E.INFERRED, S.GATE),
+    Row(S.INFER, E.CRASHED, S.INFER, crashes_left, count_crash),
+    Row(S.INFER, E.CRASHED, S.REPORT, effect=crashes_used),
+    Row(S.GATE, E.GATE_PASSED, S.REPORT, effect=conclude_passed),
+    Row(S.GATE, E.GATE_FAILED, S.RETUNE, inference_retries_left),
+    Row(S.GATE, E.GATE_FAILED, S.REPORT, effect=retries_used),
+    Row(S.RETUNE, E.RETUNED, S.TRAIN_DYNAMICS, effect=retune_dynamics),
+    Row(S.REPORT, E.REPORTED, S.PASSED, passed, partial(end_as, "passed")),
+    Row(S.REPORT, E.REPORTED, S.FAILED, effect=partial(end_as, "failed")),
+    *(Row(state, E.STALLED, S.REPORT, effect=stalled) for state in S if state not in TERMINAL | {S.REPORT}),
+    *(
+        Row(S.FAILED, E.REOPENED, state, partial(failed_in, state), reopen)
+        for state in S
+        if state not in TERMINAL | {S.REPORT}
+    ),
+)
+
+
+class _Walker:
+    """What ``transitions`` moves: holds the run for the length of one step."""
+
+    state: State
+    run: RunState
+
+
+class Machine:
+    """The table, on ``transitions``. It never touches a disk: the controller commits what ``step`` returns."""
+
+    def __init__(self) -> None:
+        self._walker = _Walker()
+        self._machine = TransitionsMachine(
+            model=self._walker,
+            states=State,
+            transitions=[self._transition(row) for row in TABLE],
+            initial=State.ALIGN,
+            auto_transitions=False,
+        )
+
+    def _transition(self, row: Row) -> dict[str, Any]:
+        def guard(event: str) -> bool:
+            return row.guard(self._walker.run)
+
+        def effect(event: str) -> None:
+            self._walker.run = row.effect(self._walker.run)
+
+        return {
+            "trigger": row.event.value,
+            "source": row.source,
+            "dest": row.target,
+            "conditions": [guard],
+            "before": [effect],
+        }
+
+    def step(self, run: RunState, event: Event) -> RunState:
+        """The run's state after ``event``.
+
+        Raises:
+            LookupError: no row of the table takes ``event`` in the run's state.
+            transitions.MachineError: the table does not know ``event`` in the run's state.
+        """
+        self._walker.run = run
+        self._machine.set_state(run.state, self._walker)
+        if not self._walker.trigger(event.value, event.value):  # type: ignore[attr-defined]
+            raise LookupError(f"no row of the table takes {event} in {run.state}")
+        after = self._walker.run.but(state=self._walker.state)
+        return after if after.state == run.state else after.but(stalled_starts=0)
+
+
+def mermaid(current: State | None = None) -> str:
+    """The table as a Mermaid state diagram, the run's state marked."""
+    lines = ["stateDiagram-v2", "    [*] --> ALIGN"]
+    for row in TABLE:
+        if row.event is Event.STALLED or row.event is Event.REOPENED:
+            continue
+        guard = "" if row.guard is always else f" [{_name(row.guard)}]"
+        effect = "" if row.effect is unchanged else f" / {_name(row.effect)}"
+        lines.append(f"    {row.source} --> {row.target}: {row.event}{guard}{effect}")
+    lines += [f"    {state} --> [*]" for state in sorted(TERMINAL)]
+    lines.append("    note right of ALIGN: any working state --stalled--> REPORT, FAILED --reopened--> where it failed")
+    if current is not None:
+        lines += ["    classDef current fill:#fd6,stroke:#333,stroke-width:3px", f"    class {current} current"]
+    return "\n".join(lines)
+
+
+def _name(function: Guard | Effect) -> str:
+    if isinstance(function, partial):
+        return " ".join([function.func.__name__, *map(str, function.args)])
+    return function.__name__

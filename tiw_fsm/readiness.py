@@ -1,0 +1,67 @@
+"""``tiw-fsm check``: are configs, data and checkpoints ready? Changes nothing and never imports torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.console import Console
+
+from tiw_fsm import checkpoints
+from tiw_fsm.activities import data_problems
+from tiw_fsm.errors import UsageProblem
+from tiw_fsm.settings import load_settings
+from tiw_fsm.stages import Stage
+from tiw_fsm.store import Store
+
+
+class Finding(NamedTuple):
+    """One thing that was looked at."""
+
+    what: str
+    problems: list[str]
+
+
+def show_readiness(
+    out: Console, store: Store, typed: Mapping[str, Any], repo_root: Path, path: Path | None, *, as_json: bool
+) -> bool:
+    """Print what is ready and what is not, and why; returns whether all of it is."""
+    findings = checkpoint_findings(path) if path else run_findings(store, typed, repo_root)
+    if as_json:
+        print(json.dumps([finding._asdict() for finding in findings], indent=1))
+    else:
+        for what, problems in findings:
+            out.print(f"{'ready    ' if not problems else 'not ready'}  {what}", soft_wrap=True)
+            for problem in problems:
+                out.print(f"             {problem}", soft_wrap=True)
+    return all(not problems for _, problems in findings)
+
+
+def run_findings(store: Store, typed: Mapping[str, Any], repo_root: Path) -> list[Finding]:
+    """Configs, data, and the checkpoints that the run's state names."""
+    run = store.load()
+    flags = {**(run.flags if run else {}), **typed}
+    try:
+        settings = load_settings(flags, run=store.paths.folder.name, repo_root=repo_root)
+    except UsageProblem as exc:
+        return [Finding("configs", exc.problems)]
+    findings = [Finding("configs are aligned", []), Finding(f"frames {settings.data.path}", data_problems(settings))]
+    for stage, progress in run.stages.items() if run else ():
+        if ref := progress.checkpoint:
+            findings.append(Finding(f"{stage} {ref.path}", checkpoints.problems(Path(ref.path), sha256=ref.sha256)))
+    return findings
+
+
+def checkpoint_findings(path: Path) -> list[Finding]:
+    """Every stage's newest checkpoint under a checkpoint folder, a folder of them, or a run root."""
+    if not path.is_dir():
+        return [Finding(str(path), ["no such folder; give a checkpoint, a folder of checkpoints, or a run root"])]
+    findings = []
+    for stage in Stage:
+        inside = path / stage / "checkpoints"
+        newest, passed_over = checkpoints.newest_valid(inside if inside.is_dir() else path, stage)
+        findings += [Finding(str(folder), problems) for folder, problems in passed_over]
+        findings += [Finding(f"{stage} {newest}", [])] if newest else []
+    return findings or [Finding(str(path), ["no checkpoint folder (<stage>_step_<N>) found"])]

@@ -1,0 +1,27 @@
+"""What changes after a failure: stage ladders, batch halving, and the retune of dynamics. Pure functions."""
+
+from __future__ import annotations
+
+from tiw_fsm.config import Ladder, Retune, Tuning
+
+
+def walk_ladder(tuning: Tuning, ladder: Ladder, chunk: int) -> Tuning:
+    """One step down a stage's ladder after a rejected chunk of ``chunk`` updates."""
+    halved = max(ladder.log_interval_floor, tuning.log_interval // 2)
+    return tuning.but(
+        learning_rate=max(tuning.learning_rate * ladder.learning_rate_factor, ladder.learning_rate_floor),
+        gradient_accumulation_steps=max(1, tuning.gradient_accumulation_steps + ladder.accumulation_step),
+        log_interval=min(halved, chunk),
+    )
+
+
+def after_out_of_memory(tuning: Tuning, ladder: Ladder, chunk: int) -> Tuning:
+    """Half the batch; when it cannot be halved any more, a step down the ladder."""
+    if tuning.batch_size_per_gpu > 1:
+        return tuning.but(batch_size_per_gpu=tuning.batch_size_per_gpu // 2)
+    return walk_ladder(tuning, ladder, chunk)
+
+
+def retry_learning_rate(retune: Retune, number: int) -> float:
+    """Peak rate of retune ``number`` (0 is the first): decays by ``lr_decay`` each time, down to the floor."""
+    return max(retune.init_learning_rate * retune.lr_decay**number, retune.lr_floor)

@@ -1,0 +1,200 @@
+"""What a run knows about itself: the content of ``state.json``, as frozen values.
+
+Nothing here reads or writes a file, and nothing changes in place: a step of the machine makes a new ``RunState``.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any, Self
+
+from tiw_fsm.config import LoopConfig, Schedule, Tuning, Value
+from tiw_fsm.stages import Stage
+
+SCHEMA_VERSION = 1
+ATTEMPTS_KEPT = 8
+
+
+class State(StrEnum):
+    """Where a run is."""
+
+    ALIGN = "ALIGN"
+    TRAIN_VIDEO = "TRAIN_VIDEO"
+    TRAIN_LATENT = "TRAIN_LATENT"
+    TRAIN_DYNAMICS = "TRAIN_DYNAMICS"
+    INFER = "INFER"
+    GATE = "GATE"
+    RETUNE = "RETUNE"
+    REPORT = "REPORT"
+    PASSED = "PASSED"
+    FAILED = "FAILED"
+
+
+TRAINING: dict[State, Stage] = {
+    State.TRAIN_VIDEO: Stage.VIDEO,
+    State.TRAIN_LATENT: Stage.LATENT,
+    State.TRAIN_DYNAMICS: Stage.DYNAMICS,
+}
+TERMINAL = frozenset({State.PASSED, State.FAILED})
+
+
+class CheckpointRef(Value):
+    """A committed checkpoint: its folder, the zero-based index of its last update, and its digest."""
+
+    path: str
+    update: int
+    sha256: str
+
+    @property
+    def completed(self) -> int:
+        """Updates this checkpoint has seen."""
+        return self.update + 1
+
+
+class StageProgress(Value):
+    """How far one stage has come."""
+
+    target: int
+    """Updates after which the stage is done."""
+    completed: int = 0
+    """Updates contained in ``checkpoint``."""
+    chunk_start: int = 0
+    """Where the chunk in hand began: the updates of ``accepted``, or of the warm start."""
+    attempt: int = 1
+    """Number of the chunk attempt in hand; the metrics rows carry it."""
+    checkpoint: CheckpointRef | None = None
+    """The newest committed checkpoint: a resume starts here."""
+    accepted: CheckpointRef | None = None
+    """The newest checkpoint a gate accepted, or a warm start: a rejected chunk is repeated from here."""
+    warm_start: bool = False
+    """``accepted`` came from outside this run: its weights are taken, its optimizer is not."""
+    tuning: Tuning
+    schedule: Schedule
+    retries: int = 0
+    crashes: int = 0
+    crashed_at: int | None = None
+    """Completed updates at the last crash; a second crash at the same place halves the batch."""
+    metrics_bytes: int = 0
+    """Length of the metrics file that this state vouches for."""
+    attempt_bytes: int = 0
+    """Length of the metrics file when the attempt in hand began."""
+    picture: str | None = None
+    verdict: str | None = None
+    """The last gate's decision."""
+
+    def rewound(self) -> Self:
+        """Back at the beginning of the chunk in hand; its metrics rows so far no longer count."""
+        return self.but(completed=self.chunk_start, checkpoint=self.accepted, metrics_bytes=self.attempt_bytes)
+
+
+class Attempt(Value):
+    """One judged inference attempt. MSE values are in [0, 1] pixel units squared, over generated frames only."""
+
+    number: int
+    updates: int
+    """Completed dynamics updates of the checkpoint that was judged."""
+    max_mse: float
+    mse: float | None = None
+    baselines: dict[str, float] = {}
+    skill: float | None = None
+    conditions: dict[str, bool]
+    passed: bool
+    png: str | None = None
+    result: str | None = None
+    """The file with every figure of the attempt."""
+    tokenizer_mse: float | None = None
+    unique_actions: int | None = None
+    action_entropy: float | None = None
+
+
+class InferenceProgress(Value):
+    started: int = 0
+    """Attempts begun; recorded before the work."""
+    crashes: int = 0
+    pending: str | None = None
+    """Result file of an attempt that ran and has not been judged."""
+    attempts: list[Attempt] = []
+    """The last ``ATTEMPTS_KEPT`` judged attempts; the journal has them all."""
+    best: Attempt | None = None
+
+
+class Fingerprint(Value):
+    """What decides the weights bit for bit."""
+
+    config: dict[str, Any]
+    data: str
+    code: str
+    torch: str
+    device: str
+    threads: int
+    processes: int = 1
+
+
+class Inexact(Value):
+    """From ``completed`` updates of ``stage`` on, the run is no longer bitwise what one machine would have made."""
+
+    stage: Stage | None
+    completed: int
+    what: str
+
+
+class Runner(Value):
+    """The process that is, or was, running this run."""
+
+    pid: int
+    host: str
+    started_at: str
+
+
+class RunState(Value):
+    """Everything a run needs to go on. ``generation`` grows by one with each commit."""
+
+    schema_version: int = SCHEMA_VERSION
+    generation: int = 0
+    run_id: str
+    run: str
+    state: State = State.ALIGN
+    outcome: str | None = None
+    """``passed`` or ``failed`` once REPORT is done."""
+    reason: str | None = None
+    """Why REPORT was entered, in a sentence."""
+    failed_in: State | None = None
+    """The state whose budget ran out: where a raised budget reopens the run."""
+    stages: dict[Stage, StageProgress] = {}
+    inference: InferenceProgress = InferenceProgress()
+    retunes: int = 0
+    interruptions: int = 0
+    stalled_starts: int = 0
+    """Starts in a row in which no checkpoint was committed and no state left."""
+    runner: Runner | None = None
+    train_stage: str = "all"
+    loop: LoopConfig
+    flags: dict[str, Any] = {}
+    fingerprint: Fingerprint | None = None
+    inexact: list[Inexact] = []
+    reports: list[str] = []
+    created_at: str = ""
+    updated_at: str = ""
+
+    @property
+    def stage(self) -> Stage | None:
+        """The stage in training now, if any."""
+        return TRAINING.get(self.state)
+
+    def progress(self) -> StageProgress:
+        """Progress of the stage in training now. Raises KeyError outside the TRAIN states."""
+        return self.stages[TRAINING[self.state]]
+
+    def with_stage(self, stage: Stage, **changes: Any) -> Self:
+        """This state with fields of one stage's progress changed."""
+        return self.but(stages={**self.stages, stage: self.stages[stage].but(**changes)})
+
+    def chunk_end(self, stage: Stage) -> int:
+        """Completed updates at which the chunk in hand is judged."""
+        progress = self.stages[stage]
+        return min(progress.chunk_start + self.loop.chunks[stage], progress.target)
+
+    def named_checkpoints(self) -> set[str]:
+        """Folders that must not be removed while this state may be loaded."""
+        refs = [ref for p in self.stages.values() for ref in (p.checkpoint, p.accepted)]
+        return {ref.path for ref in refs if ref is not None}

@@ -1,0 +1,83 @@
+"""One ``tiw-fsm run``: take the lock, load the state, merge flags, drive the controller, say how it ended."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from tiw_fsm import reports
+from tiw_fsm.config import Settings
+from tiw_fsm.controller import Controller
+from tiw_fsm.display import Display, print_rows
+from tiw_fsm.engines.native import NativeEngine
+from tiw_fsm.engines.protocol import Engine
+from tiw_fsm.engines.simulated import SimulatedEngine
+from tiw_fsm.errors import ExitCode
+from tiw_fsm.log import make_log
+from tiw_fsm.run_state import RunState
+from tiw_fsm.settings import load_settings
+from tiw_fsm.store import Store
+
+
+def make_engine(settings: Settings, store: Store) -> Engine:
+    """The engine the settings ask for."""
+    if settings.engine == "simulated":
+        return SimulatedEngine()
+    return NativeEngine(settings.python_exec, store.paths)
+
+
+def run_once(
+    store: Store,
+    typed: Mapping[str, Any],
+    *,
+    repo_root: Path,
+    err: Console,
+    out: Console,
+    accept_changes: bool = False,
+    require_exact: bool = False,
+) -> ExitCode:
+    """Start or resume a run and go on until it ends. Typed flags win over those saved at earlier starts.
+
+    Raises:
+        TiwFsmError: as ``Controller.run`` says; also RunHeld.
+    """
+    with store.hold():
+        before = store.load()
+        flags = {**(before.flags if before else {}), **typed}
+        settings = load_settings(flags, run=store.paths.folder.name, repo_root=repo_root)
+        with Display(err) as display:
+            controller = Controller(
+                settings,
+                flags,
+                store,
+                before,
+                make_engine=make_engine,
+                display=display,
+                log=make_log(err, store.paths.log),
+                accept_changes=accept_changes,
+                require_exact=require_exact,
+            )
+            code = controller.run()
+        assert controller.committed is not None
+        say_how_it_ended(out, controller.committed)
+        return code
+
+
+def say_how_it_ended(out: Console, run: RunState) -> None:
+    """The outcome, its figures, where pictures and reports are, and what to do next."""
+    attempt = run.inference.attempts[-1] if run.inference.attempts else None
+    rows: list[tuple[str, Any]] = [("outcome", f"{(run.outcome or '').upper()}: {run.reason}")]
+    if attempt is not None and attempt.mse is not None:
+        rows += [("MSE", f"{attempt.mse:.4f} (max {attempt.max_mse:g})")]
+        rows += [(f"  {name}", f"{value:.4f}") for name, value in attempt.baselines.items()]
+        if attempt.skill is not None:
+            note = "" if attempt.skill > 0 else " (no better than a trivial prediction)"
+            rows += [("skill", f"{attempt.skill:+.3f}{note}")]
+        rows += [("picture", attempt.png)]
+    rows += [("report", path) for path in run.reports]
+    rows += [("next", step) for step in reports.next_steps(run)]
+    rows += [("look further", f"tiw-fsm status --run {run.run}")]
+    print_rows(out, rows)

@@ -1,0 +1,333 @@
+"""From YAML files and typed flags to one run's effective ``Settings``, with every problem found told at once.
+
+Precedence: typed flag, then training.yaml, then the stage's own file, then the built-in default.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import yaml
+from pydantic import ValidationError
+
+from tiw_fsm import alignment, frames
+from tiw_fsm.config import (
+    DataSource,
+    DynamicsFile,
+    InferenceConfig,
+    InferenceFile,
+    LoopConfig,
+    Settings,
+    StageConfig,
+    StageFile,
+    TrainingFile,
+    Value,
+)
+from tiw_fsm.errors import UsageProblem
+from tiw_fsm.stages import Stage
+
+
+class YamlKind(NamedTuple):
+    """One of the YAML files: its flag, its schema and whether it may be missing."""
+
+    name: str
+    flag: str
+    schema: type[Value]
+    optional: bool = False
+
+
+FILES = {
+    kind.name: kind
+    for kind in (
+        YamlKind("training", "training_config", TrainingFile),
+        YamlKind("video_tokenizer", "video_config", StageFile),
+        YamlKind("latent_actions", "latent_config", StageFile),
+        YamlKind("dynamics", "dynamics_config", DynamicsFile),
+        YamlKind("inference", "inference_config", InferenceFile),
+        YamlKind("loop", "loop_config", LoopConfig, optional=True),
+    )
+}
+
+OVERRIDES: dict[str, tuple[str, ...]] = {
+    "dataset": ("training.dataset", "inference.dataset"),
+    "device": ("training.device", "inference.device"),
+    "target_updates": ("training.n_updates",),
+    "init_learning_rate": ("training.learning_rate",),
+    "init_grad_accum": ("training.gradient_accumulation_steps",),
+    "init_batch_size": ("training.batch_size_per_gpu",),
+    "init_log_interval": ("training.log_interval",),
+    "generation_steps": ("inference.generation_steps",),
+    "context_window": ("inference.context_window",),
+    "prediction_horizon": ("inference.prediction_horizon",),
+    "decode_steps": ("inference.decode_steps",),
+    "preload_ratio": ("inference.preload_ratio",),
+    "temperature": ("inference.temperature",),
+    "teacher_forced": ("inference.teacher_forced",),
+    "seed": ("loop.seed", "inference.seed"),
+    "video_chunk": ("loop.chunks.video_tokenizer",),
+    "latent_chunk": ("loop.chunks.latent_actions",),
+    "dynamics_chunk": ("loop.chunks.dynamics",),
+    "max_mse": ("loop.inference.max_mse",),
+    "allow_trivial": ("loop.inference.allow_trivial",),
+    "max_train_retries": ("loop.budgets.max_train_retries",),
+    "max_inference_retries": ("loop.budgets.max_inference_retries",),
+    "max_crashes": ("loop.budgets.max_crashes",),
+    "max_stalled_starts": ("loop.budgets.max_stalled_starts",),
+    "retry_chunk": ("loop.retune.chunk",),
+    "retry_init_learning_rate": ("loop.retune.init_learning_rate",),
+    "retry_lr_decay": ("loop.retune.lr_decay",),
+    "retry_lr_floor": ("loop.retune.lr_floor",),
+}
+"""Typed flag → the YAML keys it overrides (file.key, nested by dots)."""
+
+WARM_START_FLAGS = {
+    Stage.VIDEO: "video_checkpoint",
+    Stage.LATENT: "latent_checkpoint",
+    Stage.DYNAMICS: "dynamics_checkpoint",
+}
+
+
+class _Yaml12Floats(yaml.SafeLoader):
+    """SafeLoader that reads 1e-4 as a number, as YAML 1.2 and OmegaConf do."""
+
+
+_Yaml12Floats.yaml_implicit_resolvers = {
+    first: list(resolvers) for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Yaml12Floats.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9]*(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+V = TypeVar("V", bound=Value)
+
+
+@dataclass
+class Source:
+    """What one file says, and where it says it."""
+
+    label: str
+    data: dict[str, Any] = field(default_factory=dict)
+    lines: dict[tuple[str, ...], str] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, path: Path, problems: list[str]) -> Source:
+        """Read a YAML mapping; what is wrong with the file itself is added to ``problems``."""
+        source = cls(label=str(path))
+        try:
+            text = path.read_text(encoding="utf-8")
+            root = yaml.compose(text, Loader=_Yaml12Floats)
+            data = yaml.load(text, Loader=_Yaml12Floats) or {}
+        except (yaml.YAMLError, UnicodeDecodeError) as exc:
+            mark = getattr(exc, "problem_mark", None)
+            where = f"{path}:{mark.line + 1}" if mark else str(path)
+            problems.append(f"{where}: not readable as YAML ({getattr(exc, 'problem', exc)}); correct the syntax")
+            return source
+        if not isinstance(data, dict):
+            problems.append(f"{path}:1: expected `key: value` lines, found {type(data).__name__}")
+            return source
+        source.data = data
+        if root is not None:
+            source.lines = {keys: f"{path}:{line}" for keys, line in _key_lines(root)}
+        return source
+
+    def override(self, keys: list[str], value: Any, flag: str) -> None:
+        """Let a typed flag win over what the file says."""
+        target = self.data
+        for key in keys[:-1]:
+            nested = target.get(key)
+            if not isinstance(nested, dict):
+                nested = target[key] = {}
+            target = nested
+        target[keys[-1]] = value
+        self.lines[tuple(keys)] = flag
+
+    def where(self, location: tuple[int | str, ...]) -> str:
+        """The file and line, or the flag, that gave the value at ``location``."""
+        keys = tuple(str(part) for part in location)
+        while keys and keys not in self.lines:
+            keys = keys[:-1]
+        return self.lines.get(keys, self.label)
+
+
+def _key_lines(node: yaml.Node, prefix: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], int]]:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            keys = (*prefix, str(key.value))
+            yield keys, key.start_mark.line + 1
+            yield from _key_lines(value, keys)
+
+
+def _validated(schema: type[V], data: Mapping[str, Any], source: Source, problems: list[str]) -> V | None:
+    try:
+        return schema.model_validate_json(json.dumps(data, default=str))
+    except ValidationError as exc:
+        for error in exc.errors():
+            name = ".".join(str(part) for part in error["loc"] if part != "[key]")
+            known = schema.model_fields.get(str(error["loc"][0])) if error["loc"] else None
+            meaning = f" ({known.description})" if known and known.description else ""
+            if error["type"] == "extra_forbidden":
+                message = "unknown key; remove it, or correct its spelling"
+            else:
+                given = f", not {error['input']!r}" if error["type"] != "missing" else ""
+                message = error["msg"].removeprefix("Value error, ") + given
+            problems.append(f"{source.where(error['loc'])}: {name}: {message}{meaning}")
+        return None
+
+
+def _deep_merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        below = merged.get(key)
+        merged[key] = _deep_merge(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def load_settings(flags: Mapping[str, Any], *, run: str, repo_root: Path, config_dir: Path | None = None) -> Settings:
+    """Merge files and ``flags`` (typed flags only, by name) into the effective settings.
+
+    Raises:
+        UsageProblem: anything is missing, unknown, mistyped, impossible or misaligned; all of it at once.
+    """
+    problems: list[str] = []
+    repo_root = repo_root.resolve()
+    sources = _read_sources(flags, repo_root, config_dir or repo_root / "configs", problems)
+    on_disk = {name: dict(source.data) for name, source in sources.items()}
+    _apply_flags(sources, flags)
+    parsed = {}
+    for name, source in sources.items():
+        defaults = LoopConfig().model_dump(mode="json") if name == "loop" else {}
+        parsed[name] = _validated(FILES[name].schema, _deep_merge(defaults, source.data), source, problems)
+    problems += alignment.misaligned(on_disk, lambda name, key: sources[name].where((key,)))
+    training, loop, inference = parsed["training"], parsed["loop"], parsed["inference"]
+    if not isinstance(training, TrainingFile) or not isinstance(loop, LoopConfig):
+        raise UsageProblem(problems)
+    if not isinstance(inference, InferenceFile):
+        raise UsageProblem(problems)
+    problems += _refused_features(parsed)
+    if flags.get("nproc_per_node", 1) > 1:
+        problems.append("--nproc-per-node: the native engine trains in one process for now; leave it out, or give 1")
+
+    stages = {}
+    for stage in Stage:
+        file = parsed[stage.value]
+        if isinstance(file, StageFile):
+            merged = _stage_values(training, file)
+            config = _validated(StageConfig, merged, sources[stage.value], problems)
+            if config is not None:
+                stages[stage] = config
+    gate = _validated(InferenceConfig, _said(inference, InferenceConfig), sources["inference"], problems)
+    data = _data_source(training, inference, repo_root, problems)
+    train_stage = flags.get("train_stage", "all")
+    warm_starts = {s: str(repo_root / flags[flag]) for s, flag in WARM_START_FLAGS.items() if flags.get(flag)}
+    for stage in Stage:
+        if train_stage not in ("all", stage.value) and stage not in warm_starts:
+            flag = WARM_START_FLAGS[stage].replace("_", "-")
+            problems.append(
+                f"--train-stage {train_stage} does not train {stage}, so its checkpoint is needed: give --{flag} PATH"
+            )
+    if problems or gate is None or data is None:
+        raise UsageProblem(dict.fromkeys(problems))
+    return Settings(
+        run_root=str(repo_root / flags.get("run_root", f"results/{run}")),
+        repo_root=str(repo_root),
+        data=data,
+        device=training.device or inference.device or "auto",
+        train_stage=train_stage,
+        stages=stages,
+        inference=gate,
+        loop=loop,
+        warm_starts=warm_starts,
+        engine=flags.get("engine", "native"),
+        python_exec=_interpreter(flags, repo_root),
+        alignment=alignment.table(on_disk, lambda name, key: sources[name].where((key,))),
+    )
+
+
+def _interpreter(flags: Mapping[str, Any], repo_root: Path) -> str:
+    """The child's interpreter. Not resolved: a virtual environment's python is a link, and must stay one."""
+    typed = flags.get("python_exec")
+    if typed is None:
+        return sys.executable
+    path = repo_root / typed
+    if not path.is_file():
+        raise UsageProblem(f"--python-exec {typed}: no such file; give the path of a Python that has tiw_fsm installed")
+    return str(path)
+
+
+def _read_sources(
+    flags: Mapping[str, Any], repo_root: Path, config_dir: Path, problems: list[str]
+) -> dict[str, Source]:
+    sources = {}
+    for name, kind in FILES.items():
+        typed = flags.get(kind.flag)
+        path = repo_root / typed if typed else config_dir / f"{name}.yaml"
+        if path.is_file():
+            sources[name] = Source.read(path, problems)
+            continue
+        sources[name] = Source(label=str(path))
+        if typed or not kind.optional:
+            flag = kind.flag.replace("_", "-")
+            problems.append(f"{path}: no such file; create it, or name another with --{flag} or --config-dir")
+    return sources
+
+
+def _apply_flags(sources: dict[str, Source], flags: Mapping[str, Any]) -> None:
+    for flag, targets in OVERRIDES.items():
+        if flags.get(flag) is not None:
+            for target in targets:
+                name, *keys = target.split(".")
+                sources[name].override(keys, flags[flag], "--" + flag.replace("_", "-"))
+
+
+def _said(file: Value, schema: type[Value]) -> dict[str, Any]:
+    """What a file says of the keys that ``schema`` knows."""
+    return {k: v for k, v in file.model_dump(mode="json").items() if v is not None and k in schema.model_fields}
+
+
+def _stage_values(training: TrainingFile, file: StageFile) -> dict[str, Any]:
+    return {**_said(file, StageConfig), **_said(training, StageConfig)}
+
+
+def _data_source(
+    training: TrainingFile, inference: InferenceFile, repo_root: Path, problems: list[str]
+) -> DataSource | None:
+    if training.dataset is None:
+        problems.append(f"training.yaml names no dataset; {frames.known_datasets()}")
+        return None
+    if inference.dataset not in (None, training.dataset):
+        problems.append(
+            f"inference.yaml judges on dataset {inference.dataset}, training.yaml trains on {training.dataset}; "
+            "make them the same, or give --dataset for both"
+        )
+    try:
+        source = frames.resolve_dataset(training.dataset, repo_root, training.fps)
+    except UsageProblem as exc:
+        problems += exc.problems
+        return None
+    return DataSource(
+        path=str(source.path), skip=source.skip, stride=source.stride, preload_ratio=training.preload_ratio
+    )
+
+
+REFUSED = {
+    "optimizer": ("adamw", "the native engine trains with AdamW only"),
+    "use_moe": (False, "the native engine has no mixture of experts"),
+}
+"""Keys of newer TinyWorlds accepted at their default: what the default is, and why not otherwise."""
+
+
+def _refused_features(parsed: Mapping[str, Value | None]) -> list[str]:
+    problems = []
+    for name, file in parsed.items():
+        for key, (default, reason) in REFUSED.items():
+            value = getattr(file, key, None)
+            if value not in (None, default):
+                problems.append(f"{name}.yaml: {key}: {value} is refused because {reason}; set {key}: {default}")
+    return problems

@@ -1,0 +1,76 @@
+"""Where a run is: the object ``tiw-fsm status --json`` prints, and the same for people. Never imports torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+
+from tiw_fsm import reports
+from tiw_fsm.display import print_rows
+from tiw_fsm.run_state import TRAINING, Attempt, RunState, State
+from tiw_fsm.store import Store
+
+
+def status(store: Store) -> dict[str, Any]:
+    """The run's status, with the fields that scripts may rely on."""
+    run, name = store.load(), store.paths.folder.name
+    if run is None:
+        return {"run": name, "state": None, "outcome": None, "alive": store.alive(), "next": "`tiw-fsm run` begins it"}
+    document = run.model_dump(mode="json")
+    keys = ("target", "completed", "checkpoint", "retries", "crashes", "tuning", "verdict", "picture")
+    alive = store.alive()
+    return {
+        "run": run.run,
+        "state": run.state,
+        "outcome": run.outcome,
+        "reason": run.reason,
+        "alive": alive,
+        "next": what_next(run, alive),
+        "stages": {stage: {key: values[key] for key in keys} for stage, values in document["stages"].items()},
+        "inference": {"attempts": document["inference"]["attempts"], "best": document["inference"]["best"]},
+        "retunes": run.retunes,
+        "budgets": document["loop"]["budgets"],
+        "interruptions": run.interruptions,
+        "inexact": document["inexact"],
+        "fingerprint": document["fingerprint"],
+        "reports": run.reports,
+        "generation": run.generation,
+        "updated_at": run.updated_at,
+    }
+
+
+def what_next(run: RunState, alive: bool) -> str:
+    """One sentence: what happens next, or what to do."""
+    if run.state is State.PASSED:
+        return "nothing: the world model passed its gate"
+    if run.state is State.FAILED:
+        return f"{run.reason}; raise that budget and run again, or read the reports"
+    doing = f"{run.state}"
+    if stage := TRAINING.get(run.state):
+        progress = run.stages[stage]
+        doing = f"{stage} goes on from update {progress.completed}; gate at {run.chunk_end(stage)} of {progress.target}"
+    return doing if alive else f"{doing}, as soon as `tiw-fsm run` is started again"
+
+
+def show(console: Console, found: dict[str, Any]) -> None:
+    """Print a status for people."""
+    rows: list[tuple[str, Any]] = [
+        ("run", found["run"]),
+        ("state", f"{found['state'] or 'not begun'}{' (running)' if found['alive'] else ''}"),
+    ]
+    for stage, progress in found.get("stages", {}).items():
+        checkpoint = progress["checkpoint"]
+        at = f", checkpoint {checkpoint['path']}" if checkpoint else ""
+        gate = f", last gate: {progress['verdict']}" if progress["verdict"] else ""
+        rows.append((stage, f"{progress['completed']} of {progress['target']} updates{gate}{at}"))
+    attempts = found.get("inference", {}).get("attempts", [])
+    rows += [("inference", reports.verdict_line(Attempt.model_validate(a))) for a in attempts[-1:]]
+    rows += [("picture", attempts[-1]["png"])] if attempts else []
+    rows += [("report", path) for path in found.get("reports", [])]
+    rows += [
+        ("not bitwise", f"{i['stage']} from update {i['completed']}: {i['what']}") for i in found.get("inexact", [])
+    ]
+    rows.append(("interruptions", found.get("interruptions")))
+    rows.append(("next", found["next"]))
+    print_rows(console, rows)

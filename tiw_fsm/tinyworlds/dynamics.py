@@ -1,0 +1,160 @@
+"""The dynamics model: predicts the tokens of coming frames from past tokens and actions.
+
+Trained and decoded as a MaskGIT (Chang et al. 2022, arXiv:2202.04200), with the space-time transformer of
+Genie (Bruce et al. 2024, arXiv:2402.15391). Token indices and latents are those of the video tokenizer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .latent_actions import action_width
+from .transformer import LatentEmbedding, STTransformer
+
+
+def draw_mask(batch: int, frames: int, patches: int, generator: torch.Generator) -> Tensor:
+    """Which tokens to hide in a training step: bool [B, T, P] on the CPU, True where hidden.
+
+    One ratio in [0.5, 1) holds for the whole batch; every patch stays visible in at least one random frame.
+    """
+    ratio = 0.5 + 0.5 * torch.rand((), generator=generator)
+    mask = torch.rand(batch, frames, patches, generator=generator) < ratio
+    visible_frame = torch.randint(frames, (batch, 1, patches), generator=generator)
+    return mask.scatter(1, visible_frame, False)
+
+
+def unmask_counts(total: int, steps: int, schedule_k: float) -> list[int]:
+    """How many of `total` tokens each decoding step reveals; few at first, all of them by the last step.
+
+    The running sum follows total * (exp(k * step / steps) - 1) / (exp(k) - 1), but every step reveals at
+    least a sixteenth of the tokens, so that the list may be shorter than `steps`.
+    Raises ValueError unless total, steps and schedule_k are positive.
+    """
+    if total < 1 or steps < 1 or schedule_k <= 0:
+        raise ValueError(f"{total=}, {steps=} and {schedule_k=} must all be positive")
+    counts: list[int] = []
+    left = total
+    for step in range(steps):
+        aim = math.ceil(total * math.expm1(schedule_k * step / steps) / math.expm1(schedule_k))
+        if step == steps - 1:
+            aim = total
+        count = min(left, max(aim - (total - left), total // 16, 1))
+        counts.append(count)
+        left -= count
+        if left == 0:
+            break
+    return counts
+
+
+def sample(probabilities: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw an index for each distribution [..., K]: long [...].
+
+    Inverts the cumulative distribution at uniforms drawn on the CPU, so a seed means the same on any device.
+    """
+    cumulative = probabilities.cumsum(-1)
+    uniform = torch.rand(probabilities.shape[:-1], generator=generator).to(probabilities.device)[..., None]
+    indices = torch.searchsorted(cumulative, uniform * cumulative[..., -1:], right=True).squeeze(-1)
+    return indices.clamp_max(probabilities.shape[-1] - 1)
+
+
+class DynamicsModel(nn.Module):
+    """Logits over the K = num_bins ** latent_dim codebook entries for every token of a clip.
+
+    frame_size: side of the square frames, pixels. patch_size: side of a patch, pixels. embed_dim, num_heads,
+    hidden_dim, num_blocks: the transformer. latent_dim, num_bins: the tokenizer's codebook. n_actions: as in
+    the latent action model; an action is A = log2(n_actions) numbers.
+
+    Raises ValueError when the sizes do not divide or n_actions is no power of two.
+    """
+
+    def __init__(
+        self,
+        *,
+        frame_size: int,
+        patch_size: int,
+        embed_dim: int,
+        num_heads: int,
+        hidden_dim: int,
+        num_blocks: int,
+        latent_dim: int,
+        num_bins: int,
+        n_actions: int,
+    ) -> None:
+        super().__init__()
+        self.frame_size = (frame_size, frame_size)
+        self.conditioning_dim = action_width(n_actions)
+        self.codebook_size = num_bins**latent_dim
+        self.latent_embed = LatentEmbedding(frame_size, patch_size, latent_dim, embed_dim)
+        self.transformer = STTransformer(embed_dim, num_heads, hidden_dim, num_blocks, self.conditioning_dim)
+        self.output_mlp = nn.Linear(embed_dim, self.codebook_size)
+        self.mask_token = nn.Parameter(torch.randn(1, 1, 1, latent_dim) * 0.02)
+
+    def forward(self, latents: Tensor, actions: Tensor | None = None, first_frame: int = 0) -> Tensor:
+        """Logits [B, T, P, K] for latents [B, T, P, L] and actions [B, T-1, A], [B, T, A] or None.
+
+        With T-1 actions, action t-1 leads to frame t. With T, action t bears on frame t itself.
+        Frames before first_frame are seen but get no logits.
+        Raises ValueError for any other number of actions.
+        """
+        hidden = self.transformer(self.latent_embed(latents), actions)  # [B, T, P, E]
+        logits: Tensor = self.output_mlp(hidden[:, first_frame:])
+        return logits
+
+    def loss(self, latents: Tensor, targets: Tensor, mask: Tensor, actions: Tensor | None = None) -> Tensor:
+        """Mean cross-entropy in nats over hidden tokens, a scalar; 0 when none is hidden.
+
+        latents [B, T, P, L], targets long [B, T, P] their indices, mask bool [B, T, P] True where hidden,
+        actions as in forward.
+        """
+        logits = self(torch.where(mask[..., None], self.mask_token, latents), actions)
+        per_token = F.cross_entropy(logits.flatten(0, 2), targets.flatten(), reduction="none")
+        hidden = mask.flatten().to(per_token.dtype)
+        return (per_token * hidden).sum() / hidden.sum().clamp_min(1)
+
+    @torch.no_grad()
+    def generate(
+        self,
+        context: Tensor,
+        horizon: int,
+        steps: int,
+        actions: Tensor | None,
+        latents_from_indices: Callable[[Tensor], Tensor],
+        temperature: float = 0.0,
+        generator: torch.Generator | None = None,
+        schedule_k: float = 5.0,
+    ) -> Tensor:
+        """Continue context [B, Tc, P, L] by `horizon` frames: latents [B, Tc+horizon, P, L].
+
+        Starts from mask tokens; each of at most `steps` passes reveals the tokens whose best guess is the
+        most probable, as `unmask_counts` sets out. Temperature 0 takes that guess, a higher one samples
+        with the CPU generator.
+
+        actions: [B, Tc+horizon-1, A], [B, Tc+horizon, A] or None. latents_from_indices: the tokenizer's
+        codebook, [...] to [..., L].
+
+        Raises ValueError when horizon, steps or schedule_k is not positive, when temperature is negative, or
+        positive without a generator.
+        """
+        if temperature < 0 or (temperature > 0 and generator is None):
+            raise ValueError(f"{temperature=}: use 0, or a positive one together with a generator")
+        B, Tc, P, L = context.shape
+        tokens = horizon * P
+        future = self.mask_token[0].to(context.dtype).expand(B, tokens, L)
+        masked = torch.ones(B, tokens, dtype=torch.bool, device=context.device)
+        for count in unmask_counts(tokens, steps, schedule_k):
+            clip = torch.cat([context, future.reshape(B, horizon, P, L)], dim=1)
+            logits = self(clip, actions, first_frame=Tc).flatten(1, 2).float()  # [B, tokens, K]
+            probabilities = (logits / (temperature or 1.0)).softmax(-1)
+            confidence, guess = probabilities.max(-1)
+            if generator is not None and temperature > 0:
+                guess = sample(probabilities, generator)
+            surest = confidence.masked_fill(~masked, -1).topk(count).indices  # [B, count]
+            reveal = torch.zeros_like(masked).scatter(1, surest, True)
+            future = torch.where(reveal[..., None], latents_from_indices(guess), future)
+            masked = masked & ~reveal
+        return torch.cat([context, future.reshape(B, horizon, P, L)], dim=1)

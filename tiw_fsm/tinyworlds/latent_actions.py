@@ -1,0 +1,148 @@
+"""The latent action model: what happened between two frames (Genie: Bruce et al. 2024, arXiv:2402.15391)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .fsq import FiniteScalarQuantizer
+from .transformer import CHANNELS, PatchEmbedding, STTransformer, patch_grid, unpatchify
+
+ACTION_BINS = 2  # every action dimension is -1 or +1
+VARIANCE_TARGET = 0.01
+VARIANCE_WEIGHT = 100.0
+
+
+def action_width(n_actions: int) -> int:
+    """Dimensions A = log2(n_actions) of an action latent.
+
+    Raises ValueError unless n_actions is a power of two of at least 2.
+    """
+    if n_actions < 2 or n_actions.bit_count() != 1:
+        next_power = 1 << (max(n_actions, 2) - 1).bit_length()
+        raise ValueError(f"{n_actions=} is not a power of two of at least 2: use {next_power}, for one")
+    return n_actions.bit_length() - 1
+
+
+class LatentActionsEncoder(nn.Module):
+    """Frames [B, T, C, H, W] to raw action latents [B, T-1, A], one for each pair of neighbouring frames."""
+
+    def __init__(
+        self,
+        frame_size: int,
+        patch_size: int,
+        embed_dim: int,
+        num_heads: int,
+        hidden_dim: int,
+        num_blocks: int,
+        action_dim: int,
+    ) -> None:
+        super().__init__()
+        self.patch_embed = PatchEmbedding(frame_size, patch_size, embed_dim)
+        self.transformer = STTransformer(embed_dim, num_heads, hidden_dim, num_blocks)
+        self.action_head = nn.Sequential(
+            nn.LayerNorm(2 * embed_dim),
+            nn.Linear(2 * embed_dim, 4 * action_dim),
+            nn.GELU(),
+            nn.Linear(4 * action_dim, action_dim),
+        )
+
+    def forward(self, frames: Tensor) -> Tensor:
+        pooled = self.transformer(self.patch_embed(frames)).mean(dim=2)  # [B, T, E]
+        pairs = torch.cat([pooled[:, :-1], pooled[:, 1:]], dim=-1)  # [B, T-1, 2E]
+        actions: Tensor = self.action_head(pairs)
+        return actions
+
+
+class LatentActionsDecoder(nn.Module):
+    """Predicts frames 1 .. T-1 from the frames before them and the actions [B, T-1, A] between them.
+
+    In training only the first frame is shown; mask tokens stand for the others, so that whatever changes
+    has to come through the actions.
+    """
+
+    def __init__(
+        self,
+        frame_size: int,
+        patch_size: int,
+        embed_dim: int,
+        num_heads: int,
+        hidden_dim: int,
+        num_blocks: int,
+        action_dim: int,
+    ) -> None:
+        super().__init__()
+        self.grid = patch_grid(frame_size, patch_size)
+        self.patch_size = patch_size
+        self.patch_embed = PatchEmbedding(frame_size, patch_size, embed_dim)
+        self.transformer = STTransformer(embed_dim, num_heads, hidden_dim, num_blocks, action_dim)
+        self.frame_head = nn.Sequential(
+            nn.LayerNorm(embed_dim), nn.Linear(embed_dim, CHANNELS * patch_size**2), nn.Tanh()
+        )
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, 1, embed_dim))
+
+    def forward(self, frames: Tensor, actions: Tensor) -> Tensor:
+        """Frames [B, T, C, H, W] and actions [B, T-1, A] to predicted frames [B, T-1, C, H, W]."""
+        B, T = frames.shape[:2]
+        if self.training:
+            first = self.patch_embed(frames[:, :1])  # [B, 1, P, E]
+            hidden = self.mask_token.expand(B, T - 2, first.shape[2], -1)  # these know no place, only a time
+            tokens = torch.cat([first, hidden], dim=1)
+        else:
+            tokens = self.patch_embed(frames[:, :-1])
+        patches = self.frame_head(self.transformer(tokens, actions))  # [B, T-1, P, C * p * p]
+        return unpatchify(patches, self.grid, self.patch_size)
+
+
+class LatentActionModel(nn.Module):
+    """Infers one of n_actions discrete actions between neighbouring frames, without action labels.
+
+    Frames are float [B, T, C, H, W] in [-1, 1] with T >= 2. An action is A = log2(n_actions) signs.
+
+    frame_size: side of the square frames, pixels. patch_size: side of a patch, pixels. embed_dim, num_heads,
+    hidden_dim, num_blocks: the transformers of both halves.
+
+    Raises ValueError when the sizes do not divide or n_actions is no power of two.
+    """
+
+    def __init__(
+        self,
+        *,
+        frame_size: int,
+        patch_size: int,
+        embed_dim: int,
+        num_heads: int,
+        hidden_dim: int,
+        num_blocks: int,
+        n_actions: int,
+    ) -> None:
+        super().__init__()
+        self.frame_size = (frame_size, frame_size)
+        self.action_dim = action_width(n_actions)
+        sizes = (frame_size, patch_size, embed_dim, num_heads, hidden_dim, num_blocks, self.action_dim)
+        self.encoder = LatentActionsEncoder(*sizes)
+        self.quantizer = FiniteScalarQuantizer(self.action_dim, ACTION_BINS)
+        self.decoder = LatentActionsDecoder(*sizes)
+
+    def forward(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The scalar loss, the predicted frames 1 .. T-1 [B, T-1, C, H, W], the action indices [B, T-1].
+
+        The loss is smooth L1 on the predictions plus a penalty while the raw action latents vary less over
+        the batch than VARIANCE_TARGET, which keeps the actions from collapsing into one.
+        Raises ValueError when T < 2.
+        """
+        if frames.shape[1] < 2:
+            raise ValueError(f"{frames.shape[1]} frame(s) hold no action: give at least 2")
+        raw = self.encoder(frames)  # [B, T-1, A]
+        actions = self.quantizer(raw)
+        predicted = self.decoder(frames, actions)
+        variance = raw.float().var(dim=0, correction=0).mean()
+        loss = F.smooth_l1_loss(predicted, frames[:, 1:])
+        loss = loss + VARIANCE_WEIGHT * F.relu(VARIANCE_TARGET - variance)
+        return loss, predicted, self.quantizer.indices_from_latents(actions)
+
+    def encode(self, frames: Tensor) -> Tensor:
+        """Quantised action latents [B, T-1, A] of frames [B, T, C, H, W]; each entry -1 or +1."""
+        actions: Tensor = self.quantizer(self.encoder(frames))
+        return actions

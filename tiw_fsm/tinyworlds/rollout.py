@@ -1,0 +1,203 @@
+"""Standard inference: autoregressive rollouts on held-out clips, and what trivial predictions score on the same clips.
+
+Frames are [B, F, C, H, W] in [-1, 1]; every MSE is taken in [0, 1], over generated frames unless it says otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tiw_fsm.config import InferenceConfig
+from tiw_fsm.tinyworlds.data import FrameData, generator, to_model, to_unit
+from tiw_fsm.tinyworlds.dynamics import DynamicsModel
+from tiw_fsm.tinyworlds.latent_actions import LatentActionModel
+from tiw_fsm.tinyworlds.trainer import action_statistics, count_actions
+from tiw_fsm.tinyworlds.video_tokenizer import VideoTokenizer
+
+BLUR_SIGMAS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)
+"""Candidates for the blurred baseline, in pixels."""
+BLUR_CLIPS = 64
+
+
+@dataclass
+class WorldModel:
+    """The three models that together predict frames."""
+
+    tokenizer: VideoTokenizer
+    actions: LatentActionModel
+    dynamics: DynamicsModel
+    use_actions: bool = True
+
+    @torch.no_grad()
+    def infer_actions(self, clips: Tensor, config: InferenceConfig) -> list[Tensor]:
+        """Actions [B, W-1, A] of each step's window of the true clips, W = context window + horizon."""
+        return [self.actions.encode(window) for window in windows(clips, config)]
+
+    def random_actions(self, like: list[Tensor], horizon: int, random: torch.Generator) -> list[Tensor]:
+        """``like`` with the actions that lead to generated frames replaced by random ones."""
+        quantizer, drawn = self.actions.quantizer, []
+        for actions in like:
+            count = actions.shape[0], horizon
+            indices = torch.randint(quantizer.codebook_size, count, generator=random).to(actions.device)
+            drawn.append(torch.cat([actions[:, :-horizon], quantizer.latents_from_indices(indices)], dim=1))
+        return drawn
+
+    @torch.no_grad()
+    def rollout(
+        self,
+        clips: Tensor,
+        actions: list[Tensor],
+        config: InferenceConfig,
+        random: torch.Generator,
+        each_step: Callable[[int], None] = lambda step: None,
+    ) -> Tensor:
+        """Generate what follows the context of ``clips``: [B, generation steps · horizon, C, H, W].
+
+        Strictly autoregressive: after the context the model sees its own frames only, unless ``teacher_forced``.
+        """
+        window, horizon = config.context_window, config.prediction_horizon
+        quantizer = self.tokenizer.quantizer
+        frames = clips[:, :window]
+        for step in range(config.generation_steps):
+            seen = clips if config.teacher_forced else frames
+            context = seen[:, step * horizon : step * horizon + window]
+            latents = self.dynamics.generate(
+                quantizer.latents_from_indices(self.tokenizer.tokenize(context)),
+                horizon,
+                config.decode_steps,
+                actions[step] if self.use_actions else None,
+                quantizer.latents_from_indices,
+                config.temperature,
+                random,
+            )
+            frames = torch.cat([frames, self.tokenizer.detokenize(latents)[:, -horizon:]], dim=1)
+            each_step(step + 1)
+        return frames[:, window:]
+
+    @torch.no_grad()
+    def reconstruct(self, clips: Tensor, config: InferenceConfig) -> Tensor:
+        """The tokenizer's own version of the frames a rollout would generate: the best any dynamics can do."""
+        horizon, tokenizer = config.prediction_horizon, self.tokenizer
+        rebuilt = [tokenizer.detokenize(tokenizer.encode(window))[:, -horizon:] for window in windows(clips, config)]
+        return torch.cat(rebuilt, dim=1)
+
+
+def windows(clips: Tensor, config: InferenceConfig) -> list[Tensor]:
+    """The true frames under each step's context and horizon."""
+    horizon = config.prediction_horizon
+    size = config.context_window + horizon
+    return [clips[:, step * horizon : step * horizon + size] for step in range(config.generation_steps)]
+
+
+def evaluate(
+    world: WorldModel,
+    data: FrameData,
+    config: InferenceConfig,
+    clip_count: int,
+    say: Callable[[str], None],
+    each_step: Callable[[int], None] = lambda step: None,
+) -> tuple[dict[str, Any], Tensor, Tensor]:
+    """Roll out on held-out clips and measure. Returns the figures, the true clips and the generated frames.
+
+    Args:
+        say: takes the lines that TinyWorlds' own inference script prints.
+    """
+    device = next(world.dynamics.parameters()).device
+    clips = to_model(data.clips(data.held_out_clips(config.frames, clip_count, config.seed), config.frames))
+    truth = clips[:, config.context_window :]
+    steps = config.generation_steps
+
+    def report(step: int) -> None:
+        say(f"Inferring frame {step}/{steps}")
+        each_step(step)
+
+    with _autocast(config, device):
+        actions = world.infer_actions(clips, config)
+        generated = world.rollout(clips, actions, config, generator(config.seed, "rollout"), report)
+        drawn = world.random_actions(actions, config.prediction_horizon, generator(config.seed, "actions"))
+        free = world.rollout(clips, drawn, config, generator(config.seed, "rollout"))
+        floor = world.reconstruct(clips, config)
+    per_step = squared_error(generated, truth)
+    trivial, sigma = baselines(data, clips, config)
+    best = torch.stack(list(trivial.values())).amin(0)
+    led_to = torch.cat([a[:, -config.prediction_horizon :].flatten(0, 1) for a in actions])
+    used = count_actions(world.actions.quantizer.indices_from_latents(led_to), world.actions.quantizer.codebook_size)
+    unit = to_unit(generated)
+    figures = {
+        "frames_expected": truth.shape[1] * len(clips),
+        "frames_inferred": generated.shape[1] * len(clips),
+        "clips": len(clips),
+        "mse": float(per_step.mean()),
+        "mse_per_step": per_step.tolist(),
+        "mse_with_context": float(per_step.mean()) * truth.shape[1] / clips.shape[1],
+        "mse_random_actions": float(squared_error(free, truth).mean()),
+        "tokenizer_mse": float(squared_error(floor, truth).mean()),
+        "baselines": {name: float(values.mean()) for name, values in trivial.items()},
+        "baselines_per_step": {name: values.tolist() for name, values in trivial.items()},
+        "skill_per_step": (1 - per_step / best).tolist(),
+        "blur_sigma": sigma,
+        "statistics": {name: float(getattr(unit, name)()) for name in ("mean", "std", "min", "max")},
+        **action_statistics(used.cpu()),
+    }
+    say("Inference stats:")
+    say(f"Total frames generated: {generated.shape[1]}")
+    say(f"Mean Squared Error (GT vs Pred): {figures['mse']:.6f}")
+    return figures, clips, generated
+
+
+def _autocast(config: InferenceConfig, device: torch.device) -> AbstractContextManager[Any]:
+    if config.amp and device.type == "cuda":
+        return torch.autocast("cuda", torch.bfloat16)
+    return nullcontext()
+
+
+def squared_error(predicted: Tensor, truth: Tensor) -> Tensor:
+    """MSE of each frame position over clips and pixels, [F]."""
+    difference: Tensor = to_unit(predicted.float()) - to_unit(truth)
+    return difference.square().mean(dim=(0, 2, 3, 4))
+
+
+def baselines(data: FrameData, clips: Tensor, config: InferenceConfig) -> tuple[dict[str, Tensor], float]:
+    """Per-step MSE of predictions that know nothing of the game, and the blur's σ in pixels.
+
+    ``copy_last`` repeats the last context frame, ``mean_frame`` is the mean training frame, ``blurred_last`` the last
+    context frame under the Gaussian blur that does best on training clips.
+    """
+    split = config.context_window
+    last, truth = clips[:, split - 1 : split], clips[:, split:]
+    mean = data.mean_training_frame() * 2 - 1  # [C, H, W]
+    training = data.clip_starts(config.frames, held_out=False)
+    sample = training[torch.linspace(0, len(training) - 1, min(BLUR_CLIPS, len(training))).long()]
+    seen = to_model(data.clips(sample, config.frames))
+    errors = {
+        sigma: float(squared_error(blur(seen[:, split - 1 : split], sigma), seen[:, split:]).mean())
+        for sigma in BLUR_SIGMAS
+    }
+    sigma = min(errors, key=errors.__getitem__)
+    trivial = {
+        "copy_last": squared_error(last, truth),
+        "mean_frame": squared_error(mean.expand_as(truth[:, :1]), truth),
+        "blurred_last": squared_error(blur(last, sigma), truth),
+    }
+    return trivial, sigma
+
+
+def blur(frames: Tensor, sigma: float) -> Tensor:
+    """Gaussian blur with standard deviation ``sigma`` pixels, edges reflected; 0 changes nothing."""
+    if sigma == 0:
+        return frames
+    H, W = frames.shape[-2:]
+    radius = min(int(3 * sigma + 0.5), H - 1, W - 1)
+    offsets = torch.arange(-radius, radius + 1, device=frames.device, dtype=frames.dtype)
+    kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
+    kernel = kernel / kernel.sum()
+    flat = F.pad(frames.reshape(-1, 1, H, W), [radius] * 4, mode="reflect")
+    blurred = F.conv2d(F.conv2d(flat, kernel.view(1, 1, 1, -1)), kernel.view(1, 1, -1, 1))
+    return blurred.reshape(frames.shape)

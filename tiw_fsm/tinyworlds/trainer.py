@@ -1,0 +1,334 @@
+"""Training of the three stages, update by update.
+
+Batch order, masks and initial weights are pure functions of (seed, stage, update), and the learning rate of the
+update alone: a trainer that loads a checkpoint computes what one that never stopped would have computed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, cast
+
+import torch
+from torch import Tensor, nn
+
+from tiw_fsm.config import Schedule, StageConfig, Tuning
+from tiw_fsm.schedule import learning_rate
+from tiw_fsm.stages import Stage
+from tiw_fsm.tinyworlds.data import FrameData, draw_batch, generator, to_model
+from tiw_fsm.tinyworlds.dynamics import DynamicsModel, draw_mask
+from tiw_fsm.tinyworlds.latent_actions import LatentActionModel
+from tiw_fsm.tinyworlds.video_tokenizer import VideoTokenizer
+
+MODEL, OPTIMIZER, STATE = "model_state_dict.pt", "optim_state_dict.pt", "state.pt"
+MAX_GRAD_NORM = 1.0
+WEIGHT_DECAY = 0.01
+PROGRESS_SECONDS = 0.25
+SHOWN_CLIPS = 4
+
+Row = dict[str, Any]
+
+
+# --- what each stage learns -------------------------------------------------------------------------------------
+
+
+class Loss(NamedTuple):
+    """A scalar loss, and tensors to keep for the metrics row."""
+
+    value: Tensor
+    extras: dict[str, Tensor]
+
+
+class Objective(Protocol):
+    """What a stage minimises, and what it shows."""
+
+    def loss(self, frames: Tensor, random: torch.Generator) -> Loss:
+        """Loss on frames [B, T, C, H, W] in [-1, 1]."""
+
+    def row(self, extras: dict[str, Tensor]) -> Row:
+        """Metrics of an update from what its loss kept, moved to the CPU."""
+
+    def show(self, frames: Tensor) -> Tensor:
+        """The model's own version of frames: [B, T', C, H, W], aligned to the clip's last frames."""
+
+
+def architecture(config: StageConfig, *keys: str) -> dict[str, int]:
+    """The named model sizes of a stage config, beside those that all three models have."""
+    shared = ("frame_size", "patch_size", "embed_dim", "num_heads", "hidden_dim", "num_blocks")
+    return {key: getattr(config, key) for key in (*shared, *keys)}
+
+
+def make_model(stage: Stage, config: StageConfig) -> nn.Module:
+    """A freshly initialised model of ``stage``."""
+    match stage:
+        case Stage.VIDEO:
+            return VideoTokenizer(**architecture(config, "latent_dim", "num_bins"))
+        case Stage.LATENT:
+            return LatentActionModel(**architecture(config, "n_actions"))
+        case Stage.DYNAMICS:
+            return DynamicsModel(**architecture(config, "latent_dim", "num_bins", "n_actions"))
+
+
+class VideoObjective:
+    def __init__(self, model: nn.Module) -> None:
+        self.model = cast(VideoTokenizer, model)
+
+    def loss(self, frames: Tensor, random: torch.Generator) -> Loss:
+        return Loss(self.model(frames)[0], {})
+
+    def row(self, extras: dict[str, Tensor]) -> Row:
+        return {}
+
+    def show(self, frames: Tensor) -> Tensor:
+        reconstruction: Tensor = self.model(frames)[1]
+        return reconstruction
+
+
+class LatentObjective:
+    def __init__(self, model: nn.Module, n_actions: int) -> None:
+        self.model = cast(LatentActionModel, model)
+        self.n_actions = n_actions
+
+    def loss(self, frames: Tensor, random: torch.Generator) -> Loss:
+        loss, _, actions = self.model(frames)
+        return Loss(loss, {"actions": count_actions(actions, self.n_actions)})
+
+    def row(self, extras: dict[str, Tensor]) -> Row:
+        return action_statistics(extras["actions"])
+
+    def show(self, frames: Tensor) -> Tensor:
+        predicted: Tensor = self.model(frames)[1]
+        return predicted
+
+
+class DynamicsObjective:
+    def __init__(
+        self, model: nn.Module, config: StageConfig, tokenizer: VideoTokenizer, actions: LatentActionModel
+    ) -> None:
+        self.model = cast(DynamicsModel, model)
+        self.config = config
+        self.tokenizer = tokenizer
+        self.actions = actions
+
+    def _inputs(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        with torch.no_grad():
+            indices = self.tokenizer.tokenize(frames)
+            latents = self.tokenizer.quantizer.latents_from_indices(indices)
+            actions = self.actions.encode(frames) if self.config.use_actions else None
+        return latents, indices, actions
+
+    def loss(self, frames: Tensor, random: torch.Generator) -> Loss:
+        latents, indices, actions = self._inputs(frames)
+        mask = draw_mask(indices.shape[0], indices.shape[1], indices.shape[2], random).to(
+            frames.device, non_blocking=True
+        )
+        extras = {}
+        if actions is not None:
+            used = self.actions.quantizer.indices_from_latents(actions)
+            extras["actions"] = count_actions(used, self.config.n_actions)
+        return Loss(self.model.loss(latents, indices, mask, actions), extras)
+
+    def row(self, extras: dict[str, Tensor]) -> Row:
+        return action_statistics(extras["actions"]) if extras else {}
+
+    def show(self, frames: Tensor) -> Tensor:
+        """The last frame predicted in one pass from those before it."""
+        latents, _, actions = self._inputs(frames)
+        decoded = self.model.generate(latents[:, :-1], 1, 8, actions, self.tokenizer.quantizer.latents_from_indices)
+        return self.tokenizer.detokenize(decoded)
+
+
+def count_actions(indices: Tensor, n_actions: int) -> Tensor:
+    """How often each action occurs, [n_actions]; stays on the device."""
+    return nn.functional.one_hot(indices.flatten(), n_actions).sum(0)
+
+
+def action_statistics(counts: Tensor) -> Row:
+    """Number of different actions and the entropy of their distribution in nats, from counts [n_actions]."""
+    shares = counts[counts > 0].double() / counts.sum()
+    return {"unique_actions": int((counts > 0).sum()), "action_entropy": float(-(shares * shares.log()).sum())}
+
+
+# --- the trainer ------------------------------------------------------------------------------------------------
+
+
+class Trainer:
+    """One stage in training on one device.
+
+    Args:
+        tokenizer, actions: frozen models the dynamics are trained against; unused by the other stages.
+    """
+
+    def __init__(
+        self,
+        stage: Stage,
+        config: StageConfig,
+        data: FrameData,
+        device: torch.device,
+        seed: int,
+        tokenizer: VideoTokenizer | None = None,
+        actions: LatentActionModel | None = None,
+    ) -> None:
+        self.stage, self.config, self.data, self.device, self.seed = stage, config, data, device, seed
+        torch.manual_seed(generator(seed, stage, "weights").initial_seed())
+        self.model = make_model(stage, config).to(device)
+        self.optimizer = make_optimizer(self.model)
+        if config.compile:
+            self.model.compile()
+        self.objective = self._objective(self.model, tokenizer, actions)
+        torch.backends.cuda.matmul.allow_tf32 = config.tf32
+        torch.backends.cudnn.allow_tf32 = config.tf32
+
+    def _objective(
+        self, model: nn.Module, tokenizer: VideoTokenizer | None, actions: LatentActionModel | None
+    ) -> Objective:
+        if self.stage is Stage.VIDEO:
+            return VideoObjective(model)
+        if self.stage is Stage.LATENT:
+            return LatentObjective(model, self.config.n_actions)
+        if tokenizer is None or actions is None:
+            raise ValueError("dynamics are trained against a tokenizer and latent actions: give both")
+        return DynamicsObjective(model, self.config, tokenizer, actions)
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        if self.config.amp and self.device.type == "cuda":
+            return torch.autocast("cuda", torch.bfloat16)
+        return nullcontext()
+
+    def train(
+        self,
+        start: int,
+        stop_at: int,
+        tuning: Tuning,
+        schedule: Schedule,
+        should_stop: Callable[[], bool],
+        progress: Callable[[int, float], None],
+    ) -> list[Row]:
+        """Do updates ``start`` to ``stop_at - 1``; fewer if asked to stop. Returns one metrics row per update.
+
+        The host waits for the device only for a progress report, and once at the end.
+        """
+        self.model.train()
+        losses, norms, extras, rates = [], [], [], []
+        reported = time.monotonic()
+        for update in range(start, stop_at):
+            if should_stop():
+                break
+            rate = learning_rate(tuning.learning_rate, schedule, update)
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            loss, kept = self._accumulate(update, tuning)
+            norms.append(nn.utils.clip_grad_norm_(self.model.parameters(), MAX_GRAD_NORM).detach())
+            self.optimizer.step()
+            losses.append(loss)
+            extras.append(kept)
+            rates.append(rate)
+            if time.monotonic() - reported > PROGRESS_SECONDS:
+                progress(update + 1, loss.item())
+                reported = time.monotonic()
+        return self._rows(start, losses, norms, extras, rates)
+
+    def _accumulate(self, update: int, tuning: Tuning) -> tuple[Tensor, dict[str, Tensor]]:
+        """Gradients of one update: the mean over its micro-batches. Returns the undivided mean loss."""
+        self.optimizer.zero_grad(set_to_none=True)
+        total, kept = torch.zeros((), device=self.device), dict[str, Tensor]()
+        for micro in range(tuning.gradient_accumulation_steps):
+            starts = draw_batch(
+                self.data.clip_starts(self.config.context_length, held_out=False),
+                tuning.batch_size_per_gpu,
+                generator(self.seed, self.stage, "batch", update, micro),
+            )
+            frames = to_model(self.data.clips(starts, self.config.context_length))
+            random = generator(self.seed, self.stage, "mask", update, micro)
+            with self._autocast():
+                loss, extras = self.objective.loss(frames, random)
+            (loss / tuning.gradient_accumulation_steps).backward()  # type: ignore[no-untyped-call]
+            total += loss.detach() / tuning.gradient_accumulation_steps
+            kept = {name: kept.get(name, 0) + value for name, value in extras.items()}
+        return total, kept
+
+    def _rows(
+        self,
+        start: int,
+        losses: Sequence[Tensor],
+        norms: Sequence[Tensor],
+        extras: Sequence[dict[str, Tensor]],
+        rates: Sequence[float],
+    ) -> list[Row]:
+        if not losses:
+            return []
+        columns = torch.stack([torch.stack(list(losses)), torch.stack(list(norms))]).double().cpu()
+        kept = {name: torch.stack([e[name] for e in extras]).cpu() for name in extras[0]}
+        return [
+            {
+                "update": start + i,
+                "loss": _number(columns[0, i]),
+                "learning_rate": rates[i],
+                "grad_norm": _number(columns[1, i]),
+                **self.objective.row({name: values[i] for name, values in kept.items()}),
+            }
+            for i in range(len(losses))
+        ]
+
+    @torch.no_grad()
+    def show(self) -> tuple[Tensor, Tensor]:
+        """Held-out clips and the model's version of their last frames, both [B, T, C, H, W] in [-1, 1]."""
+        self.model.eval()
+        starts = self.data.held_out_clips(self.config.context_length, SHOWN_CLIPS, self.seed)
+        truth = to_model(self.data.clips(starts, self.config.context_length))
+        return truth, self.objective.show(truth)
+
+    def save(self, folder: Path, completed: int, tuning: Tuning) -> None:
+        """Write a checkpoint as TinyWorlds does: the same update gives the same bytes."""
+        folder.mkdir(parents=True)
+        torch.save({k: v.cpu() for k, v in self.model.state_dict().items()}, folder / MODEL)
+        torch.save(_to_cpu(self.optimizer.state_dict()), folder / OPTIMIZER)
+        groups = len(self.optimizer.param_groups)
+        scheduler = {
+            "base_lrs": [tuning.learning_rate] * groups,
+            "last_epoch": completed,
+            "_step_count": completed + 1,
+            "_last_lr": [group["lr"] for group in self.optimizer.param_groups],
+            "lr_lambdas": [None] * groups,
+        }
+        config = {**self.config.model_dump(), **tuning.model_dump()}
+        torch.save({"config": config, "step": completed - 1, "scheduler_state_dict": scheduler}, folder / STATE)
+
+    def load(self, folder: Path, *, weights_only: bool) -> None:
+        """Continue from a checkpoint; with ``weights_only`` the optimizer starts afresh. Executes nothing in it."""
+        load_weights(self.model, folder)
+        if not weights_only:
+            state = torch.load(folder / OPTIMIZER, map_location=self.device, weights_only=True)
+            self.optimizer.load_state_dict(state)
+
+
+def load_weights(model: nn.Module, folder: Path) -> None:
+    """Load a checkpoint's weights into ``model``, strictly, without executing anything in the file."""
+    model.load_state_dict(torch.load(folder / MODEL, map_location="cpu", weights_only=True))
+
+
+def make_optimizer(model: nn.Module) -> torch.optim.AdamW:
+    """AdamW with TinyWorlds' settings: vectors, biases and norms are not decayed."""
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        is_plain = parameter.ndim == 1 or name.endswith(".bias") or "norm" in name
+        (plain if is_plain else decayed).append(parameter)
+    groups = [{"params": decayed, "weight_decay": WEIGHT_DECAY}, {"params": plain, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=0.0, fused=True)
+
+
+def _number(value: Tensor) -> float | None:
+    """A JSON number, or None for what is not finite."""
+    return float(value) if bool(torch.isfinite(value)) else None
+
+
+def _to_cpu(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.cpu()
+    if isinstance(value, dict):
+        return {key: _to_cpu(item) for key, item in value.items()}
+    return [_to_cpu(item) for item in value] if isinstance(value, list) else value

@@ -1,0 +1,309 @@
+"""The space-time transformer that all three models share (Genie: Bruce et al. 2024, arXiv:2402.15391).
+
+Tokens are [B, T, P, E]. A block attends over the patches of each frame, then causally over the frames of
+each patch, then applies a feed-forward layer. Layers are post-norm: norm(x + layer(x)).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+CHANNELS = 3
+MAX_FRAMES = 1024  # rows of the table of time codes
+NORM_EPS = 1e-5
+
+
+# ---- sizes ----
+
+
+def split_embedding(embed_dim: int) -> tuple[int, int, int]:
+    """Widths (x, y, time) of the three slices of an embedding that carry position; all even.
+
+    Raises ValueError unless embed_dim is even and at least 6.
+    """
+    if embed_dim < 6 or embed_dim % 2:
+        near = max(6, embed_dim + embed_dim % 2)
+        raise ValueError(
+            f"{embed_dim=} has no even thirds for x, y and time: use an even number from 6 on, such as {near}"
+        )
+    time = embed_dim // 3 // 2 * 2
+    x = (embed_dim - time) // 4 * 2
+    return x, embed_dim - time - x, time
+
+
+def patch_grid(frame_size: int, patch_size: int) -> tuple[int, int]:
+    """Patches along (H, W) of a square frame of side `frame_size` pixels.
+
+    Raises ValueError unless patch_size divides frame_size.
+    """
+    if patch_size < 1 or frame_size < patch_size or frame_size % patch_size:
+        fits = [side for side in range(1, frame_size + 1) if frame_size % side == 0]
+        raise ValueError(f"{patch_size=} does not tile {frame_size=}: use one of {fits}")
+    side = frame_size // patch_size
+    return side, side
+
+
+# ---- positions ----
+
+
+def sinusoid(length: int, width: int) -> Tensor:
+    """Sine and cosine, interleaved, of positions 0 .. length - 1; [length, width] for even width."""
+    period = 10000.0 ** (torch.arange(0, width, 2) / width)
+    angle = torch.arange(length)[:, None] / period  # [length, width / 2]
+    return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)
+
+
+def spatial_code(grid: tuple[int, int], embed_dim: int) -> Tensor:
+    """Column and row codes of every patch, row by row, zero in the time slice; [P, E]."""
+    x_dim, y_dim, time_dim = split_embedding(embed_dim)
+    rows, columns = grid
+    x = sinusoid(columns, x_dim).expand(rows, columns, x_dim)
+    y = sinusoid(rows, y_dim)[:, None].expand(rows, columns, y_dim)
+    return F.pad(torch.cat([x, y], dim=-1).flatten(0, 1), (0, time_dim))
+
+
+def temporal_code(embed_dim: int) -> Tensor:
+    """Time codes, zero outside the time slice; [MAX_FRAMES, E]."""
+    x_dim, y_dim, time_dim = split_embedding(embed_dim)
+    return F.pad(sinusoid(MAX_FRAMES, time_dim), (x_dim + y_dim, 0))
+
+
+# ---- pixels and latents to tokens, tokens to pixels ----
+
+
+class Pointwise(nn.Conv2d):
+    """A 1x1 convolution evaluated as a linear map over the last axis: [..., in] -> [..., out].
+
+    Kept a Conv2d so that its weight has TinyWorlds' shape [out, in, 1, 1].
+    """
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__(in_features, out_features, kernel_size=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight.flatten(1), self.bias)
+
+
+def patchify(frames: Tensor, patch_size: int) -> Tensor:
+    """Frames [B, T, C, H, W] to flat patches [B, T, P, C * patch_size**2], row by row."""
+    B, T, C, H, W = frames.shape
+    x = frames.reshape(B, T, C, H // patch_size, patch_size, W // patch_size, patch_size)
+    return x.permute(0, 1, 3, 5, 2, 4, 6).flatten(4).flatten(2, 3)
+
+
+def unpatchify(patches: Tensor, grid: tuple[int, int], patch_size: int) -> Tensor:
+    """The inverse of `patchify`: [B, T, P, C * patch_size**2] to frames [B, T, C, H, W]."""
+    B, T = patches.shape[:2]
+    x = patches.reshape(B, T, *grid, CHANNELS, patch_size, patch_size)
+    return x.permute(0, 1, 4, 2, 5, 3, 6).flatten(5).flatten(3, 4)
+
+
+class PatchEmbedding(nn.Module):
+    """Frames [B, T, C, H, W] to tokens [B, T, P, E] that know their place in the frame.
+
+    Raises ValueError when patch_size does not divide frame_size or embed_dim does not split.
+    """
+
+    pos_spatial: Tensor  # [P, E]
+
+    def __init__(self, frame_size: int, patch_size: int, embed_dim: int) -> None:
+        super().__init__()
+        self.patch_size = patch_size
+        code = spatial_code(patch_grid(frame_size, patch_size), embed_dim)
+        self.register_buffer("pos_spatial", code, persistent=False)
+        self.proj = Pointwise(CHANNELS * patch_size**2, embed_dim)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        tokens: Tensor = self.proj(patchify(frames, self.patch_size)) + self.pos_spatial
+        return tokens
+
+
+class LatentEmbedding(nn.Linear):
+    """Latents [B, T, P, L] to tokens [B, T, P, E] that know their place in the frame.
+
+    Raises ValueError when patch_size does not divide frame_size or embed_dim does not split.
+    """
+
+    pos_spatial: Tensor  # [P, E]
+
+    def __init__(self, frame_size: int, patch_size: int, latent_dim: int, embed_dim: int) -> None:
+        code = spatial_code(patch_grid(frame_size, patch_size), embed_dim)
+        super().__init__(latent_dim, embed_dim)
+        self.register_buffer("pos_spatial", code, persistent=False)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        return super().forward(latents) + self.pos_spatial
+
+
+# ---- layers ----
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square normalisation with a learned gain (Zhang & Sennrich 2019, arXiv:1910.07467)."""
+
+    def __init__(self, embed_dim: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(embed_dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, x.shape[-1:], self.weight, NORM_EPS)
+
+
+class AdaptiveNormalizer(nn.Module):
+    """RMSNorm or, given a conditioning_dim, layer norm with FiLM (Perez et al. 2017, arXiv:1709.07871).
+
+    FiLM scales and shifts every patch of frame t by a linear function of that frame's conditioning.
+    """
+
+    def __init__(self, embed_dim: int, conditioning_dim: int | None = None) -> None:
+        super().__init__()
+        self.rms: RMSNorm | None = None
+        self.to_gamma_beta: nn.Sequential | None = None
+        if conditioning_dim is None:
+            self.rms = RMSNorm(embed_dim)
+        else:
+            film = nn.Linear(conditioning_dim, 2 * embed_dim)
+            nn.init.normal_(film.weight, std=1e-3)  # near identity, yet the actions matter from the start
+            nn.init.zeros_(film.bias)
+            self.to_gamma_beta = nn.Sequential(nn.SiLU(), film)
+
+    def forward(self, x: Tensor, conditioning: Tensor | None = None) -> Tensor:
+        """Normalise x [B, T, P, E] given conditioning [B, T, A], [B, T-1, A] or None.
+
+        With T-1 entries, entry t-1 acts on frame t and the first frame is not modulated. Without any, a
+        conditioned layer is a plain layer norm; an unconditioned layer ignores it.
+        Raises ValueError for any other length.
+        """
+        if self.to_gamma_beta is None:
+            assert self.rms is not None
+            normed: Tensor = self.rms(x)
+            return normed
+        normed = F.layer_norm(x, x.shape[-1:], eps=NORM_EPS)
+        if conditioning is None:
+            return normed
+        frames, given = x.shape[1], conditioning.shape[1]
+        if given not in (frames, frames - 1):
+            raise ValueError(f"{given} actions for {frames} frames: give {frames - 1} or {frames}")
+        film = self.to_gamma_beta(conditioning).to(x.dtype)  # full precision: bf16 would round 1 + gamma to 1
+        film = F.pad(film, (0, 0, frames - given, 0))[:, :, None]  # [B, T, 1, 2E]
+        gamma, beta = film.chunk(2, dim=-1)
+        return normed * (1 + gamma) + beta
+
+
+class AxisAttention(nn.Module):
+    """Multi-head self-attention along one axis of [B, T, P, E]; the base of the two kinds below.
+
+    Raises ValueError unless num_heads divides embed_dim.
+    """
+
+    def __init__(self, embed_dim: int, num_heads: int, conditioning_dim: int | None = None) -> None:
+        super().__init__()
+        if num_heads < 1 or embed_dim % num_heads:
+            fits = [heads for heads in range(1, embed_dim + 1) if embed_dim % heads == 0]
+            raise ValueError(f"{num_heads=} does not divide {embed_dim=}: use one of {fits}")
+        self.head_dim = embed_dim // num_heads
+        self.q_proj = nn.Linear(embed_dim, embed_dim)
+        self.k_proj = nn.Linear(embed_dim, embed_dim)
+        self.v_proj = nn.Linear(embed_dim, embed_dim)
+        self.out_proj = nn.Linear(embed_dim, embed_dim)
+        self.norm = AdaptiveNormalizer(embed_dim, conditioning_dim)
+
+    def attend(self, x: Tensor, conditioning: Tensor | None, batch: int, length: int, causal: bool) -> Tensor:
+        """Attend over `length` positions; axes between them and the head dimension act as further heads."""
+        q, k, v = (
+            proj(x).view(batch, length, -1, self.head_dim).transpose(1, 2)
+            for proj in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+        mixed = mixed.transpose(1, 2).reshape(x.shape)
+        out: Tensor = self.norm(x + self.out_proj(mixed), conditioning)
+        return out
+
+
+class SpatialAttention(AxisAttention):
+    """Each patch attends to all patches of its own frame."""
+
+    def forward(self, x: Tensor, conditioning: Tensor | None = None) -> Tensor:
+        B, T, P, _ = x.shape
+        return self.attend(x, conditioning, batch=B * T, length=P, causal=False)
+
+
+class TemporalAttention(AxisAttention):
+    """Each patch attends to the same patch in its own and earlier frames."""
+
+    def forward(self, x: Tensor, conditioning: Tensor | None = None) -> Tensor:
+        B, T, _, _ = x.shape
+        return self.attend(x, conditioning, batch=B, length=T, causal=True)  # P * heads heads: no copies
+
+
+class SwiGLUFFN(nn.Module):
+    """Gated feed-forward layer (Shazeer 2020, arXiv:2002.05202), two thirds of hidden_dim wide."""
+
+    def __init__(self, embed_dim: int, hidden_dim: int, conditioning_dim: int | None = None) -> None:
+        super().__init__()
+        width = 2 * hidden_dim // 3
+        self.w_v = nn.Linear(embed_dim, width)
+        self.w_g = nn.Linear(embed_dim, width)
+        self.w_o = nn.Linear(width, embed_dim)
+        self.norm = AdaptiveNormalizer(embed_dim, conditioning_dim)
+
+    def forward(self, x: Tensor, conditioning: Tensor | None = None) -> Tensor:
+        hidden = F.silu(self.w_v(x)) * self.w_g(x)
+        out: Tensor = self.norm(x + self.w_o(hidden), conditioning)
+        return out
+
+
+class STTransformerBlock(nn.Module):
+    """Spatial attention, causal temporal attention, feed-forward: [B, T, P, E] to the same shape."""
+
+    def __init__(
+        self, embed_dim: int, num_heads: int, hidden_dim: int, conditioning_dim: int | None = None
+    ) -> None:
+        super().__init__()
+        self.spatial_attn = SpatialAttention(embed_dim, num_heads, conditioning_dim)
+        self.temporal_attn = TemporalAttention(embed_dim, num_heads, conditioning_dim)
+        self.ffn = SwiGLUFFN(embed_dim, hidden_dim, conditioning_dim)
+
+    def forward(self, x: Tensor, conditioning: Tensor | None = None) -> Tensor:
+        x = self.spatial_attn(x, conditioning)
+        x = self.temporal_attn(x, conditioning)
+        out: Tensor = self.ffn(x, conditioning)
+        return out
+
+
+class STTransformer(nn.Module):
+    """Adds time codes to tokens that already carry their place, then applies `num_blocks` blocks.
+
+    Raises ValueError when embed_dim does not split over heads or over x, y and time.
+    """
+
+    pos_temporal: Tensor  # [MAX_FRAMES, E]
+
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        hidden_dim: int,
+        num_blocks: int,
+        conditioning_dim: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.register_buffer("pos_temporal", temporal_code(embed_dim), persistent=False)
+        self.blocks = nn.ModuleList(
+            STTransformerBlock(embed_dim, num_heads, hidden_dim, conditioning_dim) for _ in range(num_blocks)
+        )
+
+    def forward(self, x: Tensor, conditioning: Tensor | None = None) -> Tensor:
+        """Tokens [B, T, P, E] and conditioning [B, T, A], [B, T-1, A] or None to [B, T, P, E].
+
+        Raises ValueError when T exceeds MAX_FRAMES or the conditioning has another length.
+        """
+        T = x.shape[1]
+        if T > MAX_FRAMES:
+            raise ValueError(f"{T} frames: at most {MAX_FRAMES} have a time code")
+        x = x + self.pos_temporal[:T, None]
+        for block in self.blocks:
+            x = block(x, conditioning)
+        return x

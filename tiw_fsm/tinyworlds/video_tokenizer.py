@@ -1,0 +1,128 @@
+"""The video tokenizer: frames to patch tokens and back (Genie: Bruce et al. 2024, arXiv:2402.15391)."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .fsq import FiniteScalarQuantizer
+from .transformer import (
+    CHANNELS,
+    LatentEmbedding,
+    PatchEmbedding,
+    Pointwise,
+    STTransformer,
+    patch_grid,
+    unpatchify,
+)
+
+
+class FrameHead(nn.Module):
+    """Tokens [B, T, P, E] to the pixels of their patches, [B, T, C, H, W]."""
+
+    def __init__(self, frame_size: int, patch_size: int, embed_dim: int) -> None:
+        super().__init__()
+        self.grid = patch_grid(frame_size, patch_size)
+        self.patch_size = patch_size
+        self.to_pixels = Pointwise(embed_dim, CHANNELS * patch_size**2)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return unpatchify(self.to_pixels(tokens), self.grid, self.patch_size)
+
+
+class VideoTokenizerEncoder(nn.Module):
+    """Frames [B, T, C, H, W] to raw latents [B, T, P, L]."""
+
+    def __init__(
+        self,
+        frame_size: int,
+        patch_size: int,
+        embed_dim: int,
+        num_heads: int,
+        hidden_dim: int,
+        num_blocks: int,
+        latent_dim: int,
+    ) -> None:
+        super().__init__()
+        self.patch_embed = PatchEmbedding(frame_size, patch_size, embed_dim)
+        self.transformer = STTransformer(embed_dim, num_heads, hidden_dim, num_blocks)
+        self.latent_head = nn.Sequential(nn.LayerNorm(embed_dim), nn.Linear(embed_dim, latent_dim))
+
+    def forward(self, frames: Tensor) -> Tensor:
+        latents: Tensor = self.latent_head(self.transformer(self.patch_embed(frames)))
+        return latents
+
+
+class VideoTokenizerDecoder(nn.Module):
+    """Quantised latents [B, T, P, L] to frames [B, T, C, H, W]."""
+
+    def __init__(
+        self,
+        frame_size: int,
+        patch_size: int,
+        embed_dim: int,
+        num_heads: int,
+        hidden_dim: int,
+        num_blocks: int,
+        latent_dim: int,
+    ) -> None:
+        super().__init__()
+        self.latent_embed = LatentEmbedding(frame_size, patch_size, latent_dim, embed_dim)
+        self.transformer = STTransformer(embed_dim, num_heads, hidden_dim, num_blocks)
+        self.frame_head = FrameHead(frame_size, patch_size, embed_dim)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        frames: Tensor = self.frame_head(self.transformer(self.latent_embed(latents)))
+        return frames
+
+
+class VideoTokenizer(nn.Module):
+    """Autoencoder with a finite scalar bottleneck (Mentzer et al. 2023, arXiv:2309.15505).
+
+    Frames are float [B, T, C, H, W] in [-1, 1]. Both halves are causal: frame t depends on frames up to t.
+
+    frame_size: side of the square frames, pixels. patch_size: side of a patch, pixels. embed_dim, num_heads,
+    hidden_dim, num_blocks: the transformers of both halves. latent_dim, num_bins: the codebook, of
+    K = num_bins ** latent_dim entries.
+
+    Raises ValueError when the sizes do not divide; the message says what would work.
+    """
+
+    def __init__(
+        self,
+        *,
+        frame_size: int,
+        patch_size: int,
+        embed_dim: int,
+        num_heads: int,
+        hidden_dim: int,
+        num_blocks: int,
+        latent_dim: int,
+        num_bins: int,
+    ) -> None:
+        super().__init__()
+        sizes = (frame_size, patch_size, embed_dim, num_heads, hidden_dim, num_blocks, latent_dim)
+        self.frame_size = (frame_size, frame_size)
+        self.encoder = VideoTokenizerEncoder(*sizes)
+        self.decoder = VideoTokenizerDecoder(*sizes)
+        self.quantizer = FiniteScalarQuantizer(latent_dim, num_bins)
+        self.codebook_size = self.quantizer.codebook_size
+
+    def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """The smooth-L1 reconstruction loss, a scalar, and the reconstruction, shaped like frames."""
+        reconstruction = self.detokenize(self.encode(frames))
+        return F.smooth_l1_loss(reconstruction, frames), reconstruction
+
+    def encode(self, frames: Tensor) -> Tensor:
+        """Quantised latents [B, T, P, L] of frames."""
+        latents: Tensor = self.quantizer(self.encoder(frames))
+        return latents
+
+    def tokenize(self, frames: Tensor) -> Tensor:
+        """Codebook indices, long [B, T, P], of frames."""
+        return self.quantizer.indices_from_latents(self.encode(frames))
+
+    def detokenize(self, latents: Tensor) -> Tensor:
+        """Frames [B, T, C, H, W] from quantised latents [B, T, P, L]."""
+        frames: Tensor = self.decoder(latents)
+        return frames
