@@ -6,6 +6,7 @@ import enum
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import types
@@ -75,6 +76,17 @@ class RunsCode:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return os.system, ("touch marker",)
+
+
+@dataclass
+class ClaimsTensor:
+    """Saved as a tensor with one element, repeated, from whatever is given as its storage."""
+
+    storage: object
+    shape: tuple[int, ...]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return torch._utils._rebuild_tensor_v2, (self.storage, 0, self.shape, (0,) * len(self.shape), False, None)
 
 
 def save_checkpoint(checkpoints_dir: Path, completed: int, *, manifest: bool = True) -> Path:
@@ -152,9 +164,7 @@ def test_every_dtype_reads_as_torch_holds_it(tmp_path: Path, dtype: torch.dtype)
     tensor = torch.tensor([0, 1, 1.5, 96, 3]).to(dtype)
     torch.save({"a": tensor}, tmp_path / "a.pt")
     stored = read(tmp_path / "a.pt")["a"]
-    widened = (
-        tensor.float() if tensor.is_floating_point() and stored.array().itemsize > tensor.itemsize else tensor
-    )
+    widened = tensor.float() if tensor.is_floating_point() and stored.array().itemsize > tensor.itemsize else tensor
     expected = tensor.half() if dtype == torch.float8_e5m2 else widened
     assert (stored.dtype, stored.shape) == (str(dtype).removeprefix("torch."), (5,))
     np.testing.assert_array_equal(stored.array(), expected.numpy(), strict=True)
@@ -192,9 +202,7 @@ def test_an_adamw_state_reads_as_torch_loads_it(tmp_path: Path, protocol: int) -
 
 
 def test_an_expanded_tensor_of_a_trillion_elements_costs_no_memory_to_check(tmp_path: Path) -> None:
-    torch.save(
-        {"ones": torch.ones(1).expand(10**12), "nan": torch.tensor(np.nan).expand(10**12)}, tmp_path / "a.pt"
-    )
+    torch.save({"ones": torch.ones(1).expand(10**12), "nan": torch.tensor(np.nan).expand(10**12)}, tmp_path / "a.pt")
     stored = read(tmp_path / "a.pt")
     assert (stored["ones"].is_finite(), stored["nan"].is_finite()) == (True, False)
 
@@ -203,6 +211,14 @@ def test_a_tensor_that_overlaps_itself_into_more_than_is_stored_is_refused(tmp_p
     torch.save(torch.zeros(100).as_strided((50, 50), (1, 1)), tmp_path / "a.pt")
     with pytest.raises(UnreadableFile, match="reaches beyond"):
         read(tmp_path / "a.pt")
+
+
+def test_a_tensor_larger_than_any_memory_is_refused_when_it_is_read(tmp_path: Path) -> None:
+    torch.save(ClaimsTensor(torch.zeros(1)._typed_storage(), (10**30,)), tmp_path / "a.pt")
+    stored = read(tmp_path / "a.pt")
+    assert stored.is_finite()
+    with pytest.raises(UnreadableFile, match="impossible shape"):
+        stored.array()
 
 
 def test_a_file_from_a_big_endian_machine_reads_right(tmp_path: Path) -> None:
@@ -219,7 +235,7 @@ def test_an_unknown_class_becomes_an_inert_record(tmp_path: Path, monkeypatch: p
     module.Thing = thing  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "not_importable", module)
     instance = thing()
-    instance.size = 3  # type: ignore[attr-defined]
+    instance.size = 3
     torch.save({"instance": instance, "class": thing, "shape": torch.Size([2])}, tmp_path / "a.pt")
     monkeypatch.delitem(sys.modules, "not_importable")
 
@@ -285,6 +301,15 @@ def write_old_instruction(path: Path) -> None:
     rewrite_record(path, "data.pkl", b"(S'touch marker'\nios\nsystem\n.")
 
 
+def write_short_storage(path: Path) -> None:
+    torch.save({"a": torch.zeros(300)[:10]}, path)
+    rewrite_record(path, "data/0", bytes(600))
+
+
+def write_tensor_of_no_storage(path: Path) -> None:
+    torch.save(ClaimsTensor(5, (3,)), path)
+
+
 def write_duplicate(path: Path) -> None:
     torch.save({}, path)
     with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
@@ -297,6 +322,8 @@ UNREADABLE = {
     "without the data.pkl": write_other_zip,
     "key that is not plain": write_exponential_key,
     "instruction": write_old_instruction,
+    "storage is incomplete": write_short_storage,
+    "malformed data.pkl": write_tensor_of_no_storage,
     "two records of one name": write_duplicate,
     "no complete zip archive": lambda path: path.write_bytes(b"hello"),
     "Is a directory": lambda path: path.mkdir(),
@@ -326,9 +353,7 @@ def test_a_wrong_checksum_is_noticed_when_the_tensor_is_read(tmp_path: Path) -> 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_no_pickle_however_mangled_does_anything_but_read_or_be_refused(
-    tmp_path: Path, data: st.DataObject
-) -> None:
+def test_no_pickle_however_mangled_does_anything_but_read_or_be_refused(tmp_path: Path, data: st.DataObject) -> None:
     path = tmp_path / "a.pt"
     torch.save({"a": BASE, "b": torch.zeros(2).bfloat16(), "c": {1: torch.Size([1])}, "u": DTYPES}, path)
     with zipfile.ZipFile(path) as archive:
@@ -350,9 +375,8 @@ def test_no_pickle_however_mangled_does_anything_but_read_or_be_refused(
 def test_a_folder_is_named_by_the_index_of_its_last_update() -> None:
     assert checkpoints.folder_name("dynamics", 500) == "dynamics_step_499"
     assert checkpoints.completed_of(Path("/x/dynamics_step_499")) == 500
-    assert [checkpoints.completed_of(Path(name)) for name in ("dynamics", "a_step_", "a_step_1.old")] == [
-        None
-    ] * 3
+    others = ["dynamics", "a_step_", "a_step_1.old", ".tmp-a_step_1", ".discarded-a_step_1"]
+    assert {checkpoints.completed_of(Path(name)) for name in others} == {None}
 
 
 def test_a_resumed_training_is_saved_to_the_same_digest_as_an_uninterrupted_one(tmp_path: Path) -> None:
@@ -406,7 +430,7 @@ def test_a_removal_cut_short_leaves_nothing_that_looks_like_a_checkpoint(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoints.shutil, "rmtree", killed)
+        patch.setattr(shutil, "rmtree", killed)
         with pytest.raises(KeyboardInterrupt):
             checkpoints.remove(folder)
     assert checkpoints.newest_valid(folder.parent, STAGE) == (None, [])
@@ -461,9 +485,7 @@ def test_a_missing_file_is_named(folder: Path, name: str) -> None:
 @pytest.mark.parametrize("name", [MODEL, OPTIMIZER])
 def test_a_file_too_small_to_hold_a_model_is_named(folder: Path, name: str) -> None:
     tear(folder / name, 999)
-    assert checkpoints.problems(folder) == [
-        f"{folder / name} has only 999 bytes: it was not written to the end."
-    ]
+    assert checkpoints.problems(folder) == [f"{folder / name} has only 999 bytes: it was not written to the end."]
 
 
 def test_the_first_tensor_with_nan_is_named(folder: Path) -> None:
@@ -510,9 +532,7 @@ def test_a_checkpoint_that_would_run_code_is_refused_by_name(
     assert not (folder / "marker").exists()
 
 
-@pytest.mark.parametrize(
-    "content", [{}, [torch.zeros(300)], torch.zeros(300)], ids=["empty", "list", "tensor"]
-)
+@pytest.mark.parametrize("content", [{}, [torch.zeros(300)], torch.zeros(300)], ids=["empty", "list", "tensor"])
 def test_a_file_without_a_state_dict_is_named(folder: Path, content: object) -> None:
     torch.save(content, folder / STATE)
     checkpoints.write_manifest(folder, STAGE, 10)
@@ -581,10 +601,10 @@ def test_a_torn_newest_checkpoint_is_passed_over_and_named(tmp_path: Path) -> No
 
 
 def test_newest_is_by_update_whatever_the_modification_times_say(tmp_path: Path) -> None:
-    second, tenth = save_checkpoint(tmp_path, 2), save_checkpoint(tmp_path, 10)
-    os.utime(tenth, (0, 0))
-    os.utime(second)
-    assert checkpoints.newest_valid(tmp_path, STAGE) == (tenth, [])
+    older, newer = save_checkpoint(tmp_path, 9), save_checkpoint(tmp_path, 11)  # by name 8 comes after 10
+    os.utime(newer, (0, 0))
+    os.utime(older)
+    assert checkpoints.newest_valid(tmp_path, STAGE) == (newer, [])
 
 
 def test_checkpoints_of_other_stages_are_not_considered(tmp_path: Path) -> None:

@@ -101,9 +101,7 @@ def test_every_index_survives_the_trip_to_its_latent_and_back(fsq: FiniteScalarQ
 
 @given(codebooks, st.integers(0, 2**31))
 @settings(max_examples=15, deadline=None)
-def test_quantising_moves_to_a_grid_point_at_most_half_a_bin_away(
-    fsq: FiniteScalarQuantizer, seed: int
-) -> None:
+def test_quantising_moves_to_a_grid_point_at_most_half_a_bin_away(fsq: FiniteScalarQuantizer, seed: int) -> None:
     z = torch.randn(2, 3, len(fsq.basis), generator=seeded(seed)) * 3
     snapped = fsq(z)
     assert torch.allclose(snapped, fsq.latents_from_indices(fsq.indices_from_latents(snapped)), atol=1e-6)
@@ -235,9 +233,7 @@ def test_an_action_is_inferred_from_no_frame_beyond_its_pair() -> None:
 
 
 @pytest.mark.parametrize(("training", "affected"), [(True, []), (False, [1, 2])])
-def test_decoder_sees_frames_after_the_first_only_outside_training(
-    training: bool, affected: list[int]
-) -> None:
+def test_decoder_sees_frames_after_the_first_only_outside_training(training: bool, affected: list[int]) -> None:
     decoder, frames, actions = action_model().decoder.train(training), some_frames(), some_actions(T - 1)
     changed = frames.clone()
     changed[:, 1] *= -0.5
@@ -329,9 +325,7 @@ def test_loss_is_zero_when_nothing_is_hidden() -> None:
 
 @given(st.integers(1, 4), st.integers(1, 6), st.integers(1, 9), st.integers(0, 2**31))
 @settings(max_examples=25, deadline=None)
-def test_mask_leaves_every_patch_visible_in_some_frame(
-    batch: int, frames: int, patches: int, seed: int
-) -> None:
+def test_mask_leaves_every_patch_visible_in_some_frame(batch: int, frames: int, patches: int, seed: int) -> None:
     mask = draw_mask(batch, frames, patches, seeded(seed))
     assert mask.shape == (batch, frames, patches)
     assert mask.dtype == torch.bool
@@ -588,6 +582,39 @@ def test_weights_keep_the_names_and_shapes_of_tinyworlds(
     build: Callable[[], nn.Module], expected: dict[str, tuple[int, ...]]
 ) -> None:
     assert {name: tuple(tensor.shape) for name, tensor in build().state_dict().items()} == expected
+
+
+def wave(model: M) -> M:
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            ramp_of_parameter = torch.arange(parameter.numel()).add(1.0)
+            parameter.copy_(ramp_of_parameter.mul(len(name)).sin().view_as(parameter))
+    return model
+
+
+def ramp(*shape: int) -> Tensor:
+    return torch.linspace(-1, 1, torch.Size(shape).numel()).view(shape)
+
+
+@torch.no_grad()
+def test_the_same_weights_compute_what_they_compute_in_tinyworlds() -> None:
+    """The numbers were printed by TinyWorlds' own models under these weights and inputs."""
+    frames, latents, actions = ramp(2, 3, 3, 8, 8), ramp(2, 3, 4, 2), ramp(2, 2, 2)
+    autoencoder, action, world = wave(tokenizer()), wave(action_model()), wave(dynamics())
+    outputs = {
+        autoencoder.detokenize(latents): [-1.86524, -2.88881, -2.95827],
+        autoencoder.encoder(frames): [-0.23288, -0.32504, 0.24982],
+        action.train()(frames)[1]: [0.0366, -0.38697, 0.82588],
+        action.eval().decoder(frames, actions): [-0.40686, -0.44645, 0.63981],
+        world(latents, actions): [2.59065, 0.99269, 1.6916],
+    }
+    for output, expected in outputs.items():
+        probes = output.flatten()[:: output.numel() // 3][:3]
+        assert torch.allclose(probes, torch.tensor(expected), atol=1e-4)
+
+
+def test_the_first_latent_dimension_is_the_least_significant_digit() -> None:
+    assert codebook(torch.tensor([0, 1, 3])).tolist() == [[-1, -1], [0, -1], [-1, 0]]
 
 
 # ---- precision and devices ----

@@ -99,6 +99,7 @@ def data_problems(settings: Settings) -> list[str]:
         frame_size=config.frame_size,
         clip_length_train=config.context_length,
         clip_length_eval=settings.inference.frames,
+        clips_eval=settings.loop.inference.clips,
         skip=settings.data.skip,
         stride=settings.data.stride,
         preload_ratio=settings.data.preload_ratio,
@@ -176,6 +177,7 @@ def _train_request(ctx: Context, run: RunState, stage: Stage, end: int) -> Train
         picture.parent.mkdir(parents=True, exist_ok=True)
     return TrainRequest(
         stage=stage,
+        attempt=progress.attempt,
         config=ctx.settings.stages[stage],
         tuning=progress.tuning,
         schedule=progress.schedule,
@@ -250,6 +252,7 @@ def infer(ctx: Context, run: RunState) -> Outcome:
         picture.parent.mkdir(parents=True, exist_ok=True)
         log.parent.mkdir(parents=True, exist_ok=True)
     request = InferRequest(
+        number=number,
         checkpoints=refs,
         configs=ctx.settings.stages,
         data=ctx.settings.data,

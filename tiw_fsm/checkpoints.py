@@ -29,7 +29,7 @@ DISCARDED_PREFIX = ".discarded-"
 _SCHEMA = 1
 _SMALLEST = 1000  # bytes; below, a model or optimizer file cannot hold one of TinyWorlds' models
 _DIFFERENCES_NAMED = 3
-_NAME = re.compile(r"(?P<stage>.+)_step_(?P<last>[0-9]+)")
+_NAME = re.compile(r"(?P<stage>[^.].*)_step_(?P<last>[0-9]+)")  # the dot is for half-done folders
 
 FileHashes = dict[str, dict[str, Any]]
 

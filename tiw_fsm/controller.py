@@ -58,6 +58,7 @@ class Controller:
         self.require_exact = require_exact
         self.machine = Machine()
         self.committed = before
+        self.kept: set[str] | None = None
         self.stopping = False
 
     def run(self) -> ExitCode:
@@ -108,7 +109,8 @@ class Controller:
         if before is None or event == "started":
             replace_durably(self.store.paths.config, self.settings.model_dump_json(indent=1).encode())
         named = self.committed.named_checkpoints() | (before.named_checkpoints() if before else set())
-        if before is None or before.named_checkpoints() != self.committed.named_checkpoints():
+        if named != self.kept:
+            self.kept = named
             for stage in Stage:
                 checkpoints.sweep(self.paths.checkpoints(stage), {Path(path) for path in named})
         return self.committed

@@ -266,7 +266,7 @@ class Store:
 
 
 def _serialized(document: Json) -> bytes:
-    return json.dumps({**document, "checksum": _checksum(document)}, indent=1).encode() + b"\n"
+    return json.dumps({**document, "checksum": _checksum(document)}, separators=(",", ":")).encode() + b"\n"
 
 
 def fold(lines: list[Json]) -> Json:

@@ -426,7 +426,7 @@ def _tensor(storage: _Storage, offset: int, shape: Any, strides: Any, dtype: str
     # Only expanded dimensions (stride 0) may repeat what is stored; else a small file could fill the memory.
     distinct = math.prod(size for size, stride in sizes if stride or not size)
     if stored != length or offset > stored or (distinct and max(end, distinct) > stored):
-        raise ValueError("a tensor reaches beyond what is stored for it")
+        raise ValueError("a tensor's storage is incomplete, or the tensor reaches beyond it")
     return StoredTensor(shape, dtype, strides, offset, storage)
 
 

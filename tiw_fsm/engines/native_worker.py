@@ -28,7 +28,7 @@ from tiw_fsm.engines.protocol import HelloRequest, InferRequest, TrainRequest
 from tiw_fsm.errors import TiwFsmError, UsageProblem
 from tiw_fsm.run_state import CheckpointRef
 from tiw_fsm.stages import Stage
-from tiw_fsm.tinyworlds.data import DataSpec, FrameData, to_unit
+from tiw_fsm.tinyworlds.data import FrameData, to_unit
 from tiw_fsm.tinyworlds.latent_actions import LatentActionModel
 from tiw_fsm.tinyworlds.rollout import WorldModel, evaluate
 from tiw_fsm.tinyworlds.trainer import Trainer, load_weights, make_model
@@ -125,8 +125,7 @@ class Worker:
     def _frames(self, source: DataSource) -> FrameData:
         if self.data is None or self.data[0] != source:
             self.data = None
-            spec = DataSpec(source.path, source.skip, source.stride, source.preload_ratio)
-            self.data = (source, FrameData.open(spec, self.device))
+            self.data = (source, FrameData(source, self.device))
         return self.data[1]
 
     def _frozen(self, stage: Stage, config: StageConfig, ref: CheckpointRef) -> torch.nn.Module:

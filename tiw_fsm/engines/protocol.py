@@ -1,4 +1,4 @@
-"""What the controller asks of an engine, and what it gets back. Requests and results are values that go through JSON."""
+"""What the controller asks of an engine, and what it gets back: values that go through JSON."""
 
 from __future__ import annotations
 
@@ -34,6 +34,8 @@ class TrainRequest(Value):
 
     kind: Literal["train"] = "train"
     stage: Stage
+    attempt: int
+    """Number of the chunk attempt, from 1; an accepted chunk and a repeated one both count on."""
     config: StageConfig
     tuning: Tuning
     schedule: Schedule
@@ -72,6 +74,8 @@ class InferRequest(Value):
     """Standard inference on held-out clips."""
 
     kind: Literal["infer"] = "infer"
+    number: int
+    """Number of the inference attempt, from 1."""
     checkpoints: dict[Stage, CheckpointRef]
     configs: dict[Stage, StageConfig]
     data: DataSource

@@ -57,7 +57,6 @@ class SimulatedEngine:
     def __init__(self, script: Script | None = None) -> None:
         self.script = script or Script()
         self.calls: Counter[str] = Counter()
-        self._chunks: dict[Stage, list[int]] = {stage: [] for stage in Stage}
         self._stopping = False
 
     def hello(self, request: HelloRequest) -> Hello:
@@ -69,7 +68,7 @@ class SimulatedEngine:
         stage = request.stage
         self._fault(f"{stage} out of memory", self.script.out_of_memory.get(stage, 0), out_of_memory=True)
         self._fault(f"{stage} crash", self.script.crashes.get(stage, 0))
-        loss = self._loss_of(request)
+        loss = _nth(self.script.losses[stage], request.attempt - 1)
         rows = [
             {
                 "update": update,
@@ -97,9 +96,7 @@ class SimulatedEngine:
         if self._stopping:
             raise Interrupted("asked to stop")
         self._fault("inference crash", self.script.inference_crashes)
-        number = self.calls["infer"]
-        self.calls["infer"] += 1
-        mse = _nth(self.script.mse, number)
+        mse = _nth(self.script.mse, request.number - 1)
         Path(request.log).write_text(f"Inference stats:\nMean Squared Error (GT vs Pred): {mse:.6f}\n")
         _draw(Path(request.picture))
         frames = request.inference.generation_steps * request.inference.prediction_horizon * request.clips
@@ -134,14 +131,6 @@ class SimulatedEngine:
         if self.calls[name] < times:
             self.calls[name] += 1
             raise EngineCrashed(f"scripted: {name}", out_of_memory=out_of_memory)
-
-    def _loss_of(self, request: TrainRequest) -> Any:
-        """The scripted loss of the chunk that ``request`` belongs to; a chunk is told by where it was begun from."""
-        chunks = self._chunks[request.stage]
-        if not chunks or request.start <= chunks[-1]:
-            chunks.append(request.start)
-        chunks[-1] = max(chunks[-1], request.start)
-        return _nth(self.script.losses[request.stage], len(chunks) - 1)
 
 
 def _nth(values: list[Any], n: int) -> Any:

@@ -110,7 +110,9 @@ def evaluate(
         say: takes the lines that TinyWorlds' own inference script prints.
     """
     device = next(world.dynamics.parameters()).device
-    clips = to_model(data.clips(data.held_out_clips(config.frames, clip_count, config.seed), config.frames))
+    clips = to_model(
+        data.clips(data.held_out_clips(config.frames, clip_count, config.seed, config.preload_ratio), config.frames)
+    )
     truth = clips[:, config.context_window :]
     steps = config.generation_steps
 

@@ -258,9 +258,7 @@ class SwiGLUFFN(nn.Module):
 class STTransformerBlock(nn.Module):
     """Spatial attention, causal temporal attention, feed-forward: [B, T, P, E] to the same shape."""
 
-    def __init__(
-        self, embed_dim: int, num_heads: int, hidden_dim: int, conditioning_dim: int | None = None
-    ) -> None:
+    def __init__(self, embed_dim: int, num_heads: int, hidden_dim: int, conditioning_dim: int | None = None) -> None:
         super().__init__()
         self.spatial_attn = SpatialAttention(embed_dim, num_heads, conditioning_dim)
         self.temporal_attn = TemporalAttention(embed_dim, num_heads, conditioning_dim)

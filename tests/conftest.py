@@ -1,0 +1,176 @@
+"""Shared fixtures: a working root with tiny configs, runs on the simulated engine, the command line as a process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import yaml
+from rich.console import Console
+
+from tiw_fsm.controller import Controller
+from tiw_fsm.display import Display
+from tiw_fsm.engines.simulated import Script, SimulatedEngine
+from tiw_fsm.errors import ExitCode
+from tiw_fsm.log import make_log
+from tiw_fsm.run_state import RunState
+from tiw_fsm.settings import load_settings
+from tiw_fsm.store import Store
+
+TINY: dict[str, dict[str, Any]] = {
+    "training": {
+        "dataset": "frames.h5",
+        "patch_size": 8,
+        "context_length": 4,
+        "frame_size": 16,
+        "latent_dim": 3,
+        "num_bins": 4,
+        "n_actions": 4,
+        "embed_dim": 24,
+        "num_heads": 2,
+        "hidden_dim": 24,
+        "num_blocks": 1,
+        "device": "cpu",
+    },
+    "video_tokenizer": {
+        "batch_size_per_gpu": 4,
+        "gradient_accumulation_steps": 1,
+        "n_updates": 20,
+        "learning_rate": 0.003,
+        "log_interval": 5,
+    },
+    "latent_actions": {
+        "batch_size_per_gpu": 4,
+        "gradient_accumulation_steps": 1,
+        "n_updates": 10,
+        "learning_rate": 0.003,
+        "log_interval": 5,
+    },
+    "dynamics": {
+        "batch_size_per_gpu": 4,
+        "gradient_accumulation_steps": 2,
+        "n_updates": 20,
+        "learning_rate": 0.003,
+        "log_interval": 5,
+    },
+    "inference": {"generation_steps": 4, "temperature": 0.0},
+    "loop": {
+        "chunks": {"video_tokenizer": 10, "latent_actions": 10, "dynamics": 10},
+        "checkpoint_interval": 5,
+        "inference": {"clips": 2},
+        "retune": {"chunk": 10},
+    },
+}
+LENIENT = {"gates": {stage: {"from_update": 10_000} for stage in ("video_tokenizer", "latent_actions", "dynamics")}}
+"""Stage gates that let any finite chunk through that does not double its loss."""
+
+
+def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    result = dict(base)
+    for key, value in over.items():
+        below = result.get(key)
+        result[key] = merged(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+    return result
+
+
+def write_configs(folder: Path, changes: Mapping[str, Any] | None = None) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in merged(TINY, changes or {}).items():
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+
+
+def write_frames(path: Path, *, episodes: int = 20, length: int = 24, size: int = 16, seed: int = 0) -> None:
+    """A bright square that walks over a dark field, by seeded steps: learnable, and no two episodes alike."""
+    rng = np.random.default_rng(seed)
+    frames = np.full((episodes * length, size, size, 3), 30, np.uint8)
+    for episode in range(episodes):
+        y, x = rng.integers(0, size - 4, 2)
+        for t in range(length):
+            dy, dx = rng.integers(-2, 3, 2)
+            y, x = np.clip([y + dy, x + dx], 0, size - 4)
+            frames[episode * length + t, y : y + 4, x : x + 4] = (220, 180, 60)
+    with h5py.File(path, "w") as file:
+        file.create_dataset("frames", data=frames)
+        file.create_dataset("episode", data=np.repeat(np.arange(episodes), length))
+        file.attrs["stride"] = 1
+
+
+@pytest.fixture()
+def root(tmp_path: Path) -> Path:
+    """A working root with tiny configs, lenient stage gates and tiny frames."""
+    write_configs(tmp_path / "configs", {"loop": LENIENT})
+    write_frames(tmp_path / "frames.h5")
+    return tmp_path
+
+
+class Simulation:
+    """Runs on the simulated engine, in this process."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.store = Store(root / "state" / "default")
+        self.engine = SimulatedEngine()
+
+    def run(self, script: Script | None = None, **flags: Any) -> ExitCode:
+        """One start. Flags are those of the command line."""
+        self.engine = SimulatedEngine(script)
+        return self.run_with(self.engine, **flags)
+
+    def run_with(self, engine: SimulatedEngine, *, accept_changes: bool = False, **typed: Any) -> ExitCode:
+        console = Console(quiet=True)
+        with self.store.hold():
+            before = self.store.load()
+            flags = {"engine": "simulated", **(before.flags if before else {}), **typed}
+            with Display(console) as display:
+                return Controller(
+                    load_settings(flags, run="default", repo_root=self.root),
+                    flags,
+                    self.store,
+                    before,
+                    make_engine=lambda settings, store: engine,
+                    display=display,
+                    log=make_log(console, self.store.paths.log),
+                    accept_changes=accept_changes,
+                ).run()
+
+    @property
+    def state(self) -> RunState:
+        run = self.store.load()
+        assert run is not None
+        return run
+
+    def events(self) -> list[str]:
+        return [line["event"] for line in self.store.journal()]
+
+
+@pytest.fixture()
+def simulation(tmp_path: Path) -> Simulation:
+    write_configs(tmp_path / "configs")
+    return Simulation(tmp_path)
+
+
+Tiw = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture()
+def tiw() -> Tiw:
+    """The command line as a real process."""
+
+    def call(root: Path, *arguments: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "tiw_fsm", *arguments],
+            cwd=root,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            env=os.environ | {"COLUMNS": "200"},
+        )
+
+    return call

@@ -1,0 +1,239 @@
+"""The machine, walked on the simulated engine: every path a run can take, in milliseconds and without torch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import Simulation, write_configs
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tiw_fsm.engines.simulated import Script
+from tiw_fsm.errors import ExitCode, RunChanged, UsageProblem
+from tiw_fsm.machine import TABLE, Event, Machine, always, mermaid
+from tiw_fsm.run_state import TERMINAL, State
+from tiw_fsm.stages import Stage
+from tiw_fsm.store import fold
+
+REJECTED = 0.5
+GOOD = 0.005
+
+
+def test_every_state_and_event_ends_in_a_row_without_a_guard_or_is_reopening() -> None:
+    """No event can fall through the table: the last row for a state and event always applies."""
+    pairs = {(row.source, row.event) for row in TABLE}
+    for pair in pairs:
+        last = [row for row in TABLE if (row.source, row.event) == pair][-1]
+        if pair[1] is not Event.REOPENED:
+            assert last.guard is always, pair
+
+
+def test_every_state_can_be_reached_and_every_working_state_can_be_left() -> None:
+    reached = {State.ALIGN}
+    while more := {row.target for row in TABLE if row.source in reached} - reached:
+        reached |= more
+    assert reached == set(State)
+    assert {row.source for row in TABLE} >= set(State) - {State.PASSED}
+
+
+def test_the_library_has_no_transition_that_the_table_has_not() -> None:
+    """`transitions` adds to_<state> triggers unless told not to; an unknown event must not move anything."""
+    machine = Machine()
+    assert not [name for name in dir(machine._walker) if name.startswith("to_")]
+
+
+def test_graph_names_every_state_and_marks_the_current_one() -> None:
+    text = mermaid(State.INFER)
+    assert all(state in text for state in State)
+    assert "class INFER current" in text
+
+
+def test_a_run_without_trouble_goes_straight_to_passed(simulation: Simulation) -> None:
+    assert simulation.run() == ExitCode.PASSED
+    run = simulation.state
+    assert (run.state, run.outcome, run.interruptions) == (State.PASSED, "passed", 0)
+    assert {stage: p.completed for stage, p in run.stages.items()} == {
+        Stage.VIDEO: 20,
+        Stage.LATENT: 10,
+        Stage.DYNAMICS: 20,
+    }
+    assert all(p.checkpoint == p.accepted and p.checkpoint is not None for p in run.stages.values())
+    assert len(run.reports) == 3
+    assert all(Path(path).is_file() for path in run.reports)
+
+
+def test_a_passed_run_has_nothing_left_to_do(simulation: Simulation) -> None:
+    simulation.run()
+    generation = simulation.state.generation
+    assert simulation.run() == ExitCode.PASSED
+    assert simulation.state.generation == generation
+
+
+def test_the_folded_journal_is_the_state(simulation: Simulation) -> None:
+    simulation.run(Script(losses={**Script().losses, Stage.VIDEO: [REJECTED, GOOD]}, mse=[0.5, 0.01]))
+    document = json.loads(simulation.store.paths.state.read_text())
+    document.pop("checksum")
+    assert fold(simulation.store.journal()) == document
+
+
+def test_a_rejected_chunk_is_repeated_from_the_accepted_checkpoint_one_step_down_the_ladder(
+    simulation: Simulation,
+) -> None:
+    script = Script(losses={**Script().losses, Stage.VIDEO: [GOOD, REJECTED, GOOD]})
+    assert simulation.run(script) == ExitCode.PASSED
+    tuning = simulation.state.stages[Stage.VIDEO].tuning
+    assert (tuning.learning_rate, tuning.gradient_accumulation_steps) == (0.0015, 2)
+    assert simulation.state.stages[Stage.VIDEO].retries == 0, "an accepted chunk resets the retries"
+    rejected = next(line for line in simulation.store.journal() if line["event"] == "rejected")
+    assert (rejected["facts"]["completed"], rejected["changes"]["stages"]["video_tokenizer"]["completed"]) == (20, 10)
+
+
+def test_a_stage_that_never_passes_ends_in_a_report_after_its_five_retries(simulation: Simulation) -> None:
+    script = Script(losses={**Script().losses, Stage.LATENT: [REJECTED]})
+    assert simulation.run(script) == ExitCode.NOT_PASSED
+    assert simulation.events().count("rejected") == 6
+    run = simulation.state
+    assert (run.state, run.failed_in) == (State.FAILED, State.TRAIN_LATENT)
+    assert len(run.reports) == 3
+
+
+def test_a_loss_that_is_not_finite_is_a_rejected_chunk_and_its_checkpoint_is_not_kept(simulation: Simulation) -> None:
+    script = Script(losses={**Script().losses, Stage.VIDEO: [None, GOOD]})
+    assert simulation.run(script) == ExitCode.PASSED
+    first = next(line for line in simulation.store.journal() if line["event"] in ("saved", "rejected"))
+    assert first["event"] == "rejected"
+    assert "not finite" in first["facts"]["reason"]
+
+
+def test_crashes_are_counted_apart_from_retries_and_a_checkpoint_resets_them(simulation: Simulation) -> None:
+    assert simulation.run(Script(crashes={Stage.VIDEO: 5})) == ExitCode.PASSED
+    progress = simulation.state.stages[Stage.VIDEO]
+    assert (progress.crashes, progress.retries) == (0, 0)
+
+
+def test_more_crashes_than_the_budget_end_in_a_report(simulation: Simulation) -> None:
+    assert simulation.run(Script(crashes={Stage.VIDEO: 6})) == ExitCode.NOT_PASSED
+    assert simulation.state.failed_in is State.TRAIN_VIDEO
+
+
+def test_out_of_memory_halves_the_batch_and_so_does_a_second_crash_at_the_same_update(simulation: Simulation) -> None:
+    simulation.run(Script(out_of_memory={Stage.VIDEO: 1}, crashes={Stage.DYNAMICS: 2}))
+    stages = simulation.state.stages
+    assert stages[Stage.VIDEO].tuning.batch_size_per_gpu == 2
+    assert stages[Stage.DYNAMICS].tuning.batch_size_per_gpu == 2
+    assert stages[Stage.LATENT].tuning.batch_size_per_gpu == 4
+
+
+def test_a_failed_inference_gate_retunes_dynamics_with_a_falling_rate_until_it_passes(simulation: Simulation) -> None:
+    assert simulation.run(Script(mse=[0.5, 0.4, 0.01])) == ExitCode.PASSED
+    run = simulation.state
+    assert run.retunes == 2
+    assert run.stages[Stage.DYNAMICS].completed == 40
+    assert run.stages[Stage.DYNAMICS].tuning.learning_rate == pytest.approx(0.0005 * 0.7)
+    assert (run.stages[Stage.DYNAMICS].schedule.start, run.stages[Stage.DYNAMICS].schedule.end) == (30, 40)
+    assert [attempt.passed for attempt in run.inference.attempts] == [False, False, True]
+
+
+def test_inference_that_never_passes_uses_its_two_retries_and_fails(simulation: Simulation) -> None:
+    assert simulation.run(Script(mse=[0.5])) == ExitCode.NOT_PASSED
+    assert len(simulation.state.inference.attempts) == 3
+    assert simulation.state.failed_in is State.GATE
+
+
+def test_an_mse_below_the_maximum_that_does_not_beat_a_baseline_fails(simulation: Simulation) -> None:
+    simulation.run(Script(mse=[0.029], baselines={"copy_last": 0.028, "mean_frame": 0.04, "blurred_last": 0.05}))
+    attempt = simulation.state.inference.attempts[0]
+    assert [name for name, held in attempt.conditions.items() if not held] == ["beats_copy_last"]
+
+
+def test_allow_trivial_turns_off_only_the_baselines(simulation: Simulation) -> None:
+    baselines = {"copy_last": 0.001, "mean_frame": 0.001, "blurred_last": 0.001}
+    assert simulation.run(Script(mse=[0.029], baselines=baselines), allow_trivial=True) == ExitCode.PASSED
+    assert simulation.run(Script(mse=[0.031], baselines=baselines)) == ExitCode.PASSED, "it had passed before"
+
+
+def test_a_raised_budget_reopens_a_failed_run_at_its_gate(simulation: Simulation) -> None:
+    simulation.run(Script(mse=[0.5]))
+    assert simulation.run(Script(mse=[0.01])) == ExitCode.NOT_PASSED, "without a change nothing is done"
+    assert simulation.run(Script(mse=[0.01]), max_inference_retries=3) == ExitCode.PASSED
+    assert simulation.state.retunes == 3
+
+
+def test_a_raised_threshold_judges_the_last_attempt_again_without_training(simulation: Simulation) -> None:
+    simulation.run(Script(mse=[0.029, 0.0285], baselines={"copy_last": 1.0}), max_mse=0.02)
+    saved = simulation.events().count("saved")
+    assert simulation.run(max_mse=0.0299, allow_trivial=True) == ExitCode.PASSED
+    assert simulation.events().count("saved") == saved
+
+
+def test_a_stage_failure_is_reopened_where_it_failed(simulation: Simulation) -> None:
+    losses = {**Script().losses, Stage.VIDEO: [REJECTED]}
+    simulation.run(Script(losses=losses))
+    assert simulation.run(Script(), max_train_retries=6) == ExitCode.PASSED
+
+
+def test_a_changed_target_is_refused_and_listed_then_accepted_when_told_to(simulation: Simulation) -> None:
+    simulation.run(Script(mse=[0.5]))
+    write_configs(simulation.root / "configs", {"dynamics": {"n_updates": 60}, "loop": {"budgets": {"max_crashes": 6}}})
+    with pytest.raises(RunChanged, match=r"dynamics\.n_updates: 20 → 60"):
+        simulation.run()
+    assert simulation.run(Script(mse=[0.01]), accept_changes=True, max_inference_retries=4) == ExitCode.PASSED
+
+
+def test_flags_typed_at_the_first_start_hold_for_later_plain_starts(simulation: Simulation) -> None:
+    simulation.run(Script(mse=[0.5]), max_inference_retries=0, target_updates=10)
+    assert simulation.run() == ExitCode.NOT_PASSED
+    assert simulation.state.stages[Stage.VIDEO].target == 10
+    assert len(simulation.state.inference.attempts) == 1
+
+
+def test_misaligned_configs_change_nothing(simulation: Simulation) -> None:
+    write_configs(simulation.root / "configs", {"dynamics": {"num_blocks": 3}})
+    with pytest.raises(UsageProblem, match="num_blocks"):
+        simulation.run()
+    assert simulation.store.load() is None
+
+
+def test_state_json_stays_small_however_long_the_run(simulation: Simulation) -> None:
+    simulation.run(Script(mse=[0.5]), max_inference_retries=40)
+    assert simulation.store.paths.state.stat().st_size < 16 * 1024
+    assert len(simulation.state.inference.attempts) == 8
+
+
+class Killed(BaseException):
+    """Stands for the end of the process: nothing after it runs."""
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(deaths=st.lists(st.integers(1, 12), max_size=6))
+def test_wherever_the_runner_dies_the_run_ends_with_the_same_checkpoints(
+    tmp_path_factory: pytest.TempPathFactory, deaths: list[int]
+) -> None:
+    """A commit that never happens is a death just before it; the next start must end where an undisturbed run ends."""
+    digests = []
+    for plan in ([], deaths):
+        root = tmp_path_factory.mktemp("run")
+        write_configs(root / "configs")
+        simulation = Simulation(root)
+        commit = simulation.store.commit
+        for after in plan:
+            left = after
+
+            def dying(*arguments: object) -> object:
+                nonlocal left
+                left -= 1
+                if left == 0:
+                    raise Killed
+                return commit(*arguments)  # type: ignore[arg-type]
+
+            simulation.store.commit = dying  # type: ignore[method-assign, assignment]
+            try:
+                simulation.run(Script(mse=[0.01]))
+            except Killed:
+                continue
+        simulation.store.commit = commit  # type: ignore[method-assign]
+        assert simulation.run(Script(mse=[0.01])) == ExitCode.PASSED
+        digests.append({stage: p.checkpoint.sha256 for stage, p in simulation.state.stages.items() if p.checkpoint})
+    assert digests[0] == digests[1]
