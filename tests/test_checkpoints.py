@@ -28,6 +28,7 @@ from tiw_fsm.errors import DiskRefused
 from tiw_fsm.torch_files import Record, UnreadableFile, read, tensors, unsafe_globals
 
 STAGE = "video_tokenizer"
+OWNER = "this run"
 PROJECT = Path(tiw_fsm.__file__).parents[1]
 
 
@@ -93,7 +94,7 @@ def save_checkpoint(checkpoints_dir: Path, completed: int, *, manifest: bool = T
     folder = checkpoints_dir / checkpoints.folder_name(STAGE, completed)
     Training.begun().train(range(2)).save(folder, {"num_blocks": 2})
     if manifest:
-        checkpoints.write_manifest(folder, STAGE, completed)
+        checkpoints.write_manifest(folder, STAGE, completed, OWNER)
     return folder
 
 
@@ -390,7 +391,7 @@ def test_a_resumed_training_is_saved_to_the_same_digest_as_an_uninterrupted_one(
 
 def test_the_manifest_lists_the_files_and_its_digest_is_that_of_the_bytes(tmp_path: Path) -> None:
     folder = save_checkpoint(tmp_path, 10, manifest=False)
-    recorded = checkpoints.write_manifest(folder, STAGE, 10)
+    recorded = checkpoints.write_manifest(folder, STAGE, 10, OWNER)
     manifest = json.loads((folder / MANIFEST).read_text())
     assert (manifest["schema"], manifest["stage"], manifest["completed"]) == (1, STAGE, 10)
     assert {name: entry["bytes"] for name, entry in manifest["files"].items()} == {
@@ -413,14 +414,14 @@ def test_publishing_replaces_a_leftover_of_the_same_name(tmp_path: Path) -> None
     leftover = save_checkpoint(tmp_path, 10)
     tear(leftover / MODEL)
     temporary = save_checkpoint(tmp_path / "elsewhere", 10).rename(tmp_path / ".tmp-1")
-    checkpoints.publish(temporary, leftover)
+    checkpoints.publish(temporary, leftover, OWNER)
     assert checkpoints.problems(leftover) == []
     assert [path.name for path in tmp_path.iterdir() if path.name != "elsewhere"] == [leftover.name]
 
 
 def test_publishing_what_is_not_there_is_reported_as_a_refusal_of_the_disk(tmp_path: Path) -> None:
     with pytest.raises(DiskRefused):
-        checkpoints.publish(tmp_path / ".tmp-1", tmp_path / "a_step_1")
+        checkpoints.publish(tmp_path / ".tmp-1", tmp_path / "a_step_1", OWNER)
 
 
 def test_a_removal_cut_short_leaves_nothing_that_looks_like_a_checkpoint(
@@ -441,29 +442,34 @@ def test_a_removal_cut_short_leaves_nothing_that_looks_like_a_checkpoint(
 
 
 def test_a_sweep_removes_what_is_not_kept_and_touches_nothing_foreign(tmp_path: Path) -> None:
-    folders = [
-        f"{STAGE}_step_9",
-        f"{STAGE}_step_19",
-        ".tmp-1",
-        ".discarded-x",
-        "notes",
-        "best_step",
-        "a_step_1.bak",
-    ]
-    for name in folders:
+    dropped, kept = save_checkpoint(tmp_path, 10), save_checkpoint(tmp_path, 20)
+    tinyworlds_own = save_checkpoint(tmp_path, 30, manifest=False)
+    other_runs = save_checkpoint(tmp_path, 40, manifest=False)
+    checkpoints.write_manifest(other_runs, STAGE, 40, "another run")
+    for name in (".tmp-1", ".discarded-x", "notes", "best_step", "a_step_1.bak"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "file").touch()
     (tmp_path / "a_step_5").touch()
     (tmp_path / "b_step_5").symlink_to(tmp_path / "notes")
-    checkpoints.sweep(tmp_path, {tmp_path / ".." / tmp_path.name / f"{STAGE}_step_19"})
-    assert {path.name for path in tmp_path.iterdir()} == {
-        f"{STAGE}_step_19", "notes", "best_step", "a_step_1.bak", "a_step_5", "b_step_5"
-    }  # fmt: skip
+    checkpoints.sweep(tmp_path, {tmp_path / ".." / tmp_path.name / kept.name}, OWNER)
+    foreign = {tinyworlds_own.name, other_runs.name, "notes", "best_step", "a_step_1.bak", "a_step_5", "b_step_5"}
+    assert {path.name for path in tmp_path.iterdir()} == {kept.name, *foreign}
+    assert dropped.name not in foreign
     assert (tmp_path / "notes" / "file").exists()
 
 
+def test_publishing_sets_aside_what_somebody_else_put_under_the_name(tmp_path: Path) -> None:
+    foreign = save_checkpoint(tmp_path, 10, manifest=False)
+    content = (foreign / MODEL).read_bytes()
+    temporary = save_checkpoint(tmp_path / "elsewhere", 10).rename(tmp_path / ".tmp-1")
+    checkpoints.publish(temporary, foreign, OWNER)
+    assert checkpoints.owner_of(foreign) == OWNER
+    assert (tmp_path / f"{foreign.name}.set-aside-1" / MODEL).read_bytes() == content
+    assert checkpoints.newest_valid(tmp_path, STAGE)[0] == foreign
+
+
 def test_a_sweep_of_a_directory_not_made_yet_does_nothing(tmp_path: Path) -> None:
-    checkpoints.sweep(tmp_path / "none", set())
+    checkpoints.sweep(tmp_path / "none", set(), OWNER)
 
 
 # --- Readiness ---
@@ -493,7 +499,7 @@ def test_the_first_tensor_with_nan_is_named(folder: Path) -> None:
     training.model.state_dict()["1.bias"][3] = torch.nan
     training.model.state_dict()["2.bias"][0] = torch.inf
     torch.save(training.model.state_dict(), folder / MODEL)
-    checkpoints.write_manifest(folder, STAGE, 10)
+    checkpoints.write_manifest(folder, STAGE, 10, OWNER)
     (problem,) = checkpoints.problems(folder)
     assert problem == f"{folder / MODEL} has values that are NaN or infinite, first in 1.bias."
 
@@ -502,7 +508,7 @@ def test_nan_in_the_optimizer_is_named(folder: Path) -> None:
     training = Training.begun().train(range(1))
     training.optimizer.state[training.model[2].bias]["exp_avg"][0] = torch.inf  # type: ignore[index]
     torch.save(training.optimizer.state_dict(), folder / OPTIMIZER)
-    checkpoints.write_manifest(folder, STAGE, 10)
+    checkpoints.write_manifest(folder, STAGE, 10, OWNER)
     (problem,) = checkpoints.problems(folder)
     assert OPTIMIZER in problem
     assert "first in state.5.exp_avg." in problem
@@ -525,7 +531,7 @@ def test_a_checkpoint_that_would_run_code_is_refused_by_name(
 ) -> None:
     monkeypatch.chdir(folder)
     torch.save({"weights": torch.zeros(300), "evil": RunsCode()}, folder / name)
-    checkpoints.write_manifest(folder, STAGE, 10)
+    checkpoints.write_manifest(folder, STAGE, 10, OWNER)
     (problem,) = checkpoints.problems(folder)
     assert name in problem
     assert f"{os.system.__module__}.system" in problem
@@ -535,7 +541,7 @@ def test_a_checkpoint_that_would_run_code_is_refused_by_name(
 @pytest.mark.parametrize("content", [{}, [torch.zeros(300)], torch.zeros(300)], ids=["empty", "list", "tensor"])
 def test_a_file_without_a_state_dict_is_named(folder: Path, content: object) -> None:
     torch.save(content, folder / STATE)
-    checkpoints.write_manifest(folder, STAGE, 10)
+    checkpoints.write_manifest(folder, STAGE, 10, OWNER)
     assert checkpoints.problems(folder) == [f"{folder / STATE} holds nothing to load."]
 
 
@@ -545,7 +551,7 @@ def test_a_manifest_of_other_files_or_another_update_or_version_is_noticed(folde
     assert checkpoints.problems(folder) == [
         f"{folder / STATE} was altered or damaged: its hash or size is not the one manifest.json lists."
     ]
-    checkpoints.write_manifest(folder, STAGE, 11)
+    checkpoints.write_manifest(folder, STAGE, 11, OWNER)
     assert "says 11 updates are done" in checkpoints.problems(folder)[0]
     (folder / MANIFEST).write_text(json.dumps(manifest | {"schema": 2}))
     assert "schema 2" in checkpoints.problems(folder)[0]

@@ -158,7 +158,7 @@ def train(ctx: Context, run: RunState) -> Outcome:
     if any(row["loss"] is None for row in result.rows):
         return _judge(ctx, run.with_stage(stage, metrics_bytes=length), stage)
     final = ctx.paths.checkpoints(stage) / checkpoints.folder_name(stage, result.completed)
-    checkpoints.publish(Path(request.checkpoint), final)
+    checkpoints.publish(Path(request.checkpoint), final, run.run_id)
     ref = CheckpointRef(path=str(final.resolve()), update=result.completed - 1, sha256=result.sha256)
     picture = request.picture if result.completed == end else progress.picture
     run = run.with_stage(stage, completed=result.completed, checkpoint=ref, metrics_bytes=length, picture=picture)
@@ -177,6 +177,7 @@ def _train_request(ctx: Context, run: RunState, stage: Stage, end: int) -> Train
         picture.parent.mkdir(parents=True, exist_ok=True)
     return TrainRequest(
         stage=stage,
+        owner=run.run_id,
         attempt=progress.attempt,
         config=ctx.settings.stages[stage],
         tuning=progress.tuning,

@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shutil
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -45,15 +46,17 @@ def completed_of(path: Path) -> int | None:
     return int(name["last"]) + 1 if name else None
 
 
-def write_manifest(folder: Path, stage: str, completed: int) -> str:
+def write_manifest(folder: Path, stage: str, completed: int, owner: str) -> str:
     """Hash the three files, write the manifest, bring all of it to the disk; return the checkpoint's digest.
+
+    ``owner`` is the id of the run that made it: only that run may remove it. The digest does not depend on it.
 
     Raises:
         UnreadableFile: one of the three files is missing or cannot be read.
         DiskRefused: the disk did not take it.
     """
     files = _hash_files(folder)
-    manifest = {"schema": _SCHEMA, "stage": stage, "completed": completed, "files": files}
+    manifest = {"schema": _SCHEMA, "stage": stage, "completed": completed, "owner": owner, "files": files}
     with disk_errors("Writing", folder):
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
         for path in (*(folder / name for name in FILES), folder / MANIFEST, folder):
@@ -70,15 +73,28 @@ def digest(folder: Path) -> str:
     return _digest_of(_hash_files(folder))
 
 
-def publish(temporary: Path, final: Path) -> None:
+def owner_of(folder: Path) -> str | None:
+    """Id of the run that made the checkpoint; None for TinyWorlds' own, or when the manifest cannot be read."""
+    try:
+        owner = json.loads((folder / MANIFEST).read_bytes())["owner"]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return None
+    return owner if isinstance(owner, str) else None
+
+
+def publish(temporary: Path, final: Path, owner: str) -> None:
     """Give a finished checkpoint its name, durably and at once.
 
-    A folder already at ``final`` is a leftover that no state names, and is removed.
+    A folder already at ``final`` is a leftover of this run that no state names, and is removed; one that somebody
+    else made is set aside.
 
     Raises:
         DiskRefused: the disk did not take it.
     """
-    remove(final)
+    if owner_of(final) == owner:
+        remove(final)
+    elif final.exists():
+        set_aside(final)
     with disk_errors("Publishing", final):
         _sync(temporary)
         temporary.rename(final)
@@ -102,8 +118,22 @@ def remove(folder: Path) -> None:
         shutil.rmtree(discarded)
 
 
-def sweep(checkpoints_dir: Path, keep: set[Path]) -> None:
-    """Remove every checkpoint not in ``keep`` and all half-written or half-removed ones; touch nothing else.
+def set_aside(folder: Path) -> Path:
+    """Rename a checkpoint that must not be used, so that nothing takes it for one and nobody loses it.
+
+    Raises:
+        DiskRefused: the disk did not let it be renamed.
+    """
+    names = (folder.with_name(f"{folder.name}.set-aside-{n}") for n in count(1))
+    aside = next(path for path in names if not path.exists())
+    with disk_errors("Setting aside", folder):
+        folder.rename(aside)
+        _sync(folder.parent)
+    return aside
+
+
+def sweep(checkpoints_dir: Path, keep: set[Path], owner: str) -> None:
+    """Remove ``owner``'s checkpoints not in ``keep`` and all half-written or half-removed ones; touch nothing else.
 
     Raises:
         DiskRefused: the disk did not let one go.
@@ -113,7 +143,7 @@ def sweep(checkpoints_dir: Path, keep: set[Path]) -> None:
         if folder.name.startswith((TEMPORARY_PREFIX, DISCARDED_PREFIX)):
             with disk_errors("Removing", folder):
                 shutil.rmtree(folder)
-        elif completed_of(folder) is not None and folder.resolve() not in kept:
+        elif completed_of(folder) is not None and folder.resolve() not in kept and owner_of(folder) == owner:
             remove(folder)
 
 

@@ -112,7 +112,7 @@ class Controller:
         if named != self.kept:
             self.kept = named
             for stage in Stage:
-                checkpoints.sweep(self.paths.checkpoints(stage), {Path(path) for path in named})
+                checkpoints.sweep(self.paths.checkpoints(stage), {Path(path) for path in named}, self.committed.run_id)
         return self.committed
 
     # --- beginning ----------------------------------------------------------------------------------------------
@@ -206,7 +206,9 @@ class Controller:
                     + "\nNo checkpoint before it can take its place. Nothing was overwritten: put the folder back from "
                     "a backup, or begin anew with another --run."
                 )
-            if candidate is not progress:
+            if candidate is not progress and progress.checkpoint:
+                if Path(progress.checkpoint.path).exists():
+                    checkpoints.set_aside(Path(progress.checkpoint.path))
                 self.log.warning(f"{damage[0]}; going back to update {candidate.completed} of {stage}")
                 run = run.with_stage(stage, **dict(candidate))
         return run

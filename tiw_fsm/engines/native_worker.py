@@ -96,7 +96,7 @@ class Worker:
         folder = Path(request.checkpoint)
         shutil.rmtree(folder, ignore_errors=True)
         trainer.save(folder, completed, request.tuning)
-        sha256 = checkpoints.write_manifest(folder, request.stage, completed)
+        sha256 = checkpoints.write_manifest(folder, request.stage, completed, request.owner)
         if request.picture and completed == request.stop_at:
             self._draw_chunk(trainer, Path(request.picture), completed)
         self.standing = (*self._identity(request), sha256)

@@ -34,6 +34,8 @@ class TrainRequest(Value):
 
     kind: Literal["train"] = "train"
     stage: Stage
+    owner: str
+    """Id of the run; the checkpoint's manifest carries it."""
     attempt: int
     """Number of the chunk attempt, from 1; an accepted chunk and a repeated one both count on."""
     config: StageConfig

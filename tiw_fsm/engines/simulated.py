@@ -87,7 +87,7 @@ class SimulatedEngine:
         before = request.resume.sha256 if request.resume else str(request.seed)
         for name in (checkpoints.MODEL, checkpoints.OPTIMIZER, checkpoints.STATE):
             (folder / name).write_text(json.dumps([stage, before, request.stop_at, request.tuning.model_dump()]))
-        sha256 = checkpoints.write_manifest(folder, stage, request.stop_at)
+        sha256 = checkpoints.write_manifest(folder, stage, request.stop_at, request.owner)
         if request.picture:
             _draw(Path(request.picture))
         return TrainResult(completed=request.stop_at, sha256=sha256, rows=rows, seconds=0.001 * len(rows))
