@@ -58,7 +58,7 @@ def resolve_dataset(name: str, repo_root: Path, fps: int | None) -> FramesFile:
     TinyWorlds.
 
     Raises:
-        UsageProblem: neither a known name nor a path.
+        UsageProblem: neither a known name nor a path, or the file's ``stride`` is impossible.
     """
     stride = max(1, SOURCE_FPS // fps) if fps else None
     if known := KNOWN.get(name.upper()):
@@ -71,12 +71,21 @@ def resolve_dataset(name: str, repo_root: Path, fps: int | None) -> FramesFile:
 
 
 def _stride_attribute(path: Path) -> int | None:
-    """The stride a recording says it is made for; a turn-based game says 1."""
+    """The stride a recording says it is made for; a turn-based game says 1.
+
+    Raises:
+        UsageProblem: it is no positive integer.
+    """
     try:
         with h5py.File(path, "r") as file:
-            return int(file.attrs["stride"]) if "stride" in file.attrs else None
+            stride = file.attrs.get("stride")
     except OSError:
         return None  # `inspect` says what is wrong with the file
+    if stride is None:
+        return None
+    if not isinstance(stride, int | np.integer) or stride < 1:
+        raise UsageProblem(f"{path}: attribute `stride` is {stride}; make it a positive integer, or remove it")
+    return int(stride)
 
 
 # --- rows and clips ---------------------------------------------------------------------------------------------
@@ -183,7 +192,10 @@ def _shape_problems(file: h5py.File, path: Path, frame_size: int) -> list[str]:
             "make frame_size in training.yaml the frames' own size"
         )
     for name in ("episode", "actions"):
-        if name in file and (file[name].shape != frames.shape[:1] or file[name].dtype.kind not in "iu"):
+        labels = file.get(name)
+        if labels is None:
+            continue
+        if not isinstance(labels, h5py.Dataset) or labels.shape != frames.shape[:1] or labels.dtype.kind not in "iu":
             problems.append(f"{path}: `{name}` must hold one integer per frame, {frames.shape[0]} of them")
     return problems
 
