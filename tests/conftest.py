@@ -102,7 +102,7 @@ def write_frames(path: Path, *, episodes: int = 20, length: int = 24, size: int 
         file.attrs["stride"] = 1
 
 
-@pytest.fixture()
+@pytest.fixture
 def root(tmp_path: Path) -> Path:
     """A working root with tiny configs, lenient stage gates and tiny frames."""
     write_configs(tmp_path / "configs", {"loop": LENIENT})
@@ -150,7 +150,7 @@ class Simulation:
         return [line["event"] for line in self.store.journal()]
 
 
-@pytest.fixture()
+@pytest.fixture
 def simulation(tmp_path: Path) -> Simulation:
     write_configs(tmp_path / "configs")
     return Simulation(tmp_path)
@@ -159,7 +159,7 @@ def simulation(tmp_path: Path) -> Simulation:
 Tiw = Callable[..., subprocess.CompletedProcess[str]]
 
 
-@pytest.fixture()
+@pytest.fixture
 def tiw() -> Tiw:
     """The command line as a real process."""
 

@@ -100,7 +100,8 @@ def _play(job: tuple[int, int, int, int]) -> tuple[NDArray[np.uint8], NDArray[np
     seed, number, size, length = job
     env = _world(seed * 100_003 + number, size // TILE)
     random = np.random.default_rng([seed, number])
-    seen, moved = [], []
+    seen: list[NDArray[np.uint8]] = []
+    moved: list[int] = []
     frame = env.reset()
     while len(seen) < length:
         seen.append(frame[:size])
@@ -121,7 +122,7 @@ def _world(seed: int, tiles: int) -> Any:
     class OrderedWorld(engine.World):  # type: ignore[misc]
         def reset(self, seed: int | None = None) -> None:
             super().reset(seed)
-            self._chunks = defaultdict(_OrderedSet)
+            self._chunks: defaultdict[Any, _OrderedSet] = defaultdict(_OrderedSet)
 
     original, engine.World = engine.World, OrderedWorld
     try:

@@ -22,7 +22,8 @@ def verdict_line(attempt: Attempt) -> str:
         return f"inference gate, attempt {attempt.number}: {verdict}; no MSE was measured"
     baselines = ", ".join(f"{name} {value:.4f}" for name, value in attempt.baselines.items())
     failed = [name for name, held in attempt.conditions.items() if not held]
-    line = f"inference gate, attempt {attempt.number}: {verdict}, MSE {attempt.mse:.4f} (max {attempt.max_mse:g}; {baselines})"
+    line = f"inference gate, attempt {attempt.number}: {verdict}, MSE {attempt.mse:.4f}"
+    line += f" (max {attempt.max_mse:g}; {baselines})"
     if attempt.skill is not None:
         line += f", skill {attempt.skill:+.3f}"
         if attempt.passed and attempt.skill <= 0:

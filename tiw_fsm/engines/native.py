@@ -103,7 +103,9 @@ class NativeEngine:
 
     def _exchange(self, request: Value, progress: Progress) -> Mapping[str, Any]:
         """Send a request, relay progress until the child has answered, and read its answer."""
-        assert self._child is not None and self._child.stdin is not None and self._pipe is not None
+        assert self._child is not None
+        assert self._child.stdin is not None
+        assert self._pipe is not None
         result_file = self._paths.child_result
         result_file.unlink(missing_ok=True)
         try:

@@ -114,7 +114,8 @@ class Worker:
         data = self._frames(request.data)
         tokenizer = actions = None
         if request.stage is Stage.DYNAMICS:
-            assert request.video_tokenizer is not None and request.latent_actions is not None
+            assert request.video_tokenizer is not None
+            assert request.latent_actions is not None
             tokenizer = cast(VideoTokenizer, self._frozen(Stage.VIDEO, request.config, request.video_tokenizer))
             actions = cast(LatentActionModel, self._frozen(Stage.LATENT, request.config, request.latent_actions))
         self.trainer = Trainer(request.stage, request.config, data, self.device, request.seed, tokenizer, actions)
