@@ -189,7 +189,7 @@ def _deep_merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]
     return merged
 
 
-def load_settings(flags: Mapping[str, Any], *, run: str, repo_root: Path, config_dir: Path | None = None) -> Settings:
+def load_settings(flags: Mapping[str, Any], *, run: str, repo_root: Path) -> Settings:
     """Merge files and ``flags`` (typed flags only, by name) into the effective settings.
 
     Raises:
@@ -197,7 +197,7 @@ def load_settings(flags: Mapping[str, Any], *, run: str, repo_root: Path, config
     """
     problems: list[str] = []
     repo_root = repo_root.resolve()
-    sources = _read_sources(flags, repo_root, config_dir or repo_root / "configs", problems)
+    sources = _read_sources(flags, repo_root, problems)
     on_disk = {name: dict(source.data) for name, source in sources.items()}
     _apply_flags(sources, flags)
     parsed = {}
@@ -261,10 +261,9 @@ def _interpreter(flags: Mapping[str, Any], repo_root: Path) -> str:
     return str(path)
 
 
-def _read_sources(
-    flags: Mapping[str, Any], repo_root: Path, config_dir: Path, problems: list[str]
-) -> dict[str, Source]:
+def _read_sources(flags: Mapping[str, Any], repo_root: Path, problems: list[str]) -> dict[str, Source]:
     sources = {}
+    config_dir = repo_root / flags.get("config_dir", "configs")
     for name, kind in FILES.items():
         typed = flags.get(kind.flag)
         path = repo_root / typed if typed else config_dir / f"{name}.yaml"

@@ -1,0 +1,208 @@
+"""The promise: an interrupted run ends with bitwise the same weights. Real processes, really killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import LENIENT, Tiw, write_configs, write_frames
+
+from tiw_fsm.errors import ExitCode
+
+FLAGS = ("--max-mse", "0.9", "--allow-trivial")
+
+
+def make_root(root: Path) -> Path:
+    root.mkdir()
+    write_configs(root / "configs", {"loop": LENIENT})
+    write_frames(root / "frames.h5")
+    return root
+
+
+def digests(tiw: Tiw, root: Path) -> dict[str, str]:
+    found = json.loads(tiw(root, "status", "--json").stdout)
+    return {stage: progress["checkpoint"]["sha256"] for stage, progress in found["stages"].items()}
+
+
+def start(root: Path, *flags: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "tiw_fsm", "run", *flags],
+        cwd=root,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for_generation(root: Path, generation: int, process: subprocess.Popen[str]) -> None:
+    """Until the state has reached ``generation``; the run must still be going on then."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        assert process.poll() is None, process.communicate()
+        try:
+            if json.loads((root / "state/default/state.json").read_text())["generation"] >= generation:
+                return
+        except FileNotFoundError:
+            pass
+        time.sleep(0.002)
+    raise AssertionError(f"generation {generation} was not reached")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Digests of a run that nobody interrupted."""
+    root = make_root(tmp_path_factory.mktemp("undisturbed") / "root")
+    done = subprocess.run(
+        [sys.executable, "-m", "tiw_fsm", "run", *FLAGS], cwd=root, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == ExitCode.PASSED, done.stderr
+    found = subprocess.run(
+        [sys.executable, "-m", "tiw_fsm", "status", "--json"], cwd=root, capture_output=True, text=True, check=True
+    )
+    return {s: p["checkpoint"]["sha256"] for s, p in json.loads(found.stdout)["stages"].items()}
+
+
+@pytest.mark.parametrize("generation", [2, 4, 7, 11, 13])
+def test_a_run_killed_outright_ends_with_the_same_weights(
+    tmp_path: Path, tiw: Tiw, undisturbed: dict[str, str], generation: int
+) -> None:
+    root = make_root(tmp_path / "root")
+    process = start(root, *FLAGS)
+    wait_for_generation(root, generation, process)
+    process.kill()
+    process.communicate()
+    done = tiw(root, "run")
+    assert done.returncode == ExitCode.PASSED, done.stderr
+    assert digests(tiw, root) == undisturbed
+    assert json.loads(tiw(root, "status", "--json").stdout)["interruptions"] == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_told_to_stop_saves_exits_75_and_ends_with_the_same_weights(
+    tmp_path: Path, tiw: Tiw, undisturbed: dict[str, str], number: signal.Signals
+) -> None:
+    root = make_root(tmp_path / "root")
+    process = start(root, *FLAGS)
+    wait_for_generation(root, 3, process)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == ExitCode.INTERRUPTED, said
+    stopped = json.loads(tiw(root, "status", "--json").stdout)
+    assert (stopped["alive"], stopped["interruptions"]) == (False, 1)
+    assert tiw(root, "run").returncode == ExitCode.PASSED
+    assert digests(tiw, root) == undisturbed
+
+
+def test_a_killed_training_process_is_a_crash_and_the_run_ends_with_the_same_weights(
+    tmp_path: Path, tiw: Tiw, undisturbed: dict[str, str]
+) -> None:
+    root = make_root(tmp_path / "root")
+    process = start(root, *FLAGS)
+    wait_for_generation(root, 3, process)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(children[0]), signal.SIGKILL)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == ExitCode.PASSED, said
+    assert digests(tiw, root) == undisturbed
+    assert '"event": "crashed"' in (root / "state/default/journal.jsonl").read_text()
+
+
+def test_the_training_process_does_not_outlive_a_killed_controller(tmp_path: Path) -> None:
+    root = make_root(tmp_path / "root")
+    process = start(root, *FLAGS)
+    wait_for_generation(root, 2, process)
+    child = int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0])
+    process.kill()
+    process.communicate()
+    deadline = time.monotonic() + 10
+    while running(child):
+        assert time.monotonic() < deadline, "the child is still running"
+        time.sleep(0.01)
+
+
+def running(pid: int) -> bool:
+    """Whether a process exists and is no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_a_second_runner_exits_3_at_once_and_0_silently_with_if_idle(tmp_path: Path, tiw: Tiw) -> None:
+    root = make_root(tmp_path / "root")
+    process = start(root, *FLAGS)
+    wait_for_generation(root, 1, process)
+    second = tiw(root, "run")
+    idle = tiw(root, "run", "--if-idle")
+    process.kill()
+    process.communicate()
+    assert second.returncode == ExitCode.HELD
+    assert "another process is running" in second.stderr
+    assert (idle.returncode, idle.stdout, idle.stderr) == (ExitCode.PASSED, "", "")
+
+
+def damaged(root: Path, name: str) -> dict[str, Any]:
+    """Cut the newest tokenizer checkpoint's file short; returns the state that names it."""
+    state: dict[str, Any] = json.loads((root / "state/default/state.json").read_text())
+    path = Path(state["stages"]["video_tokenizer"]["checkpoint"]["path"]) / name
+    path.write_bytes(path.read_bytes()[:-100])
+    return state
+
+
+def test_a_torn_newest_checkpoint_is_set_aside_and_the_one_before_it_takes_its_place(
+    tmp_path: Path, tiw: Tiw, undisturbed: dict[str, str]
+) -> None:
+    root = make_root(tmp_path / "root")
+    process = start(root, *FLAGS)
+    wait_for_generation(root, 3, process)
+    process.kill()
+    process.communicate()
+    torn = damaged(root, "model_state_dict.pt")["stages"]["video_tokenizer"]["checkpoint"]["path"]
+    done = tiw(root, "run")
+    assert done.returncode == ExitCode.PASSED, done.stderr
+    assert "going back to update" in done.stderr
+    assert Path(torn + ".set-aside-1").is_dir()
+    assert digests(tiw, root) == undisturbed
+
+
+def test_state_json_cut_short_falls_back_to_the_generation_before(
+    tmp_path: Path, tiw: Tiw, undisturbed: dict[str, str]
+) -> None:
+    root = make_root(tmp_path / "root")
+    process = start(root, *FLAGS)
+    wait_for_generation(root, 5, process)
+    process.kill()
+    process.communicate()
+    state = root / "state/default/state.json"
+    state.write_bytes(state.read_bytes()[:200])
+    assert tiw(root, "run").returncode == ExitCode.PASSED
+    assert digests(tiw, root) == undisturbed
+
+
+def test_state_damaged_in_both_generations_exits_4_and_overwrites_nothing(root: Path, tiw: Tiw) -> None:
+    assert tiw(root, "run", *FLAGS).returncode == ExitCode.PASSED
+    files = [root / "state/default/state.json", root / "state/default/state.prev.json"]
+    for path in files:
+        path.write_bytes(path.read_bytes()[:100])
+    before = [path.read_bytes() for path in files]
+    done = tiw(root, "run")
+    assert done.returncode == ExitCode.DAMAGED
+    assert "Nothing was overwritten" in done.stderr
+    assert [path.read_bytes() for path in files] == before
+
+
+def test_a_state_of_a_newer_version_exits_4_without_falling_back(root: Path, tiw: Tiw) -> None:
+    assert tiw(root, "run", *FLAGS).returncode == ExitCode.PASSED
+    state = root / "state/default/state.json"
+    document = json.loads(state.read_text())
+    state.write_text(json.dumps({**document, "schema_version": 99}))
+    done = tiw(root, "run")
+    assert done.returncode == ExitCode.DAMAGED
+    assert "newer version" in done.stderr
