@@ -2,7 +2,8 @@
 
 The same seed gives the same file, byte for byte. The picture is Crafter's map without the inventory below it, at
 8 pixels a tile, so that one tile is one patch. The game's clock stands at noon: night is drawn with noise that nobody
-could predict.
+could predict. The player cannot die and wanders about the middle of a world of its own: easier than the game as it is
+played, and learnable in minutes.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -20,11 +22,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tiw_fsm.errors import UsageProblem, disk_errors
+from tiw_fsm.store import sync_folder
 
 TILE = 8
 MOVES = (1, 2, 3, 4)
 """Crafter's actions left, right, up, down. Each turn takes one of them at random: a copy of the last frame is soon
 wrong, yet most of the map stays in view."""
+FULL = {"health": 9, "food": 9, "drink": 9, "energy": 9}
+CHUNK_FRAMES = 16
+
+Frames = NDArray[np.uint8]
+Moves = NDArray[np.int64]
 
 
 class _OrderedSet(dict[Any, None]):
@@ -57,7 +65,7 @@ def record(
 
     Raises:
         UsageProblem: Crafter is not installed, or the sizes cannot be.
-        DiskRefused: nothing is left under ``path``, unless it was there before.
+        DiskRefused: ``path`` is as it was before.
     """
     if size % TILE or size // TILE % 2 == 0:
         raise UsageProblem(f"--size {size}: must be an odd number of tiles of {TILE} pixels; try 56 or 72")
@@ -68,47 +76,63 @@ def record(
     temporary = path.with_name(path.name + ".tmp")
     with disk_errors("recording to", path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with h5py.File(temporary, "w") as file:
-            file.attrs.update(game="Crafter 1.8.3", seed=seed, stride=1)
-            pixels = file.create_dataset("frames", (frames, size, size, 3), "u1", track_times=False)
-            actions = file.create_dataset("actions", (frames,), "i8", track_times=False)
-            episodes = file.create_dataset("episode", (frames,), "i8", track_times=False)
-            done = 0
-            for number, (seen, moved) in enumerate(_episodes(frames, size, episode_length, seed)):
-                rows = slice(done, done + len(seen))
-                pixels[rows], actions[rows], episodes[rows] = seen, moved, number
-                done += len(seen)
-                on_progress(done, frames)
-        with open(temporary, "rb") as written:
-            os.fsync(written.fileno())
-        temporary.replace(path)
+        try:
+            _write(temporary, frames, size, episode_length, seed, on_progress)
+            with open(temporary, "rb") as written:
+                os.fsync(written.fileno())
+            temporary.replace(path)
+            sync_folder(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
-def _episodes(frames: int, size: int, length: int, seed: int) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
-    """Episodes in order, played by as many processes as there are processors."""
+def _write(path: Path, frames: int, size: int, length: int, seed: int, on_progress: Callable[[int, int], None]) -> None:
+    with h5py.File(path, "w") as file:
+        file.attrs.update(game=f"Crafter {version('crafter')}", seed=seed, stride=1)
+        pixels = file.create_dataset(
+            "frames",
+            (frames, size, size, 3),
+            "u1",
+            chunks=(min(CHUNK_FRAMES, frames), size, size, 3),
+            compression="gzip",
+            compression_opts=1,
+            track_times=False,
+        )
+        actions = file.create_dataset("actions", (frames,), "i8", track_times=False)
+        actions.attrs["meaning"] = "the move that leads from this row to the next: 1 left, 2 right, 3 up, 4 down"
+        episodes = file.create_dataset("episode", (frames,), "i8", track_times=False)
+        done = 0
+        for number, (seen, moved) in enumerate(_episodes(frames, size, length, seed)):
+            rows = slice(done, done + len(seen))
+            pixels[rows], actions[rows], episodes[rows] = seen, moved, number
+            done += len(seen)
+            on_progress(done, frames)
+
+
+def _episodes(frames: int, size: int, length: int, seed: int) -> Iterator[tuple[Frames, Moves]]:
+    """Episodes in order, played by as many processes as may run at once."""
     count = -(-frames // length)
     left = frames
+    workers = min(count, len(os.sched_getaffinity(0)))
     # Spawned, not forked: the caller may have threads.
-    with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         for seen, moved in pool.map(_play, [(seed, number, size, length) for number in range(count)]):
             yield seen[:left], moved[:left]
             left -= len(seen)
 
 
-def _play(job: tuple[int, int, int, int]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+def _play(job: tuple[int, int, int, int]) -> tuple[Frames, Moves]:
     """One episode in a world of its own: (frames [T, H, W, 3], actions [T])."""
     seed, number, size, length = job
     env = _world(seed * 100_003 + number, size // TILE)
-    random = np.random.default_rng([seed, number])
-    seen: list[NDArray[np.uint8]] = []
-    moved: list[int] = []
     frame = env.reset()
-    while len(seen) < length:
-        seen.append(frame[:size])
-        moved.append(int(random.choice(MOVES)))
-        env._player.inventory.update(health=9, food=9, drink=9, energy=9)  # a walk, not a fight for life
-        frame = env.step(moved[-1])[0]
-    return np.stack(seen), np.array(moved)
+    random = np.random.default_rng([seed, number])
+    seen, moved = np.empty((length, size, size, 3), np.uint8), np.empty(length, np.int64)
+    for turn in range(length):
+        seen[turn], moved[turn] = frame[:size], random.choice(MOVES)
+        env._player.inventory.update(FULL)
+        frame = env.step(moved[turn])[0]
+    return seen, moved
 
 
 def _world(seed: int, tiles: int) -> Any:
