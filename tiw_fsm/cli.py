@@ -183,7 +183,7 @@ def check(
 @app.command()
 def record(
     path: Annotated[Path, typer.Argument(help="h5 file to write.")] = Path("data/crafter_frames.h5"),
-    frames: Annotated[int, typer.Option(help="Frames to record.", min=1)] = 10_000,
+    frames: Annotated[int, typer.Option(help="Frames to record.", min=1)] = 12_000,
     size: Annotated[int, typer.Option(help="Side of a frame in pixels.", min=8)] = 56,
     episode_length: Annotated[int, typer.Option(help="Frames per episode.", min=2)] = 100,
     seed: Annotated[int, typer.Option(help="Seed of worlds and moves.")] = 0,

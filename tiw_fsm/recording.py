@@ -25,9 +25,12 @@ from tiw_fsm.errors import UsageProblem, disk_errors
 from tiw_fsm.store import sync_folder
 
 TILE = 8
+STAY = 0
 MOVES = (1, 2, 3, 4)
-"""Crafter's actions left, right, up, down. Each turn takes one of them at random: a copy of the last frame is soon
-wrong, yet most of the map stays in view."""
+"""Crafter's actions noop, and left, right, up, down."""
+REST = 0.7
+"""Chance of standing still for a turn, else a random move: after a few turns a copy of the last frame is wrong, yet most
+of the map is still in view."""
 FULL = {"health": 9, "food": 9, "drink": 9, "energy": 9}
 CHUNK_FRAMES = 16
 
@@ -99,7 +102,9 @@ def _write(path: Path, frames: int, size: int, length: int, seed: int, on_progre
             track_times=False,
         )
         actions = file.create_dataset("actions", (frames,), "i8", track_times=False)
-        actions.attrs["meaning"] = "the move that leads from this row to the next: 1 left, 2 right, 3 up, 4 down"
+        actions.attrs["meaning"] = (
+            "the move that leads from this row to the next: 0 none, 1 left, 2 right, 3 up, 4 down"
+        )
         episodes = file.create_dataset("episode", (frames,), "i8", track_times=False)
         done = 0
         for number, (seen, moved) in enumerate(_episodes(frames, size, length, seed)):
@@ -129,7 +134,7 @@ def _play(job: tuple[int, int, int, int]) -> tuple[Frames, Moves]:
     random = np.random.default_rng([seed, number])
     seen, moved = np.empty((length, size, size, 3), np.uint8), np.empty(length, np.int64)
     for turn in range(length):
-        seen[turn], moved[turn] = frame[:size], random.choice(MOVES)
+        seen[turn], moved[turn] = frame[:size], random.choice(MOVES) if random.random() >= REST else STAY
         env._player.inventory.update(FULL)
         frame = env.step(moved[turn])[0]
     return seen, moved
