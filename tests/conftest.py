@@ -156,6 +156,8 @@ def simulation(tmp_path: Path) -> Simulation:
     return Simulation(tmp_path)
 
 
+os.environ["OMP_NUM_THREADS"] = "1"  # tiny models gain nothing from threads, and lose much to a busy neighbour
+
 Tiw = Callable[..., subprocess.CompletedProcess[str]]
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from structlog.typing import FilteringBoundLogger
 
-from tiw_fsm import checkpoints, fingerprint, frames, gates, pictures, reports, retune
+from tiw_fsm import checkpoints, fingerprint, frames, gates, pictures, reports
 from tiw_fsm.config import Schedule, Settings, Tuning
 from tiw_fsm.display import Display
 from tiw_fsm.engines.protocol import Engine, Hello, InferRequest, TrainRequest, TrainResult
@@ -143,17 +143,21 @@ def _begun_from(progress: StageProgress, ref: CheckpointRef, stage: Stage, setti
 def train(ctx: Context, run: RunState) -> Outcome:
     """Train up to the next checkpoint of the chunk in hand; at the chunk's end, judge it."""
     stage, progress = TRAINING[run.state], run.progress()
-    end = run.chunk_end(stage)
-    if progress.completed >= end:
-        return _judge(ctx, run, stage)
-    request = _train_request(ctx, run, stage, end)
     try:
-        with ctx.display.training(stage, progress.completed, progress.target) as advance:
-            result = ctx.engine.train(request, advance)
+        if progress.completed >= run.chunk_end(stage):
+            return _judge(ctx, run, stage)
+        return _advance(ctx, run, stage)
     except EngineCrashed as exc:
         ctx.log.warning(f"{stage}: the training process died at or after update {progress.completed}: {exc}")
         event = Event.OUT_OF_MEMORY if exc.out_of_memory else Event.CRASHED
         return Outcome(event, run, {"stage": stage, "completed": progress.completed, "error": str(exc)[-2000:]})
+
+
+def _advance(ctx: Context, run: RunState, stage: Stage) -> Outcome:
+    progress, end = run.stages[stage], run.chunk_end(stage)
+    request = _train_request(ctx, run, stage, end)
+    with ctx.display.training(stage, progress.completed, progress.target) as advance:
+        result = ctx.engine.train(request, advance)
     length = _append_metrics(ctx, stage, progress, result)
     if any(row["loss"] is None for row in result.rows):
         return _judge(ctx, run.with_stage(stage, metrics_bytes=length), stage)
@@ -207,7 +211,8 @@ def _judge(ctx: Context, run: RunState, stage: Stage) -> Outcome:
     if verdict.accepted and progress.checkpoint:
         folder = Path(progress.checkpoint.path)
         if wrong := ctx.engine.problems(stage, ctx.settings.stages[stage], folder, progress.checkpoint.sha256):
-            verdict = verdict._replace(decision="retune", reason=f"the checkpoint is not valid: {wrong[0]}")
+            verdict = verdict._replace(decision="restart_stage", reason=f"no valid checkpoint: {wrong[0]}")
+            run = _without_unusable(ctx, run, stage)
         elif not pictures.is_png(progress.picture):
             verdict = verdict._replace(decision="retune", reason="the chunk left no new picture")
     facts = {
@@ -225,6 +230,20 @@ def _judge(ctx: Context, run: RunState, stage: Stage) -> Outcome:
     ctx.log.info(f"{stage} gate at update {progress.completed}: {verdict.decision} ({verdict.reason})", **facts)
     event = Event.ACCEPTED if verdict.accepted else Event.REJECTED
     return Outcome(event, run.with_stage(stage, verdict=verdict.decision), facts)
+
+
+def _without_unusable(ctx: Context, run: RunState, stage: Stage) -> RunState:
+    """The newest checkpoint set aside; when the accepted one is no better, the stage begins anew."""
+    progress = run.stages[stage]
+    refs = {progress.checkpoint, progress.accepted} - {None}
+    for ref in refs:
+        assert ref is not None
+        if ctx.engine.problems(stage, ctx.settings.stages[stage], Path(ref.path), ref.sha256):
+            if Path(ref.path).exists():
+                checkpoints.set_aside(Path(ref.path))
+            if ref == progress.accepted:
+                run = run.with_stage(stage, accepted=None, warm_start=False, chunk_start=0)
+    return run
 
 
 def _chunk_rows(ctx: Context, stage: Stage, progress: StageProgress) -> list[dict[str, Any]]:
@@ -307,12 +326,21 @@ def gate(ctx: Context, run: RunState) -> Outcome:
     return Outcome(event, run, {"attempt": attempt.model_dump(mode="json"), "error": result.get("error")})
 
 
-def plan_retune(ctx: Context, run: RunState) -> Outcome:
-    """Say what the retune will change; the row's effect changes it."""
-    rate = retune.retry_learning_rate(run.loop.retune, run.retunes)
-    target = run.stages[Stage.DYNAMICS].completed + run.loop.retune.chunk
-    ctx.log.info(f"retune {run.retunes + 1}: dynamics on to update {target} with peak learning rate {rate:g}")
-    return Outcome(Event.RETUNED, run, {"retune": run.retunes + 1, "target": target, "learning_rate": rate})
+def announce_retune(ctx: Context, run: RunState) -> Outcome:
+    """Say what the failed gate's row has planned."""
+    planned = {stage: p for stage, p in run.stages.items() if p.completed < p.target}
+    facts = {
+        "retune": run.retunes,
+        "stages": {
+            stage: {"target": p.target, "learning_rate": p.tuning.learning_rate} for stage, p in planned.items()
+        },
+    }
+    goals = ", then ".join(
+        f"{stage} to update {p.target} with peak learning rate {p.tuning.learning_rate:g}"
+        for stage, p in planned.items()
+    )
+    ctx.log.info(f"retune {run.retunes}: {goals}", **facts)
+    return Outcome(Event.RETUNED, run, facts)
 
 
 # --- REPORT -----------------------------------------------------------------------------------------------------
@@ -329,6 +357,6 @@ ACTIVITIES: dict[State, Callable[[Context, RunState], Outcome]] = {
     **dict.fromkeys(TRAINING, train),
     State.INFER: infer,
     State.GATE: gate,
-    State.RETUNE: plan_retune,
+    State.RETUNE: announce_retune,
     State.REPORT: report,
 }

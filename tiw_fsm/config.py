@@ -298,6 +298,8 @@ class LoopConfig(Value):
     budgets: Budgets = Budgets()
     inference: InferenceGate = InferenceGate()
     retune: Retune = Retune()
+    retune_policy: Literal["dynamics", "cause"] = "dynamics"
+    """What a retune trains: dynamics alone, or the stage at fault and then dynamics."""
 
 
 # --- effective values -------------------------------------------------------------------------------------------

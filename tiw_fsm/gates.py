@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from tiw_fsm.config import Bound, InferenceGate, Metric, StageGate, Verdict
 from tiw_fsm.run_state import Attempt
@@ -19,13 +19,13 @@ ORDER: tuple[Verdict, ...] = ("retune", "continue", "watch")
 class StageVerdict(NamedTuple):
     """A stage gate's decision, the figures it rests on, and the bounds that decided it, in words."""
 
-    decision: Verdict
+    decision: Verdict | Literal["restart_stage"]
     metrics: dict[str, float]
     reason: str
 
     @property
     def accepted(self) -> bool:
-        return self.decision != "retune"
+        return self.decision in ("continue", "watch")
 
 
 def summarize(rows: Sequence[MetricRow]) -> dict[str, float]:

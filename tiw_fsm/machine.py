@@ -47,12 +47,9 @@ def always(run: RunState) -> bool:
     return True
 
 
-def trains(stage: Stage, run: RunState) -> bool:
-    return run.train_stage in ("all", stage)
-
-
-def below_target(run: RunState) -> bool:
-    return run.progress().completed < run.progress().target
+def unfinished(stage: Stage, run: RunState) -> bool:
+    """A stage that is not trained has its target where it stands."""
+    return run.stages[stage].completed < run.stages[stage].target
 
 
 def train_retries_left(run: RunState) -> bool:
@@ -146,20 +143,23 @@ def accept_and_infer(run: RunState) -> RunState:
     return begin_attempt(accept_chunk(run))
 
 
-def retune_dynamics(run: RunState) -> RunState:
-    """One more chunk of dynamics from its newest checkpoint, with a new warm-up and a lower peak rate."""
-    progress = run.stages[Stage.DYNAMICS]
-    start, target = progress.completed, progress.completed + run.loop.retune.chunk
+def plan_retune(run: RunState) -> RunState:
+    """One more retry chunk for dynamics, and for the stage at fault if it is another, from their newest checkpoints;
+    with a new warm-up and a lower peak rate."""
     rate = retune.retry_learning_rate(run.loop.retune, run.retunes)
-    return run.with_stage(
-        Stage.DYNAMICS,
-        target=target,
-        chunk_start=start,
-        accepted=progress.checkpoint,
-        schedule=Schedule(start=start, end=target),
-        tuning=progress.tuning.but(learning_rate=rate),
-        retries=0,
-    ).but(retunes=run.retunes + 1)
+    for stage in {retune.stage_at_fault(run.loop, run.inference.attempts[-1]), Stage.DYNAMICS}:
+        progress = run.stages[stage]
+        start, target = progress.completed, progress.completed + run.loop.retune.chunk
+        run = run.with_stage(
+            stage,
+            target=target,
+            chunk_start=start,
+            accepted=progress.checkpoint,
+            schedule=Schedule(start=start, end=target),
+            tuning=progress.tuning.but(learning_rate=rate),
+            retries=0,
+        )
+    return run.but(retunes=run.retunes + 1)
 
 
 def out_of(budget: str, run: RunState) -> RunState:
@@ -196,17 +196,17 @@ class Row(NamedTuple):
 
 
 S, E = State, Event
-trains_video, trains_latent, trains_dynamics = (partial(trains, stage) for stage in Stage)
+video_left, latent_left, dynamics_left = (partial(unfinished, stage) for stage in Stage)
 retries_used, crashes_used = partial(out_of, "the retry budget was"), partial(out_of, "the crash budget was")
 stalled = partial(out_of, "the budget of starts without progress was")
 
 
-def training_rows(state: State, *following: Row) -> tuple[Row, ...]:
-    """A training state loops on itself chunk by chunk; ``following`` says where it goes at its target."""
+def training_rows(state: State, *following: tuple[State, Guard]) -> tuple[Row, ...]:
+    """A training state loops on itself chunk by chunk; ``following`` are the states it may go on to at its target."""
     return (
         Row(state, E.SAVED, state, effect=new_checkpoint),
-        Row(state, E.ACCEPTED, state, below_target, accept_chunk),
-        *following,
+        Row(state, E.ACCEPTED, state, partial(unfinished, TRAINING[state]), accept_chunk),
+        *(Row(state, E.ACCEPTED, target, guard, accept_chunk) for target, guard in following),
         Row(state, E.ACCEPTED, S.INFER, effect=accept_and_infer),
         Row(state, E.REJECTED, state, train_retries_left, repeat_chunk),
         Row(state, E.REJECTED, S.REPORT, effect=retries_used),
@@ -218,26 +218,22 @@ def training_rows(state: State, *following: Row) -> tuple[Row, ...]:
 
 
 TABLE: tuple[Row, ...] = (
-    Row(S.ALIGN, E.ALIGNED, S.TRAIN_VIDEO, trains_video),
-    Row(S.ALIGN, E.ALIGNED, S.TRAIN_LATENT, trains_latent),
-    Row(S.ALIGN, E.ALIGNED, S.TRAIN_DYNAMICS, trains_dynamics),
+    Row(S.ALIGN, E.ALIGNED, S.TRAIN_VIDEO, video_left),
+    Row(S.ALIGN, E.ALIGNED, S.TRAIN_LATENT, latent_left),
+    Row(S.ALIGN, E.ALIGNED, S.TRAIN_DYNAMICS, dynamics_left),
     Row(S.ALIGN, E.ALIGNED, S.INFER, effect=begin_attempt),
-    *training_rows(
-        S.TRAIN_VIDEO,
-        Row(S.TRAIN_VIDEO, E.ACCEPTED, S.TRAIN_LATENT, trains_latent, accept_chunk),
-    ),
-    *training_rows(
-        S.TRAIN_LATENT,
-        Row(S.TRAIN_LATENT, E.ACCEPTED, S.TRAIN_DYNAMICS, trains_dynamics, accept_chunk),
-    ),
+    *training_rows(S.TRAIN_VIDEO, (S.TRAIN_LATENT, latent_left), (S.TRAIN_DYNAMICS, dynamics_left)),
+    *training_rows(S.TRAIN_LATENT, (S.TRAIN_DYNAMICS, dynamics_left)),
     *training_rows(S.TRAIN_DYNAMICS),
     Row(S.INFER, E.INFERRED, S.GATE),
     Row(S.INFER, E.CRASHED, S.INFER, crashes_left, count_crash),
     Row(S.INFER, E.CRASHED, S.REPORT, effect=crashes_used),
     Row(S.GATE, E.GATE_PASSED, S.REPORT, effect=conclude_passed),
-    Row(S.GATE, E.GATE_FAILED, S.RETUNE, inference_retries_left),
+    Row(S.GATE, E.GATE_FAILED, S.RETUNE, inference_retries_left, plan_retune),
     Row(S.GATE, E.GATE_FAILED, S.REPORT, effect=retries_used),
-    Row(S.RETUNE, E.RETUNED, S.TRAIN_DYNAMICS, effect=retune_dynamics),
+    Row(S.RETUNE, E.RETUNED, S.TRAIN_VIDEO, video_left),
+    Row(S.RETUNE, E.RETUNED, S.TRAIN_LATENT, latent_left),
+    Row(S.RETUNE, E.RETUNED, S.TRAIN_DYNAMICS),
     Row(S.REPORT, E.REPORTED, S.PASSED, passed, partial(end_as, "passed")),
     Row(S.REPORT, E.REPORTED, S.FAILED, effect=partial(end_as, "failed")),
     *(Row(state, E.STALLED, S.REPORT, effect=stalled) for state in S if state not in TERMINAL | {S.REPORT}),

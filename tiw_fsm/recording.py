@@ -29,8 +29,8 @@ STAY = 0
 MOVES = (1, 2, 3, 4)
 """Crafter's actions noop, and left, right, up, down."""
 REST = 0.7
-"""Chance of standing still for a turn, else a random move: after a few turns a copy of the last frame is wrong, yet most
-of the map is still in view."""
+"""Chance of standing still for a turn, else a random move: after a few turns a copy of the last frame is wrong, yet
+most of the map is still in view."""
 FULL = {"health": 9, "food": 9, "drink": 9, "energy": 9}
 CHUNK_FRAMES = 16
 

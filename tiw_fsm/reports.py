@@ -1,189 +1,118 @@
-"""The three Markdown reports of the user's document, made from the state and its journal alone."""
+"""The three Markdown reports of the user's document, made from the state and its journal.
+
+Loss curves come from the metrics files and figures per step from the attempts' result files; the reports link to them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from urllib.parse import quote
 
+from tiw_fsm import retune
 from tiw_fsm.config import Settings
+from tiw_fsm.errors import disk_errors
 from tiw_fsm.paths import RunPaths
-from tiw_fsm.run_state import Attempt, RunState
+from tiw_fsm.run_state import Attempt, RunState, State
 from tiw_fsm.stages import Stage
-from tiw_fsm.store import replace_durably
+from tiw_fsm.store import apply_patch, replace_durably
 
 Json = dict[str, Any]
+Lines = list[str]
+
+TRIVIAL = "without positive skill: a trivial prediction does as well"
+NO_BASELINES = "judged without the baselines, as with --allow-trivial"
+
+# --- what other parts ask ---------------------------------------------------------------------------------------
 
 
 def verdict_line(attempt: Attempt) -> str:
     """One inference verdict in one line."""
-    verdict = "PASSED" if attempt.passed else "FAILED"
+    line = f"inference gate, attempt {attempt.number}: {'PASSED' if attempt.passed else 'FAILED'}"
     if attempt.mse is None:
-        return f"inference gate, attempt {attempt.number}: {verdict}; no MSE was measured"
-    baselines = ", ".join(f"{name} {value:.4f}" for name, value in attempt.baselines.items())
-    failed = [name for name, held in attempt.conditions.items() if not held]
-    line = f"inference gate, attempt {attempt.number}: {verdict}, MSE {attempt.mse:.4f}"
-    line += f" (max {attempt.max_mse:g}; {baselines})"
+        line += "; no MSE was measured"
+    else:
+        baselines = "".join(f"; {name} {value:.4f}" for name, value in attempt.baselines.items())
+        line += f", MSE {attempt.mse:.4f} (max {attempt.max_mse:g}{baselines})"
     if attempt.skill is not None:
         line += f", skill {attempt.skill:+.3f}"
-        if attempt.passed and attempt.skill <= 0:
-            line += " (passed without positive skill: a trivial prediction does as well)"
-    return line + (f"; not met: {', '.join(failed)}" if failed else "")
+    failed = [name for name, held in attempt.conditions.items() if not held]
+    notes = [*_notes(attempt), *([f"not met: {', '.join(failed)}"] if failed else [])]
+    return "; ".join([line, *notes])
 
 
-def write(run: RunState, journal: Sequence[Json], settings: Settings, paths: RunPaths) -> list[Path]:
-    """Write the reports. Their names carry the time REPORT was entered, so writing them again replaces them."""
-    stamp = run.updated_at.replace("-", "_").replace("T", "_").replace(":", "_").rstrip("Z")
-    texts = {
-        f"train-to-inference-report-{stamp}.md": runtime_report(run, journal, settings),
-        f"train-to-inference-retrospective-{stamp}.md": retrospective(run, journal, settings),
-        f"auto-training-loop-report-{stamp}.md": training_report(run, journal, settings),
-    }
-    for name, text in texts.items():
-        replace_durably(paths.reports / name, text.encode())
-    return [paths.reports / name for name in texts]
+def _notes(attempt: Attempt) -> Lines:
+    """What a reader of the verdict must not miss."""
+    notes = []
+    if attempt.passed and attempt.skill is not None and attempt.skill <= 0:
+        notes.append(f"passed {TRIVIAL}")
+    if not any(name.startswith("beats_") for name in attempt.conditions):
+        notes.append(NO_BASELINES)
+    if retune.below_reach(attempt) and not attempt.passed:
+        notes.append(_floor(attempt))
+    return notes
 
 
-def runtime_report(run: RunState, journal: Sequence[Json], settings: Settings) -> str:
-    """Checkpoints, inference attempts with every condition, training calls."""
-    lines = [
-        f"# Train-to-inference report: {run.run}",
-        "",
-        *_bullets(
-            status=_status(run),
-            reason=run.reason,
-            run_root=settings.run_root,
-            train_stage=run.train_stage,
-            device=run.fingerprint.device if run.fingerprint else None,
-            interruptions=run.interruptions,
-            no_longer_bitwise_from=[f"{i.stage} update {i.completed}: {i.what}" for i in run.inexact] or None,
-        ),
-        "",
-        "## Checkpoints",
-        "",
-    ]
-    for stage, progress in run.stages.items():
-        ref = progress.checkpoint
-        lines.append(f"- {stage}: " + (f"`{ref.path}` (SHA-256 `{ref.sha256}`)" if ref else "none"))
-    lines += ["", "## Inference attempts", ""]
-    for attempt in judged(journal):
-        lines += [
-            f"### Attempt {attempt.number}",
-            "",
-            *_bullets(
-                passed=attempt.passed,
-                dynamics_updates=attempt.updates,
-                mse=attempt.mse,
-                max_mse=attempt.max_mse,
-                skill=attempt.skill,
-                tokenizer_mse=attempt.tokenizer_mse,
-                picture=attempt.png,
-                figures=attempt.result,
-                **{f"baseline {name}": value for name, value in attempt.baselines.items()},
-            ),
-            "",
-            "| condition | met |",
-            "| --- | --- |",
-            *(f"| {name} | {'yes' if held else '**no**'} |" for name, held in attempt.conditions.items()),
-            "",
-        ]
-    lines += ["## Training calls", "", "| stage | chunk attempt | updates | decision |", "| --- | --- | --- | --- |"]
-    lines += [f"| {g['stage']} | {g['attempt']} | {g['completed']} | {g['decision']} |" for g in gates(journal)]
-    return "\n".join(lines) + "\n"
+def _floor(attempt: Attempt) -> str:
+    return (
+        f"the tokenizer alone reconstructs the clips with MSE {_shown(attempt.tokenizer_mse)}, above the maximum of "
+        f"{attempt.max_mse:g}, so no dynamics can pass"
+    )
 
 
-def retrospective(run: RunState, journal: Sequence[Json], settings: Settings) -> str:
-    """Why the run ended as it did, what each retune changed, what to try next."""
-    attempts = judged(journal)
-    lines = [
-        f"# Train-to-inference retrospective: {run.run}",
-        "",
-        "## Outcome",
-        "",
-        *_bullets(status=_status(run), reason=run.reason, skipped_baselines=run.loop.inference.allow_trivial or None),
-        *(f"- {verdict_line(attempt)}" for attempt in attempts),
-        "",
-        "## Config alignment",
-        "",
-        "| key | where | value |",
-        "| --- | --- | --- |",
-        *(f"| {key} | {where} | {value} |" for key, where, value in settings.alignment),
-        "",
-        "## Retunes",
-        "",
-    ]
-    retunes = [line["facts"] for line in journal if line["event"] == "retuned"]
-    lines += [
-        f"- retune {facts['retune']}: dynamics to update {facts['target']}, peak learning rate {facts['learning_rate']:g}"
-        + _effect(facts["retune"], attempts)
-        for facts in retunes
-    ] or ["- none"]
-    lines += ["", "## What to try next", "", *(f"- {advice}" for advice in next_steps(run))]
-    return "\n".join(lines) + "\n"
-
-
-def _effect(retune: int, attempts: Sequence[Attempt]) -> str:
-    by_number = {attempt.number: attempt for attempt in attempts}
-    before, after = by_number.get(retune), by_number.get(retune + 1)
-    if before is None or after is None or before.mse is None or after.mse is None:
-        return ""
-    return f"; MSE {before.mse:.4f} → {after.mse:.4f}"
+ADVICE = {
+    "max_train_retries": "the stage gate rejected one chunk too many: read its reasons in the auto-training-loop "
+    "report; raise --max-train-retries above {max_train_retries}, or loosen the gate's thresholds in loop.yaml, and "
+    "run again",
+    "max_inference_retries": "raise --max-inference-retries above {max_inference_retries}, perhaps with a larger "
+    "--retry-chunk, and run again: the run reopens at its gate",
+    "max_crashes": "the training process died too often: its last error is in the runtime report and in child.log of "
+    "the state folder; mend the cause, raise --max-crashes above {max_crashes}, and run again",
+    "max_stalled_starts": "too many starts made no progress: read log.jsonl of the state folder, mend the cause, raise "
+    "--max-stalled-starts above {max_stalled_starts}, and run again",
+}
+"""What to do when a budget is used up. The braces take the budgets' values."""
 
 
 def next_steps(run: RunState) -> list[str]:
-    """Advice that follows from the last attempt."""
+    """Advice that follows from how the run ended and from its last attempt."""
     attempt = run.inference.attempts[-1] if run.inference.attempts else None
-    if attempt is None:
-        return [
-            f"{run.reason}: read the last gate's reason in the training report, mend it, raise the budget, run again"
-        ]
-    advice = []
-    if attempt.tokenizer_mse is not None and attempt.tokenizer_mse > attempt.max_mse:
-        advice.append(
-            f"the tokenizer alone reconstructs the clips with MSE {attempt.tokenizer_mse:.4f}, above {attempt.max_mse:g}: "
-            "no dynamics can pass; train the tokenizer longer, or give it more bins or latent dimensions"
-        )
-    if attempt.unique_actions == 1:
-        advice.append("all inferred actions are one code: train the latent actions longer or with another seed")
-    if attempt.passed and attempt.skill is not None and attempt.skill <= 0:
-        advice.append("the gate passed without positive skill: train dynamics longer before relying on this model")
-    if not attempt.passed:
-        advice.append("raise --max-inference-retries or --retry-chunk and run again: the run reopens at its gate")
+    advice = _attempt_advice(attempt) if attempt else []
+    if run.failed_in is not None:
+        advice.append(ADVICE[_budget(run)].format(**run.loop.budgets.model_dump()))
     return advice or ["nothing: the model passed with skill"]
 
 
-def training_report(run: RunState, journal: Sequence[Json], settings: Settings) -> str:
-    """Every stage gate: update, decision, metrics, resume point, tuning in force."""
-    lines = [f"# Auto training loop report: {run.run}", "", *_bullets(run_root=settings.run_root, nproc_per_node=1), ""]
-    for stage in Stage:
-        progress = run.stages.get(stage)
-        if progress is None:
-            continue
-        lines += [
-            f"## {stage}",
-            "",
-            *_bullets(
-                target_updates=progress.target,
-                completed_updates=progress.completed,
-                chunk=run.loop.chunks[stage],
-                final_checkpoint=progress.accepted.path if progress.accepted else None,
-                metrics=RunPaths(Path(settings.run_root), Path(settings.repo_root)).metrics(stage),
-            ),
-            "",
-            "| gate at update | attempt | decision | reason | resumes from | learning rate | accumulation | batch | picture |",
-            "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-        ]
-        for gate in gates(journal, stage):
-            tuning = gate["tuning"]
-            resume = gate["checkpoint"] if gate["decision"] != "retune" else gate["accepted"]
-            lines.append(
-                f"| {gate['completed']} | {gate['attempt']} | {gate['decision']} | {gate['reason']} "
-                f"| {Path(resume).name if resume else 'the beginning'} | {tuning['learning_rate']:g} "
-                f"| {tuning['gradient_accumulation_steps']} | {tuning['batch_size_per_gpu']} "
-                f"| {Path(gate['picture']).name if gate['picture'] else ''} |"
-            )
-        lines.append("")
-    return "\n".join(lines) + "\n"
+def _attempt_advice(attempt: Attempt) -> list[str]:
+    """What the last attempt's figures say about the cause."""
+    advice = []
+    if retune.below_reach(attempt) and not attempt.passed:
+        advice.append(
+            f"{_floor(attempt)}: train the tokenizer longer (`retune_policy: cause` in loop.yaml makes retunes do so), "
+            "or give it more bins or latent dimensions"
+        )
+    if attempt.unique_actions == 1:
+        advice.append("all inferred actions are one code: train the latent actions longer or with another seed")
+    if not attempt.conditions.get("run_succeeded", True):
+        advice.append("inference itself ended in an error: the attempt's result file and log say which")
+    if attempt.skill is not None and attempt.skill <= 0:
+        how = f"the gate passed {TRIVIAL}" if attempt.passed else "the rollout is no better than a trivial prediction"
+        advice.append(f"{how}; train dynamics longer before relying on this model")
+    return advice
+
+
+def _budget(run: RunState) -> str:
+    """The budget that ended a failed run, by its name in loop.yaml."""
+    reason = run.reason or ""
+    if "crash budget" in reason:
+        return "max_crashes"
+    if "starts without progress" in reason:
+        return "max_stalled_starts"
+    return "max_inference_retries" if run.failed_in is State.GATE else "max_train_retries"
 
 
 def gates(journal: Iterable[Json], stage: Stage | None = None) -> list[Json]:
@@ -199,9 +128,510 @@ def judged(journal: Iterable[Json]) -> list[Attempt]:
     return list({line["number"]: Attempt.model_validate(line) for line in lines}.values())
 
 
-def _status(run: RunState) -> str:
-    return "failed" if run.failed_in else "passed"
+def write(run: RunState, journal: Sequence[Json], settings: Settings, paths: RunPaths) -> list[Path]:
+    """Write the reports. Their names carry the time REPORT was entered, so writing them again replaces them."""
+    from tiw_fsm import curves  # brings numpy; `tiw-fsm status`, which needs this module, shall stay fast
+
+    entered = [line["time"] for line in journal if line["to"] == State.REPORT != line["from"]]
+    stamp = (entered[-1] if entered else run.updated_at).translate(str.maketrans("-T:", "___", "Z"))
+    picture = paths.reports / f"train-to-inference-curves-{stamp}.png"
+    drawn = curves.draw(picture, {stage: paths.metrics(stage) for stage in Stage}, gates(journal))
+    tale = Tale(
+        run, journal, settings, paths, {name: f"{name}-{stamp}.md" for name in REPORTS}, picture if drawn else None
+    )
+    for name, make in REPORTS.items():
+        replace_durably(paths.reports / tale.names[name], ("\n".join(make(tale)) + "\n").encode())
+    return [paths.reports / name for name in tale.names.values()]
 
 
-def _bullets(**items: Any) -> list[str]:
-    return [f"- {name.replace('_', ' ')}: `{value}`" for name, value in items.items() if value is not None]
+# --- what the reports are made of -------------------------------------------------------------------------------
+
+
+class Step(NamedTuple):
+    """A journal line with the state before and after it."""
+
+    line: Json
+    before: Json
+    after: Json
+
+    @property
+    def event(self) -> str:
+        return str(self.line["event"])
+
+    @property
+    def facts(self) -> Json:
+        facts: Json = self.line["facts"]
+        return facts
+
+
+def steps(journal: Iterable[Json]) -> Iterator[Step]:
+    """The journal, unfolded."""
+    before: Json = {}
+    for line in journal:
+        after = apply_patch(before, line["changes"])
+        yield Step(line, before, after)
+        before = after
+
+
+@dataclass
+class Tale:
+    """Everything the reports tell of, and links to it."""
+
+    run: RunState
+    journal: Sequence[Json]
+    settings: Settings
+    paths: RunPaths
+    names: Mapping[str, str]
+    """File names of the three reports."""
+    curves: Path | None
+
+    def __post_init__(self) -> None:
+        self.steps = list(steps(self.journal))
+        self.attempts = judged(self.journal)
+
+    def link(self, path: str | Path | None, label: str | None = None) -> str:
+        """A link that works from the reports' folder; only the name, when there is no such file."""
+        if path is None:
+            return "none"
+        name = label or self._name(Path(path))
+        return f"[{name}]({self._relative(path)})" if Path(path).exists() else f"{name} (gone)"
+
+    def picture(self, path: str | Path | None, title: str) -> Lines:
+        """An embedded picture with the name of its file, if there is one."""
+        if path is None or not Path(path).exists():
+            return []
+        return [f"![{title}]({self._relative(path)})", "", f"{title}: {self.link(path)}", ""]
+
+    def _name(self, path: Path) -> str:
+        root = self.paths.repo_root.resolve()
+        return path.resolve().relative_to(root).as_posix() if path.resolve().is_relative_to(root) else str(path)
+
+    def _relative(self, path: str | Path) -> str:
+        return quote(os.path.relpath(Path(path).resolve(), self.paths.reports.resolve()))
+
+    def result(self, attempt: Attempt) -> Json:
+        """The attempt's file with every figure; empty when it is gone."""
+        path = Path(attempt.result) if attempt.result else None
+        if path is None or not path.exists():
+            return {}
+        with disk_errors("reading", path):
+            found: Json = json.loads(path.read_bytes())
+        return found
+
+    def sources(self) -> Lines:
+        """Which files the numbers come from."""
+        state = self.paths.repo_root / "state" / self.run.run
+        journal = self.link(state / "journal.jsonl") if state.exists() else "`journal.jsonl` in the run's state folder"
+        files = [self.paths.metrics(stage) for stage in Stage if self.paths.metrics(stage).exists()]
+        return [
+            "## Where the numbers come from",
+            "",
+            f"- gates, decisions, tuning, events: {journal}",
+            *(f"- losses: {self.link(file)}" for file in files),
+            *(f"- figures of attempt {a.number}: {self.link(a.result)}" for a in self.attempts if a.result),
+            *(f"- see also: [{name}]({name})" for name in self.names.values()),
+        ]
+
+    def curves_section(self) -> Lines:
+        return ["## Loss curves", "", *(self.picture(self.curves, "Loss curves") or ["No update was recorded.", ""])]
+
+
+def _shown(value: Any) -> str:
+    """A value for people: six digits are enough to find it in its file."""
+    if isinstance(value, bool):
+        return "yes" if value else "**no**"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return "—" if value is None else str(value)
+
+
+def _table(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> Lines:
+    """A Markdown table with an empty line after it; one sentence when it would be empty."""
+    body = ["| " + " | ".join(_cell(value) for value in row) + " |" for row in rows]
+    if not body:
+        return ["None.", ""]
+    return ["| " + " | ".join(headers) + " |", "|" + " --- |" * len(headers), *body, ""]
+
+
+def _cell(value: Any) -> str:
+    return _shown(value).replace("|", "\\|").replace("\n", " ")
+
+
+def _bullets(items: Mapping[str, Any]) -> Lines:
+    return [*(f"- {name}: {_shown(value)}" for name, value in items.items() if value is not None), ""]
+
+
+def _change(before: Any, after: Any) -> str:
+    return f"{_shown(before)} → {_shown(after)}"
+
+
+def _patch(step: Step, stage: str) -> str:
+    """What a step changed in a stage's settings: the config patch applied."""
+    old, new = (state.get("stages", {}).get(stage, {}) for state in (step.before, step.after))
+    if not old or not new:
+        return ""
+    pairs = {key: (old["tuning"][key], value) for key, value in new["tuning"].items()}
+    pairs["target"] = (old["target"], new["target"])
+    return ", ".join(f"{key} {_change(*pair)}" for key, pair in pairs.items() if pair[0] != pair[1])
+
+
+# --- runtime report ---------------------------------------------------------------------------------------------
+
+
+def runtime_report(tale: Tale) -> Lines:
+    """Checkpoints, inference attempts with every condition, training calls, events."""
+    run = tale.run
+    lines = [f"# Train-to-inference report: {run.run}", "", *_overview(tale), "## Checkpoints", ""]
+    lines += _table(
+        ("stage", "updates", "target", "checkpoint", "SHA-256"),
+        [
+            (stage, p.completed, p.target, *((tale.link(p.checkpoint.path), f"`{p.checkpoint.sha256}`")))
+            if p.checkpoint
+            else (stage, p.completed, p.target, "none", "")
+            for stage, p in run.stages.items()
+        ],
+    )
+    lines += ["## Inference attempts", ""]
+    for attempt in tale.attempts:
+        lines += _attempt_section(tale, attempt)
+    lines += [] if tale.attempts else ["None.", ""]
+    lines += ["## Training calls", ""]
+    lines += _table(
+        ("stage", "chunk attempt", "from update", "to update", "checkpoints", "seconds", "process deaths", "decision"),
+        [tuple(call.values()) for call in _calls(tale.steps)],
+    )
+    return [*lines, "## Events", "", *_events(tale.steps), *tale.curves_section(), *tale.sources()]
+
+
+def _overview(tale: Tale) -> Lines:
+    run = tale.run
+    return [
+        *_bullets(
+            {
+                "status": f"**{'failed' if run.failed_in else 'passed'}**",
+                "reason": run.reason,
+                "run root": tale.settings.run_root,
+                "trained stages": run.train_stage,
+                "device": run.fingerprint.device if run.fingerprint else None,
+                "began": run.created_at or None,
+                "retunes": run.retunes,
+                "interruptions": run.interruptions,
+            }
+        )[:-1],
+        *_inexact(run),
+        "",
+    ]
+
+
+def _inexact(run: RunState) -> Lines:
+    """From where on the run is not bitwise what one machine would have made."""
+    return [
+        f"- **no longer bitwise the same run** from update {i.completed} of {i.stage or 'no stage'} on: {i.what}"
+        for i in run.inexact
+    ]
+
+
+FIGURES = {
+    "mse": "MSE of generated frames",
+    "mse_with_context": "MSE with the context frames, as TinyWorlds itself defines it",
+    "mse_random_actions": "MSE with random actions",
+    "tokenizer_mse": "MSE of the tokenizer alone, the floor of any rollout",
+    "unique_actions": "distinct actions inferred",
+    "action_entropy": "entropy of the actions",
+    "frames_inferred": "frames inferred",
+}
+"""Keys of an attempt's result file → what they mean."""
+
+
+def _attempt_section(tale: Tale, attempt: Attempt) -> Lines:
+    result = tale.result(attempt)
+    figures = [(meaning, result[key], f"`{key}`") for key, meaning in FIGURES.items() if result.get(key) is not None]
+    figures += [(f"MSE of baseline {name}", mse, f"`baselines.{name}`") for name, mse in attempt.baselines.items()]
+    return [
+        f"### Attempt {attempt.number}: {'passed' if attempt.passed else 'failed'}",
+        "",
+        verdict_line(attempt) + ".",
+        "",
+        *_bullets(
+            {
+                "dynamics updates": attempt.updates,
+                "largest MSE allowed": attempt.max_mse,
+                "skill (1 − MSE / best baseline)": attempt.skill,
+                "error": result.get("error"),
+                "every figure": tale.link(attempt.result),
+            }
+        ),
+        *_table(("condition", "met"), attempt.conditions.items()),
+        *_table(("figure", "value", "key in the result file"), figures),
+        *_per_step(result),
+        *tale.picture(attempt.png, f"Attempt {attempt.number}, ground truth against prediction"),
+    ]
+
+
+def _per_step(result: Json) -> Lines:
+    """How the error grows with each generated frame."""
+    columns = {"MSE": result.get("mse_per_step"), **result.get("baselines_per_step", {})}
+    columns["skill"] = result.get("skill_per_step")
+    columns = {name: values for name, values in columns.items() if values}
+    if "MSE" not in columns:
+        return []
+    rows = enumerate(zip(*columns.values(), strict=False), start=1)
+    return _table(("generated frame", *columns), [(number, *values) for number, values in rows])
+
+
+DEATHS = ("crashed", "out_of_memory")
+
+
+def _calls(history: Iterable[Step]) -> Iterable[Json]:
+    """One entry per chunk attempt: where it began, what it saved, how it was judged."""
+    calls: dict[tuple[str, int], Json] = {}
+    for step in history:
+        stage = step.facts.get("stage")
+        if step.event not in ("saved", "accepted", "rejected", *DEATHS) or stage is None:
+            continue
+        before = step.before["stages"][stage]
+        begun = {"stage": stage, "attempt": before["attempt"], "from": before["completed"], "to": before["completed"]}
+        rest = {"saved": 0, "seconds": 0.0, "deaths": 0, "decision": "not judged"}
+        call = calls.setdefault((stage, before["attempt"]), begun | rest)
+        call["to"] = max(call["to"], step.facts["completed"])
+        call["saved"] += step.event == "saved"
+        call["seconds"] = round(call["seconds"] + step.facts.get("seconds", 0.0), 3)
+        call["deaths"] += step.event in DEATHS
+        call["decision"] = step.facts.get("decision", call["decision"])
+    return calls.values()
+
+
+EVENTS: dict[str, Callable[[Json], str]] = {
+    "crashed": lambda facts: f"the process died: {_last_line(facts['error'])}",
+    "out_of_memory": lambda facts: f"out of memory: {_last_line(facts['error'])}",
+    "interrupted": lambda facts: "asked to stop; all progress was saved",
+    "started": lambda facts: _how_started(facts),
+    "reopened": lambda facts: f"reopened with budgets {facts['budgets']}",
+    "stalled": lambda facts: f"{facts['stalled_starts']} starts in a row made no progress",
+}
+"""Journal events that are not the plain course of a run, in words."""
+
+
+def _how_started(facts: Json) -> str:
+    died = ["the runner before had died without warning"] if "died" in facts else []
+    return "; ".join(["resumed", *died, *(f"changed: {what}" for what in facts.get("changed", []))])
+
+
+def _last_line(text: str) -> str:
+    return (text.strip().splitlines() or ["no message"])[-1]
+
+
+def _events(history: Iterable[Step]) -> Lines:
+    rows = []
+    for step in history:
+        if step.event not in EVENTS:
+            continue
+        stage = step.facts.get("stage")
+        where = f"{stage} at or after update {step.facts['completed']}" if stage else step.line["from"]
+        patch = _patch(step, stage) if stage else ""
+        rows.append((step.line["time"], step.event, where, EVENTS[step.event](step.facts), patch))
+    return _table(("time", "event", "where", "what", "config patch applied"), rows)
+
+
+# --- retrospective ----------------------------------------------------------------------------------------------
+
+
+def retrospective(tale: Tale) -> Lines:
+    """Why the run ended as it did, what each retune changed and did, what to try next."""
+    best = tale.run.inference.best
+    return [
+        f"# Train-to-inference retrospective: {tale.run.run}",
+        "",
+        *_overview(tale),
+        f"## Why it {'failed' if tale.run.failed_in else 'passed'}",
+        "",
+        *(f"- {sentence}" for sentence in _why(tale)),
+        "",
+        "## Inference attempts",
+        "",
+        *_table(
+            ("attempt", "dynamics updates", "MSE", "largest allowed", "skill", "tokenizer MSE", "not met", "file"),
+            [_attempt_row(tale, attempt) for attempt in tale.attempts],
+        ),
+        *(tale.picture(best.png, f"Best attempt ({best.number}), ground truth against prediction") if best else []),
+        "## Retunes",
+        "",
+        *_retunes(tale),
+        "## Rejected chunks",
+        "",
+        *_rejections(tale),
+        "## What to try next",
+        "",
+        *(f"- {advice}" for advice in next_steps(tale.run)),
+        "",
+        "## Config alignment",
+        "",
+        "Every file that names a shared value, as it was read; values of one key agree.",
+        "",
+        *_table(("key", "where", "value"), tale.settings.alignment),
+        *tale.curves_section(),
+        *tale.sources(),
+    ]
+
+
+SPENT: dict[str, Callable[[RunState], str]] = {
+    "max_inference_retries": lambda run: f"{run.retunes} retunes",
+    "max_train_retries": lambda run: f"{_at_failure(run, 'retries')} repeats of one chunk",
+    "max_crashes": lambda run: f"{_at_failure(run, 'crashes')} process deaths in a row",
+    "max_stalled_starts": lambda run: f"{run.stalled_starts} starts without progress",
+}
+"""What was used of a budget, in words."""
+
+
+def _at_failure(run: RunState, what: str) -> int:
+    """A count of the stage a run failed in, or of inference."""
+    stage = run.failed_in and run.but(state=run.failed_in).stage
+    count: int = getattr(run.stages[stage] if stage else run.inference, what)
+    return count
+
+
+def _why(tale: Tale) -> Lines:
+    """The outcome in plain sentences."""
+    run, last, best = tale.run, tale.attempts[-1] if tale.attempts else None, tale.run.inference.best
+    if run.failed_in is None:
+        told = [f"Attempt {last.number} met every condition of the inference gate."] if last else []
+    else:
+        budget = _budget(run)
+        allowed = run.loop.budgets.model_dump()[budget]
+        told = [f"{run.reason}: {SPENT[budget](run)}, and `{budget}` allows {allowed}."]
+    if run.failed_in is not None and run.failed_in not in (State.GATE, State.INFER):
+        told += [
+            f"The last stage gate: {g['stage']}, {g['decision']} ({g['reason']})." for g in gates(tale.journal)[-1:]
+        ]
+        told += [] if last else ["The run never came to the inference gate."]
+    if best and last and best.number != last.number:
+        told.append(f"Best attempt: {verdict_line(best)}.")
+    if last:
+        told.append(f"Last attempt: {verdict_line(last)}.")
+    if run.loop.inference.allow_trivial:
+        told.append("With --allow-trivial the baselines were no conditions: passing says little about skill.")
+    return told
+
+
+def _attempt_row(tale: Tale, attempt: Attempt) -> tuple[Any, ...]:
+    failed = ", ".join(name for name, held in attempt.conditions.items() if not held) or "—"
+    figures = (attempt.updates, attempt.mse, attempt.max_mse, attempt.skill, attempt.tokenizer_mse)
+    return (attempt.number, *figures, failed, tale.link(attempt.result))
+
+
+def _retunes(tale: Tale) -> Lines:
+    """Each retune: what it changed, and MSE and loss before and after it."""
+    rows = []
+    for index, step in enumerate(tale.steps):
+        if step.event != "retuned":
+            continue
+        older, newer = tale.journal[:index], _until_next_retune(tale.journal[index + 1 :])
+        mse = _change(*(_mse(attempts) for attempts in (judged(older)[-1:], judged(newer)[:1])))
+        planned = [step for step in tale.steps[:index] if step.event == "gate_failed"][-1]
+        for stage in step.facts["stages"]:
+            loss = _change(*(_final(gates(lines, Stage(stage))) for lines in (older, newer)))
+            file = tale.link(tale.paths.metrics(Stage(stage)))
+            rows.append((step.facts["retune"], stage, _patch(planned, stage), mse, loss, file))
+    return _table(("retune", "stage", "what it changed", "MSE", "final loss", "loss from"), rows)
+
+
+def _until_next_retune(journal: Sequence[Json]) -> Sequence[Json]:
+    ends = [index for index, line in enumerate(journal) if line["event"] == "retuned"]
+    return journal[: ends[0]] if ends else journal
+
+
+def _mse(attempts: Sequence[Attempt]) -> float | None:
+    return attempts[0].mse if attempts else None
+
+
+def _final(found: Sequence[Json]) -> float | None:
+    """The final loss at the last gate that accepted, or at the last one if none did."""
+    accepted = [facts for facts in found if facts["decision"] in ("continue", "watch")]
+    last = (accepted or found or [{"metrics": {}}])[-1]
+    loss: float | None = last["metrics"].get("final")
+    return loss
+
+
+def _rejections(tale: Tale) -> Lines:
+    rows = [
+        (s.facts["stage"], s.facts["completed"], s.facts["decision"], s.facts["reason"], _patch(s, s.facts["stage"]))
+        for s in tale.steps
+        if s.event == "rejected"
+    ]
+    return _table(("stage", "at update", "decision", "reason", "config patch applied"), rows)
+
+
+# --- auto-training-loop report ----------------------------------------------------------------------------------
+
+GATE_COLUMNS = ("updates", "attempt", "decision", "reason", "resumes from", "config patch applied", "picture")
+
+
+def training_report(tale: Tale) -> Lines:
+    """Per stage, every gate: update, decision, metrics, resume point, config patch applied."""
+    lines = [f"# Auto training loop report: {tale.run.run}", "", *_overview(tale), *tale.curves_section()]
+    for stage in Stage:
+        if stage in tale.run.stages:
+            lines += _stage_section(tale, stage)
+    return lines + tale.sources()
+
+
+def _stage_section(tale: Tale, stage: Stage) -> Lines:
+    progress, metrics = tale.run.stages[stage], tale.paths.metrics(stage)
+    history = [s for s in tale.steps if s.event in ("accepted", "rejected") and s.facts["stage"] == stage]
+    return [
+        f"## {stage}",
+        "",
+        *_bullets(
+            {
+                "target updates": progress.target,
+                "completed updates": progress.completed,
+                "updates between gates": tale.run.loop.chunks[stage],
+                "accepted checkpoint": tale.link(progress.accepted.path) if progress.accepted else "none",
+                "metrics of every update": tale.link(metrics) if metrics.exists() else "none",
+                **{f"{key} now": value for key, value in progress.tuning.model_dump().items()},
+            }
+        ),
+        "### Gates",
+        "",
+        *_table(GATE_COLUMNS, [_gate_row(tale, step) for step in history]),
+        "### Metrics at the gates",
+        "",
+        *_gate_metrics([step.facts for step in history]),
+        "### Other changes of its settings",
+        "",
+        *_other_patches(tale.steps, stage),
+    ]
+
+
+def _gate_row(tale: Tale, step: Step) -> tuple[Any, ...]:
+    facts, resume = step.facts, step.after["stages"][step.facts["stage"]].get("checkpoint")
+    picture = tale.link(facts["picture"], Path(facts["picture"]).name) if facts["picture"] else "none"
+    start = f"`{Path(resume['path']).name}`" if resume else "the beginning"
+    verdict = (facts["completed"], facts["attempt"], facts["decision"], facts["reason"])
+    return (*verdict, start, _patch(step, facts["stage"]) or "none", picture)
+
+
+def _gate_metrics(found: Sequence[Json]) -> Lines:
+    names = list(dict.fromkeys(name for facts in found for name in facts["metrics"]))
+    rows = [
+        (facts["completed"], facts["attempt"], facts["decision"], *(facts["metrics"].get(name) for name in names))
+        for facts in found
+    ]
+    return _table(("updates", "attempt", "decision", *names), rows)
+
+
+def _other_patches(history: Iterable[Step], stage: Stage) -> Lines:
+    """Config patches that no stage gate applied: retunes, halved batches, accepted changes of the config."""
+    rows = [
+        (step.line["time"], "retune" if step.event == "gate_failed" else step.event, patch)
+        for step in history
+        if step.event not in ("accepted", "rejected") and (patch := _patch(step, stage))
+    ]
+    return _table(("time", "event", "config patch applied"), rows)
+
+
+REPORTS: dict[str, Callable[[Tale], Lines]] = {
+    "train-to-inference-report": runtime_report,
+    "train-to-inference-retrospective": retrospective,
+    "auto-training-loop-report": training_report,
+}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from tiw_fsm.config import Ladder, Retune, Tuning
+from tiw_fsm.config import Ladder, LoopConfig, Retune, Tuning
+from tiw_fsm.run_state import Attempt
+from tiw_fsm.stages import Stage
 
 
 def walk_ladder(tuning: Tuning, ladder: Ladder, chunk: int) -> Tuning:
@@ -25,3 +27,17 @@ def after_out_of_memory(tuning: Tuning, ladder: Ladder, chunk: int) -> Tuning:
 def retry_learning_rate(retune: Retune, number: int) -> float:
     """Peak rate of retune ``number`` (0 is the first): decays by ``lr_decay`` each time, down to the floor."""
     return max(retune.init_learning_rate * retune.lr_decay**number, retune.lr_floor)
+
+
+def below_reach(attempt: Attempt) -> bool:
+    """Whether the tokenizer alone is worse than the gate allows, so that no dynamics can pass."""
+    return attempt.tokenizer_mse is not None and attempt.tokenizer_mse > attempt.max_mse
+
+
+def stage_at_fault(loop: LoopConfig, attempt: Attempt) -> Stage:
+    """The stage a retune goes back to after a failed attempt: dynamics, unless ``retune_policy`` is `cause`."""
+    if loop.retune_policy == "cause" and below_reach(attempt):
+        return Stage.VIDEO
+    if loop.retune_policy == "cause" and attempt.unique_actions == 1:
+        return Stage.LATENT
+    return Stage.DYNAMICS

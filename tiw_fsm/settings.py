@@ -205,35 +205,32 @@ def load_settings(flags: Mapping[str, Any], *, run: str, repo_root: Path) -> Set
         defaults = LoopConfig().model_dump(mode="json") if name == "loop" else {}
         parsed[name] = _validated(FILES[name].schema, _deep_merge(defaults, source.data), source, problems)
     problems += alignment.misaligned(on_disk, lambda name, key: sources[name].where((key,)))
-    training, loop, inference = parsed["training"], parsed["loop"], parsed["inference"]
-    if not isinstance(training, TrainingFile) or not isinstance(loop, LoopConfig):
-        raise UsageProblem(problems)
-    if not isinstance(inference, InferenceFile):
-        raise UsageProblem(problems)
     problems += _refused_features(parsed)
     if flags.get("nproc_per_node", 1) > 1:
         problems.append("--nproc-per-node: the native engine trains in one process for now; leave it out, or give 1")
-
-    stages = {}
-    for stage in Stage:
-        file = parsed[stage.value]
-        if isinstance(file, StageFile):
-            merged = _stage_values(training, file)
-            config = _validated(StageConfig, merged, sources[stage.value], problems)
-            if config is not None:
-                stages[stage] = config
-    gate = _validated(InferenceConfig, _said(inference, InferenceConfig), sources["inference"], problems)
-    data = _data_source(training, inference, repo_root, problems)
+    training, inference, loop = parsed["training"], parsed["inference"], parsed["loop"]
+    stages = _stage_configs(parsed, sources, problems)
+    gate = data = None
+    if isinstance(inference, InferenceFile):
+        gate = _validated(InferenceConfig, _said(inference, InferenceConfig), sources["inference"], problems)
+        if isinstance(training, TrainingFile):
+            data = _data_source(training, inference, repo_root, problems)
     train_stage = flags.get("train_stage", "all")
     warm_starts = {s: str(repo_root / flags[flag]) for s, flag in WARM_START_FLAGS.items() if flags.get(flag)}
-    for stage in Stage:
-        if train_stage not in ("all", stage.value) and stage not in warm_starts:
-            flag = WARM_START_FLAGS[stage].replace("_", "-")
-            problems.append(
-                f"--train-stage {train_stage} does not train {stage}, so its checkpoint is needed: give --{flag} PATH"
-            )
-    if problems or gate is None or data is None:
+    problems += [
+        f"--train-stage {train_stage} does not train {stage}, so its checkpoint is needed: "
+        f"give --{WARM_START_FLAGS[stage].replace('_', '-')} PATH"
+        for stage in Stage
+        if train_stage not in ("all", stage.value) and stage not in warm_starts
+    ]
+    python_exec = _interpreter(flags, repo_root, problems)
+    if problems:
         raise UsageProblem(dict.fromkeys(problems))
+    assert isinstance(training, TrainingFile)
+    assert isinstance(inference, InferenceFile)
+    assert isinstance(loop, LoopConfig)
+    assert gate is not None
+    assert data is not None
     return Settings(
         run_root=str(repo_root / flags.get("run_root", f"results/{run}")),
         repo_root=str(repo_root),
@@ -245,19 +242,34 @@ def load_settings(flags: Mapping[str, Any], *, run: str, repo_root: Path) -> Set
         loop=loop,
         warm_starts=warm_starts,
         engine=flags.get("engine", "native"),
-        python_exec=_interpreter(flags, repo_root),
+        python_exec=python_exec,
         alignment=alignment.table(on_disk, lambda name, key: sources[name].where((key,))),
     )
 
 
-def _interpreter(flags: Mapping[str, Any], repo_root: Path) -> str:
+def _stage_configs(
+    parsed: Mapping[str, Value | None], sources: Mapping[str, Source], problems: list[str]
+) -> dict[Stage, StageConfig]:
+    """What each stage trains with: training.yaml first, then the stage's own file."""
+    training, stages = parsed["training"], {}
+    for stage in Stage:
+        file = parsed[stage.value]
+        if isinstance(training, TrainingFile) and isinstance(file, StageFile):
+            values = {**_said(file, StageConfig), **_said(training, StageConfig)}
+            config = _validated(StageConfig, values, sources[stage.value], problems)
+            if config is not None:
+                stages[stage] = config
+    return stages
+
+
+def _interpreter(flags: Mapping[str, Any], repo_root: Path, problems: list[str]) -> str:
     """The child's interpreter. Not resolved: a virtual environment's python is a link, and must stay one."""
     typed = flags.get("python_exec")
     if typed is None:
         return sys.executable
     path = repo_root / typed
     if not path.is_file():
-        raise UsageProblem(f"--python-exec {typed}: no such file; give the path of a Python that has tiw_fsm installed")
+        problems.append(f"--python-exec {typed}: no such file; give the path of a Python that has tiw_fsm installed")
     return str(path)
 
 
@@ -288,10 +300,6 @@ def _apply_flags(sources: dict[str, Source], flags: Mapping[str, Any]) -> None:
 def _said(file: Value, schema: type[Value]) -> dict[str, Any]:
     """What a file says of the keys that ``schema`` knows."""
     return {k: v for k, v in file.model_dump(mode="json").items() if v is not None and k in schema.model_fields}
-
-
-def _stage_values(training: TrainingFile, file: StageFile) -> dict[str, Any]:
-    return {**_said(file, StageConfig), **_said(training, StageConfig)}
 
 
 def _data_source(

@@ -21,6 +21,7 @@ from tiw_fsm.engines.protocol import (
     InferRequest,
     InferResult,
     Progress,
+    ShapesRequest,
     TrainRequest,
     TrainResult,
 )
@@ -40,6 +41,7 @@ class NativeEngine:
         self._child: subprocess.Popen[bytes] | None = None
         self._pipe: IO[bytes] | None = None
         self._hello: HelloRequest | None = None
+        self._shapes: dict[tuple[Stage, StageConfig], dict[str, tuple[int, ...]]] = {}
 
     def hello(self, request: HelloRequest) -> Hello:
         self._hello = request
@@ -52,7 +54,10 @@ class NativeEngine:
         return dict(self._ask(request, progress))
 
     def problems(self, stage: Stage, config: StageConfig, folder: Path, sha256: str | None) -> list[str]:
-        return checkpoints.problems(folder, sha256=sha256)
+        if (stage, config) not in self._shapes:
+            answer = self._ask(ShapesRequest(stage=stage, config=config), lambda done, total, loss: None)
+            self._shapes[stage, config] = {name: tuple(shape) for name, shape in answer.items()}
+        return checkpoints.problems(folder, expect=self._shapes[stage, config], sha256=sha256)
 
     def stop(self) -> None:
         if self._child is not None and self._child.stdin is not None:

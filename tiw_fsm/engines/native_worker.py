@@ -24,7 +24,7 @@ import torch
 
 from tiw_fsm import checkpoints, pictures
 from tiw_fsm.config import DataSource, StageConfig, Value
-from tiw_fsm.engines.protocol import HelloRequest, InferRequest, TrainRequest
+from tiw_fsm.engines.protocol import HelloRequest, InferRequest, ShapesRequest, TrainRequest
 from tiw_fsm.errors import TiwFsmError, UsageProblem
 from tiw_fsm.run_state import CheckpointRef
 from tiw_fsm.stages import Stage
@@ -34,7 +34,12 @@ from tiw_fsm.tinyworlds.rollout import WorldModel, evaluate
 from tiw_fsm.tinyworlds.trainer import Trainer, load_weights, make_model
 from tiw_fsm.tinyworlds.video_tokenizer import VideoTokenizer
 
-REQUESTS: dict[str, type[Value]] = {"hello": HelloRequest, "train": TrainRequest, "infer": InferRequest}
+REQUESTS: dict[str, type[Value]] = {
+    "hello": HelloRequest,
+    "shapes": ShapesRequest,
+    "train": TrainRequest,
+    "infer": InferRequest,
+}
 PR_SET_PDEATHSIG = 1
 SHOWN_CLIPS = 3
 
@@ -62,7 +67,7 @@ class Worker:
         if wants_cuda and not torch.cuda.is_available():
             raise UsageProblem("device cuda: this machine has no CUDA device that torch can use; give --device cpu")
         self.device = torch.device("cuda" if wants_cuda else "cpu")
-        torch.set_num_threads(request.threads or len(os.sched_getaffinity(0)))
+        torch.set_num_threads(request.threads or min(torch.get_num_threads(), len(os.sched_getaffinity(0))))
         torch.use_deterministic_algorithms(True)
         torch.backends.cuda.enable_mem_efficient_sdp(False)  # its backward pass is not deterministic
         return {"device": self._device_name(), "torch": torch.__version__, "threads": torch.get_num_threads()}
@@ -218,6 +223,10 @@ def answer(worker: Worker, line: bytes) -> tuple[str, Any]:
         match request:
             case HelloRequest():
                 return "ok", worker.hello(request)
+            case ShapesRequest():
+                with torch.device("meta"):
+                    weights = make_model(request.stage, request.config).state_dict()
+                return "ok", {name: list(tensor.shape) for name, tensor in weights.items()}
             case TrainRequest():
                 return "ok", worker.train(request)
             case InferRequest():

@@ -29,6 +29,14 @@ class Hello(Value):
     threads: int
 
 
+class ShapesRequest(Value):
+    """Say which tensors a stage's checkpoint must hold."""
+
+    kind: Literal["shapes"] = "shapes"
+    stage: Stage
+    config: StageConfig
+
+
 class TrainRequest(Value):
     """Train one stage up to its next committed checkpoint."""
 

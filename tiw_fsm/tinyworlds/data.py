@@ -97,9 +97,9 @@ def generator(*key: int | str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
 
 
-def draw_batch(starts: Tensor, batch_size: int, random: torch.Generator) -> Tensor:
-    """``batch_size`` of ``starts``, uniformly and with replacement."""
-    return starts[torch.randint(len(starts), (batch_size,), generator=random)]
+def draw_batch(clips: int, batch_size: int, random: torch.Generator) -> Tensor:
+    """``batch_size`` numbers below ``clips``, uniformly and with replacement: long [B] on the CPU."""
+    return torch.randint(clips, (batch_size,), generator=random)
 
 
 def to_model(clips: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from tiw_fsm.stages import Stage
 from tiw_fsm.tinyworlds.data import FrameData, draw_batch, generator, to_model
 from tiw_fsm.tinyworlds.dynamics import DynamicsModel, draw_mask
 from tiw_fsm.tinyworlds.latent_actions import LatentActionModel
+from tiw_fsm.tinyworlds.tokens import ClipTokens
 from tiw_fsm.tinyworlds.video_tokenizer import VideoTokenizer
 
 MODEL, OPTIMIZER, STATE = "model_state_dict.pt", "optim_state_dict.pt", "state.pt"
@@ -28,6 +29,7 @@ MAX_GRAD_NORM = 1.0
 WEIGHT_DECAY = 0.01
 PROGRESS_SECONDS = 0.25
 SHOWN_CLIPS = 4
+SHOWN_STEPS = 8
 
 Row = dict[str, Any]
 
@@ -45,14 +47,17 @@ class Loss(NamedTuple):
 class Objective(Protocol):
     """What a stage minimises, and what it shows."""
 
-    def loss(self, frames: Tensor, random: torch.Generator) -> Loss:
-        """Loss on frames [B, T, C, H, W] in [-1, 1]."""
+    def batch(self, picks: Tensor) -> Any:
+        """What the loss needs of training clips number ``picks`` [B]."""
+
+    def loss(self, batch: Any, random: torch.Generator) -> Loss:
+        """Loss on what ``batch`` returned."""
 
     def row(self, extras: dict[str, Tensor]) -> Row:
         """Metrics of an update from what its loss kept, moved to the CPU."""
 
     def show(self, frames: Tensor) -> Tensor:
-        """The model's own version of frames: [B, T', C, H, W], aligned to the clip's last frames."""
+        """The model's own version of frames [B, T, C, H, W]: [B, T', C, H, W], aligned to the clip's last frames."""
 
 
 def architecture(config: StageConfig, *keys: str) -> dict[str, int]:
@@ -72,12 +77,26 @@ def make_model(stage: Stage, config: StageConfig) -> nn.Module:
             return DynamicsModel(**architecture(config, "latent_dim", "num_bins", "n_actions"))
 
 
-class VideoObjective:
-    def __init__(self, model: nn.Module) -> None:
-        self.model = cast(VideoTokenizer, model)
+class FrameObjective:
+    """The base of the stages that learn from frames themselves."""
 
-    def loss(self, frames: Tensor, random: torch.Generator) -> Loss:
-        return Loss(self.model(frames)[0], {})
+    def __init__(self, data: FrameData, config: StageConfig) -> None:
+        self.data, self.config = data, config
+
+    def batch(self, picks: Tensor) -> Tensor:
+        length = self.config.context_length
+        return to_model(self.data.clips(self.data.clip_starts(length, held_out=False)[picks], length))
+
+
+class VideoObjective(FrameObjective):
+    """Reconstruct frames through the codebook."""
+
+    def __init__(self, model: VideoTokenizer, data: FrameData, config: StageConfig) -> None:
+        super().__init__(data, config)
+        self.model = model
+
+    def loss(self, batch: Tensor, random: torch.Generator) -> Loss:
+        return Loss(self.model(batch)[0], {})
 
     def row(self, extras: dict[str, Tensor]) -> Row:
         return {}
@@ -87,14 +106,16 @@ class VideoObjective:
         return reconstruction
 
 
-class LatentObjective:
-    def __init__(self, model: nn.Module, n_actions: int) -> None:
-        self.model = cast(LatentActionModel, model)
-        self.n_actions = n_actions
+class LatentObjective(FrameObjective):
+    """Predict frames from the first one and the actions inferred between them."""
 
-    def loss(self, frames: Tensor, random: torch.Generator) -> Loss:
-        loss, _, actions = self.model(frames)
-        return Loss(loss, {"actions": count_actions(actions, self.n_actions)})
+    def __init__(self, model: LatentActionModel, data: FrameData, config: StageConfig) -> None:
+        super().__init__(data, config)
+        self.model = model
+
+    def loss(self, batch: Tensor, random: torch.Generator) -> Loss:
+        loss, _, actions = self.model(batch)
+        return Loss(loss, {"actions": count_actions(actions, self.config.n_actions)})
 
     def row(self, extras: dict[str, Tensor]) -> Row:
         return action_statistics(extras["actions"])
@@ -105,40 +126,42 @@ class LatentObjective:
 
 
 class DynamicsObjective:
+    """Predict masked tokens from the others and the actions; tokenizer and actions are frozen."""
+
     def __init__(
-        self, model: nn.Module, config: StageConfig, tokenizer: VideoTokenizer, actions: LatentActionModel
+        self,
+        model: DynamicsModel,
+        data: FrameData,
+        config: StageConfig,
+        tokenizer: VideoTokenizer,
+        actions: LatentActionModel,
     ) -> None:
-        self.model = cast(DynamicsModel, model)
-        self.config = config
-        self.tokenizer = tokenizer
-        self.actions = actions
+        self.model, self.config, self.tokenizer, self.actions = model, config, tokenizer, actions
+        self.tokens = ClipTokens(data, config.context_length, tokenizer, actions if config.use_actions else None)
 
-    def _inputs(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        with torch.no_grad():
-            indices = self.tokenizer.tokenize(frames)
-            latents = self.tokenizer.quantizer.latents_from_indices(indices)
-            actions = self.actions.encode(frames) if self.config.use_actions else None
-        return latents, indices, actions
+    def batch(self, picks: Tensor) -> tuple[Tensor, Tensor | None]:
+        return self.tokens.lookup(picks)
 
-    def loss(self, frames: Tensor, random: torch.Generator) -> Loss:
-        latents, indices, actions = self._inputs(frames)
-        mask = draw_mask(indices.shape[0], indices.shape[1], indices.shape[2], random).to(
-            frames.device, non_blocking=True
-        )
-        extras = {}
-        if actions is not None:
-            used = self.actions.quantizer.indices_from_latents(actions)
-            extras["actions"] = count_actions(used, self.config.n_actions)
-        return Loss(self.model.loss(latents, indices, mask, actions), extras)
+    def loss(self, batch: tuple[Tensor, Tensor | None], random: torch.Generator) -> Loss:
+        indices, actions = batch
+        B, T, P = indices.shape
+        mask = draw_mask(B, T, P, random).to(indices.device, non_blocking=True)
+        latents = self.tokenizer.quantizer.latents_from_indices(indices)
+        if actions is None:
+            return Loss(self.model.loss(latents, indices, mask), {})
+        conditioning = self.actions.quantizer.latents_from_indices(actions)
+        counts = count_actions(actions, self.config.n_actions)
+        return Loss(self.model.loss(latents, indices, mask, conditioning), {"actions": counts})
 
     def row(self, extras: dict[str, Tensor]) -> Row:
         return action_statistics(extras["actions"]) if extras else {}
 
     def show(self, frames: Tensor) -> Tensor:
-        """The last frame predicted in one pass from those before it."""
-        latents, _, actions = self._inputs(frames)
-        decoded = self.model.generate(latents[:, :-1], 1, 8, actions, self.tokenizer.quantizer.latents_from_indices)
-        return self.tokenizer.detokenize(decoded)
+        """The last frame, predicted from those before it."""
+        latents = self.tokenizer.encode(frames)
+        actions = self.actions.encode(frames) if self.config.use_actions else None
+        decode = self.tokenizer.quantizer.latents_from_indices
+        return self.tokenizer.detokenize(self.model.generate(latents[:, :-1], 1, SHOWN_STEPS, actions, decode))
 
 
 def count_actions(indices: Tensor, n_actions: int) -> Tensor:
@@ -173,25 +196,28 @@ class Trainer:
         actions: LatentActionModel | None = None,
     ) -> None:
         self.stage, self.config, self.data, self.device, self.seed = stage, config, data, device, seed
-        torch.manual_seed(generator(seed, stage, "weights").initial_seed())
+        self.clips = len(data.clip_starts(config.context_length, held_out=False))
+        torch.manual_seed(self._random("weights").initial_seed())
         self.model = make_model(stage, config).to(device)
         self.optimizer = make_optimizer(self.model)
         if config.compile:
             self.model.compile()
-        self.objective = self._objective(self.model, tokenizer, actions)
+        self.objective = self._objective(tokenizer, actions)
         torch.backends.cuda.matmul.allow_tf32 = config.tf32
         torch.backends.cudnn.allow_tf32 = config.tf32
 
-    def _objective(
-        self, model: nn.Module, tokenizer: VideoTokenizer | None, actions: LatentActionModel | None
-    ) -> Objective:
-        if self.stage is Stage.VIDEO:
-            return VideoObjective(model)
-        if self.stage is Stage.LATENT:
-            return LatentObjective(model, self.config.n_actions)
-        if tokenizer is None or actions is None:
-            raise ValueError("dynamics are trained against a tokenizer and latent actions: give both")
-        return DynamicsObjective(model, self.config, tokenizer, actions)
+    def _objective(self, tokenizer: VideoTokenizer | None, actions: LatentActionModel | None) -> Objective:
+        match self.model:
+            case VideoTokenizer():
+                return VideoObjective(self.model, self.data, self.config)
+            case LatentActionModel():
+                return LatentObjective(self.model, self.data, self.config)
+            case DynamicsModel() if tokenizer is not None and actions is not None:
+                return DynamicsObjective(self.model, self.data, self.config, tokenizer, actions)
+        raise ValueError("dynamics are trained against a tokenizer and latent actions: give both")
+
+    def _random(self, *purpose: str | int) -> torch.Generator:
+        return generator(self.seed, self.stage, *purpose)
 
     def _autocast(self) -> AbstractContextManager[Any]:
         if self.config.amp and self.device.type == "cuda":
@@ -236,15 +262,10 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         total, kept = torch.zeros((), device=self.device), dict[str, Tensor]()
         for micro in range(tuning.gradient_accumulation_steps):
-            starts = draw_batch(
-                self.data.clip_starts(self.config.context_length, held_out=False),
-                tuning.batch_size_per_gpu,
-                generator(self.seed, self.stage, "batch", update, micro),
-            )
-            frames = to_model(self.data.clips(starts, self.config.context_length))
-            random = generator(self.seed, self.stage, "mask", update, micro)
+            picks = draw_batch(self.clips, tuning.batch_size_per_gpu, self._random("batch", update, micro))
+            batch = self.objective.batch(picks)
             with self._autocast():
-                loss, extras = self.objective.loss(frames, random)
+                loss, extras = self.objective.loss(batch, self._random("mask", update, micro))
             (loss / tuning.gradient_accumulation_steps).backward()  # type: ignore[no-untyped-call]
             total += loss.detach() / tuning.gradient_accumulation_steps
             kept = {name: kept.get(name, 0) + value for name, value in extras.items()}

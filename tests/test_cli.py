@@ -1,0 +1,152 @@
+"""The command line as users and scripts meet it."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from conftest import Simulation, Tiw, write_configs
+
+from tiw_fsm.cli import app
+from tiw_fsm.engines.simulated import Script
+from tiw_fsm.errors import ExitCode
+
+PROJECT = Path(__file__).parent.parent
+DOCS = "\n".join(path.read_text() for path in [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))])
+
+
+def commands() -> dict[str, list[str]]:
+    """Every command with its flags."""
+    group = typer.main.get_command(app)
+    return {
+        name: [parameter.opts[0] for parameter in command.params if parameter.opts[0].startswith("--")]
+        for name, command in group.commands.items()  # type: ignore[attr-defined]
+    }
+
+
+@pytest.mark.parametrize("command", commands())
+def test_every_command_and_flag_is_in_the_documents(command: str) -> None:
+    assert f"tiw-fsm {command}" in DOCS
+    missing = [flag for flag in commands()[command] if flag != "--help" and f"`{flag}`" not in DOCS]
+    assert missing == []
+
+
+@pytest.mark.parametrize("exit_code", ExitCode)
+def test_every_exit_code_is_in_the_readme(exit_code: ExitCode) -> None:
+    assert re.search(rf"^\| {exit_code.value} \|", (PROJECT / "README.md").read_text(), re.MULTILINE)
+
+
+def test_the_readmes_commands_exist() -> None:
+    """Every `tiw-fsm COMMAND --flag` that the README shows is one."""
+    shown = re.findall(r"tiw-fsm (\w+)((?: +--[\w-]+)*)", (PROJECT / "README.md").read_text())
+    assert shown
+    for command, flags in shown:
+        assert set(flags.split()) <= {*commands()[command], "--help"}
+
+
+INSPECT = "import sys; from tiw_fsm.cli import app; app(sys.argv[1:], standalone_mode=False); "
+ABSENT = "assert 'torch' not in sys.modules"
+
+
+@pytest.mark.parametrize("command", ["status", "graph", "check"])
+def test_commands_that_inspect_never_import_torch(simulation: Simulation, command: str) -> None:
+    simulation.run()
+    done = subprocess.run(
+        [sys.executable, "-c", INSPECT + ABSENT, command], cwd=simulation.root, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_an_import_of_torch_by_a_command_would_be_noticed(simulation: Simulation) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", INSPECT + "import torch; " + ABSENT, "status"],
+        cwd=simulation.root,
+        capture_output=True,
+        text=True,
+    )
+    assert "AssertionError" in done.stderr
+
+
+def test_status_of_a_run_that_never_began_answers(tmp_path: Path, tiw: Tiw) -> None:
+    done = tiw(tmp_path, "status", "--json")
+    assert (done.returncode, json.loads(done.stdout)["state"]) == (ExitCode.PASSED, None)
+    assert not (tmp_path / "state").exists()
+
+
+def test_status_as_json_has_the_fields_scripts_rely_on(simulation: Simulation, tiw: Tiw) -> None:
+    simulation.run(Script(mse=[0.5, 0.01]))
+    found = json.loads(tiw(simulation.root, "status", "--json").stdout)
+    keys = {"run", "state", "outcome", "alive", "next", "stages", "inference", "budgets", "interruptions", "fingerprint"}
+    assert keys <= found.keys()
+    assert (found["state"], found["outcome"], found["alive"]) == ("PASSED", "passed", False)
+    assert list(found["stages"]) == ["video_tokenizer", "latent_actions", "dynamics"]
+    for stage in found["stages"].values():
+        assert {"target", "completed", "checkpoint", "retries", "crashes", "tuning"} <= stage.keys()
+        assert {"path", "update", "sha256"} == stage["checkpoint"].keys()
+        assert Path(stage["checkpoint"]["path"]).is_absolute()
+    first, second = found["inference"]["attempts"]
+    assert {"mse", "max_mse", "baselines", "skill", "conditions", "passed", "png"} <= first.keys()
+    assert (first["passed"], second["passed"]) == (False, True)
+    assert {"copy_last", "mean_frame", "blurred_last"} == first["baselines"].keys()
+
+
+def test_status_says_what_happens_next(simulation: Simulation, tiw: Tiw) -> None:
+    simulation.run(Script(mse=[0.5]))
+    done = tiw(simulation.root, "status")
+    assert "raise that budget and run again" in done.stdout
+
+
+def test_graph_marks_the_state_the_run_is_in(simulation: Simulation, tiw: Tiw) -> None:
+    simulation.run()
+    assert "class PASSED current" in tiw(simulation.root, "graph").stdout
+
+
+def test_the_simulated_engine_runs_from_the_command_line(tmp_path: Path, tiw: Tiw) -> None:
+    write_configs(tmp_path / "configs")
+    done = tiw(tmp_path, "run", "--engine", "simulated")
+    assert done.returncode == ExitCode.PASSED, done.stderr
+    assert "PASSED: the inference gate passed" in done.stdout
+    assert "skill" in done.stdout
+    again = tiw(tmp_path, "run")
+    assert (again.returncode, again.stdout) == (ExitCode.PASSED, done.stdout)
+
+
+def test_check_finds_a_trained_run_ready_and_says_why_a_damaged_one_is_not(root: Path, tiw: Tiw) -> None:
+    assert tiw(root, "run", "--max-mse", "0.9", "--allow-trivial").returncode == ExitCode.PASSED
+    assert tiw(root, "check").returncode == ExitCode.PASSED
+    ready = tiw(root, "check", "results/default")
+    assert (ready.returncode, ready.stdout.count("ready")) == (ExitCode.PASSED, 3)
+    model = root / "results/default/dynamics/checkpoints/dynamics_step_19/model_state_dict.pt"
+    model.write_bytes(model.read_bytes()[:-50])
+    for arguments in (["check"], ["check", "results/default"]):
+        damaged = tiw(root, *arguments)
+        assert damaged.returncode == ExitCode.USAGE
+        assert "not ready" in damaged.stdout
+        assert "model_state_dict.pt" in damaged.stdout
+
+
+LAYERS = [
+    {"stages", "errors"},
+    {"config", "paths", "schedule", "alignment", "frames", "torch_files", "pictures", "retune", "run_state", "gates"},
+]
+"""The bottom of the package: modules that import nothing above them."""
+
+
+@pytest.mark.parametrize("module", sorted(set.union(*LAYERS)))
+def test_imports_point_downward_only(module: str) -> None:
+    """The machine, the engines and the command line are never imported from below."""
+    source = (PROJECT / "tiw_fsm" / f"{module}.py").read_text()
+    imported = set(re.findall(r"from tiw_fsm\.(\w+)", source))
+    imported |= {name for names in re.findall(r"from tiw_fsm import ([\w, ]+)", source) for name in names.split(", ")}
+    assert imported <= set.union(*LAYERS) | {"__version__"}
+
+
+def test_the_world_model_knows_nothing_of_the_controller() -> None:
+    for path in (PROJECT / "tiw_fsm/tinyworlds").glob("*.py"):
+        imported = set(re.findall(r"from tiw_fsm\.(\w+)", path.read_text()))
+        assert imported <= {"tinyworlds", "config", "schedule", "stages"}, path
