@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 DATA := data/crafter_frames.h5
 DEMO := --config-dir configs/demo
 
-.PHONY: install run test check bench torture clean
+.PHONY: install run test check bench
 
 install: $(VENV)/installed
 
@@ -26,3 +26,6 @@ check: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench: install
+	$(BIN)/python benchmarks/bench.py

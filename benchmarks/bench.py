@@ -47,6 +47,7 @@ from tiw_fsm.stages import Stage
 from tiw_fsm.store import Store
 from tiw_fsm.tinyworlds.data import FrameData, generator, to_model
 from tiw_fsm.tinyworlds.rollout import WorldModel
+from tiw_fsm.tinyworlds.tokens import BLOCK, ClipTokens
 from tiw_fsm.tinyworlds.trainer import Trainer, make_model
 
 REPO = Path(__file__).resolve().parents[1]
@@ -93,10 +94,16 @@ class Bench:
     def amount(self, full: int, quick: int) -> int:
         return quick if self.quick else full
 
-    def root(self, updates: Mapping[str, int], chunk: int | None, interval: int | None) -> Path:
+    def root(
+        self,
+        updates: Mapping[str, int],
+        chunk: int | None = None,
+        interval: int | None = None,
+        share: float | None = None,
+    ) -> Path:
         """A new working root: the profile, with ``updates`` per stage and gates that let every finite chunk pass.
 
-        ``None`` for ``chunk`` or ``interval`` leaves what the profile says.
+        ``None`` for ``chunk``, ``interval`` or ``share`` (of the rows to train on) leaves what the profile says.
         """
         root = self.folder / f"root{len(self.roots)}"
         self.roots.append(root)
@@ -111,8 +118,9 @@ class Bench:
             loop["checkpoint_interval"] = interval
         loop_file.write_text(yaml.safe_dump(loop))
         for stage, n_updates in updates.items():
-            path = root / "configs" / f"{stage}.yaml"
-            path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "n_updates": n_updates}))
+            change_yaml(root / "configs" / f"{stage}.yaml", n_updates=n_updates)
+        if share:
+            change_yaml(root / "configs" / "training.yaml", preload_ratio=share)
         return root
 
     def flags(self) -> dict[str, str]:
@@ -124,7 +132,7 @@ class Bench:
         return [sys.executable, "-m", "tiw_fsm", "run", "--run", RUN, *flags]
 
     def settings(self) -> Settings:
-        return load_settings(self.flags(), run=RUN, repo_root=self.root({}, None, None))
+        return load_settings(self.flags(), run=RUN, repo_root=self.root({}))
 
     def sync(self) -> None:
         """Wait for what was asked of the GPU, so that a clock read next counts it."""
@@ -152,7 +160,7 @@ def first_update(bench: Bench) -> list[Figure]:
     repeats = bench.amount(3, 1)
     seconds = []
     for _ in range(repeats):
-        root = bench.root(dict.fromkeys(STAGES, 1), None, None)
+        root = bench.root(dict.fromkeys(STAGES, 1))
         folder = RunPaths(root / "results" / RUN, root).checkpoints(Stage.VIDEO)
         first = folder / checkpoints.folder_name(Stage.VIDEO, 1) / checkpoints.MODEL
         began = time.time()
@@ -170,8 +178,8 @@ def first_update(bench: Bench) -> list[Figure]:
 
 def whole_run(bench: Bench) -> list[Figure]:
     """A short run of the whole machine: how much of the training time is inside updates, and peak memory."""
-    updates = dict(zip(STAGES, (60, 60, 90) if bench.quick else (200, 150, 350), strict=True))
-    root = bench.root(updates, None, None)
+    updates = dict(zip(STAGES, (60, 60, 60) if bench.quick else (150, 100, 250), strict=True))
+    root = bench.root(updates)
     store = Store(root / "state" / RUN)
     entered: dict[str, float] = {}
     peaks: dict[str, int] = {}
@@ -292,21 +300,26 @@ def boundaries(calls: list[Call], *, ends_chunk: bool) -> list[float]:
     gate's verdict with its look into the checkpoint, and every commit.
     """
     return [
-        (call.ended - call.began - call.seconds) + (following.began - call.ended)
+        following.began - call.began - call.seconds
         for call, following in pairwise(calls)
         if call.stage is following.stage and call.ends_chunk is ends_chunk
     ]
 
 
 def training(bench: Bench) -> list[Figure]:
-    """Updates per second of each stage, and what checkpoints and chunk boundaries cost, on the native engine."""
-    size = bench.amount(24, 10)
-    root = bench.root(dict.fromkeys(STAGES, 4 * size), size, size // 2)
+    """Updates per second of each stage, and what checkpoints and chunk boundaries cost, on the native engine.
+
+    On a small share of the rows: dynamics tokenize a clip the first time they see it, which ``tokens`` measures.
+    """
+    size = bench.amount(30, 10)
+    root = bench.root(dict.fromkeys(STAGES, 4 * size), size, size // 2, share=0.03)
     calls = drive(root, bench.flags(), lambda settings, store: NativeEngine(settings.python_exec, store.paths))
     figures = []
     for stage in Stage:
-        rates = [call.updates / call.seconds for call in calls if call.stage is stage][1:]
-        note = f"median of {len(rates)} × {size // 2} updates"
+        rates = [call.updates / call.seconds for call in calls if call.stage is stage][2:]
+        note = f"median of {len(rates)} × {size // 2} updates" + (
+            ", clips tokenized" if stage is Stage.DYNAMICS else ""
+        )
         figures.append(Figure(f"updates, {stage}", median(rates), "/s", note))
     plain, whole = boundaries(calls, ends_chunk=False), boundaries(calls, ends_chunk=True)
     figures += [
@@ -326,7 +339,7 @@ def flat_state(bench: Bench) -> list[Figure]:
     root = bench.root({**dict.fromkeys(STAGES, every), Stage.VIDEO.value: updates}, 10 * every, every)
     calls = drive(root, {"engine": "simulated"}, lambda settings, store: SimulatedEngine())
     calls = [call for call in calls if call.stage is Stage.VIDEO]
-    steps = boundaries(calls, ends_chunk=False)
+    steps = [following.began - call.ended for call, following in pairwise(calls) if not call.ends_chunk]
     count = len(steps) // 10
     told = f"simulated engine, {len(calls)} checkpoints; of the"
     return [
@@ -384,6 +397,20 @@ def checkpoint(bench: Bench) -> list[Figure]:
 
 def tuning_of(config: StageConfig) -> Tuning:
     return Tuning(**{key: getattr(config, key) for key in Tuning.model_fields})
+
+
+def tokens(bench: Bench) -> list[Figure]:
+    """How fast clips become tokens and actions: dynamics do it once per clip and start of the process."""
+    settings = bench.settings()
+    config = settings.stages[Stage.DYNAMICS]
+    frames = FrameData(settings.data, bench.device)
+    video, latent = (make_model(stage, config).to(bench.device).eval() for stage in (Stage.VIDEO, Stage.LATENT))
+    clips = ClipTokens(frames, config.context_length, video, latent)  # type: ignore[arg-type]
+    count = min(bench.amount(1024, 256), len(clips.starts) // 2)
+    clips.lookup(torch.arange(BLOCK))
+    rate = count / bench.timed(lambda: clips.lookup(torch.arange(BLOCK, BLOCK + count)))
+    note = f"over {count}; all {len(clips.starts)} of the data take {len(clips.starts) / rate:.1f} s in all"
+    return [Figure("clips tokenized for dynamics", rate, "clips/s", note)]
 
 
 def rollout(bench: Bench) -> list[Figure]:
@@ -458,10 +485,15 @@ BENCHMARKS = (
     cold_status,
     commit,
     checkpoint,
+    tokens,
     rollout,
     flat_state,
     flat_updates,
 )
+
+
+def change_yaml(path: Path, **values: Any) -> None:
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **values}))
 
 
 def make_frames(path: Path, *, size: int, rows: int) -> None:

@@ -81,7 +81,18 @@ def test_status_of_a_run_that_never_began_answers(tmp_path: Path, tiw: Tiw) -> N
 def test_status_as_json_has_the_fields_scripts_rely_on(simulation: Simulation, tiw: Tiw) -> None:
     simulation.run(Script(mse=[0.5, 0.01]))
     found = json.loads(tiw(simulation.root, "status", "--json").stdout)
-    keys = {"run", "state", "outcome", "alive", "next", "stages", "inference", "budgets", "interruptions", "fingerprint"}
+    keys = {
+        "run",
+        "state",
+        "outcome",
+        "alive",
+        "next",
+        "stages",
+        "inference",
+        "budgets",
+        "interruptions",
+        "fingerprint",
+    }
     assert keys <= found.keys()
     assert (found["state"], found["outcome"], found["alive"]) == ("PASSED", "passed", False)
     assert list(found["stages"]) == ["video_tokenizer", "latent_actions", "dynamics"]
@@ -98,7 +109,7 @@ def test_status_as_json_has_the_fields_scripts_rely_on(simulation: Simulation, t
 def test_status_says_what_happens_next(simulation: Simulation, tiw: Tiw) -> None:
     simulation.run(Script(mse=[0.5]))
     done = tiw(simulation.root, "status")
-    assert "raise that budget and run again" in done.stdout
+    assert "max_inference_retries is used up in GATE; raise it and run again" in done.stdout
 
 
 def test_graph_marks_the_state_the_run_is_in(simulation: Simulation, tiw: Tiw) -> None:

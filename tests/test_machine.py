@@ -240,3 +240,10 @@ def test_wherever_the_runner_dies_the_run_ends_with_the_same_checkpoints(
         assert simulation.run() == ExitCode.PASSED
         digests.append({stage: p.checkpoint.sha256 for stage, p in simulation.state.stages.items() if p.checkpoint})
     assert digests[0] == digests[1]
+
+
+def test_a_failed_run_reopened_on_other_hardware_can_be_read_again(simulation: Simulation) -> None:
+    simulation.run(Script(mse=[0.5]))
+    code = simulation.run(Script(mse=[0.01], device="another device"), max_inference_retries=3)
+    assert code == ExitCode.PASSED
+    assert [entry.what for entry in simulation.state.inexact] == ["device: simulated → another device"]

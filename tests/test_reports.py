@@ -16,7 +16,7 @@ from conftest import Simulation, write_configs
 from PIL import Image
 
 from tiw_fsm import curves, reports
-from tiw_fsm.engines.protocol import InferRequest, InferResult, Progress
+from tiw_fsm.engines.protocol import InferRequest, InferResult, Progress, TrainRequest, TrainResult
 from tiw_fsm.engines.simulated import Script, SimulatedEngine
 from tiw_fsm.errors import ExitCode
 from tiw_fsm.paths import RunPaths
@@ -107,6 +107,15 @@ def test_a_first_chunk_that_is_rejected_resumes_from_the_beginning(simulation: S
     assert gates[0]["resumes from"] == "the beginning"
 
 
+def test_a_gate_without_a_valid_checkpoint_is_told_as_restart_stage(simulation: Simulation) -> None:
+    engine, asked = SimulatedEngine(), iter(["torn", "torn"])
+    engine.problems = lambda *arguments: list(filter(None, [next(asked, "")]))  # type: ignore[method-assign]
+    simulation.run_with(engine)
+    gates = rows(section(section(report(simulation, "auto-training-loop-report"), "video_tokenizer"), "Gates"))
+    assert (gates[0]["decision"], gates[0]["resumes from"]) == ("restart_stage", "the beginning")
+    assert gates[0]["reason"] == "no valid checkpoint: torn"
+
+
 def test_the_runtime_report_has_every_attempt_and_condition(eventful: Simulation) -> None:
     text = report(eventful, "train-to-inference-report")
     attempts = reports.judged(eventful.store.journal())
@@ -127,18 +136,23 @@ def test_the_runtime_report_has_every_training_call_and_event(eventful: Simulati
     assert events["out_of_memory"]["config patch applied"] == "batch_size_per_gpu 4 → 2"
 
 
-def test_an_interrupted_run_tells_of_it(simulation: Simulation) -> None:
+def die_in_dynamics(simulation: Simulation) -> None:
+    """A start whose runner dies without a word at the first chunk of dynamics."""
     engine = SimulatedEngine()
     train = engine.train
 
-    def stops_in_dynamics(request: Any, progress: Progress) -> Any:
+    def dying(request: TrainRequest, progress: Progress) -> TrainResult:
         if request.stage is Stage.DYNAMICS:
             raise KeyboardInterrupt
         return train(request, progress)
 
-    engine.train = stops_in_dynamics  # type: ignore[method-assign]
+    engine.train = dying  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
         simulation.run_with(engine)
+
+
+def test_an_interrupted_run_tells_of_it(simulation: Simulation) -> None:
+    die_in_dynamics(simulation)
     simulation.run()
     events = rows(section(report(simulation, "train-to-inference-report"), "Events"))
     assert [(row["event"], row["where"]) for row in events] == [("started", "TRAIN_DYNAMICS")]
@@ -218,10 +232,19 @@ def test_a_failed_run_says_which_budget_and_what_to_try(simulation: Simulation, 
     assert simulation.run(Script(**script), **{budget: 1}) == ExitCode.NOT_PASSED
     text = report(simulation, "train-to-inference-retrospective")
     why = section(text, "Why it failed")
-    assert f"used up in {state}" in why
+    assert f"is used up in {state}" in why
     assert f"`{budget}` allows 1" in why
     assert f"--{budget.replace('_', '-')} above 1" in section(text, "What to try next")
     assert any(f"--{budget.replace('_', '-')} above 1" in step for step in reports.next_steps(simulation.state))
+
+
+def test_starts_without_progress_are_told_by_their_own_budget(simulation: Simulation) -> None:
+    die_in_dynamics(simulation)
+    assert simulation.run(max_stalled_starts=0) == ExitCode.NOT_PASSED
+    text = report(simulation, "train-to-inference-retrospective")
+    assert "over 0 starts in a row without progress" in section(text, "Why it failed")
+    assert "--max-stalled-starts above 0" in section(text, "What to try next")
+    assert "1 starts in a row" in section(report(simulation, "train-to-inference-report"), "Events")
 
 
 def test_a_crashed_inference_is_told_by_its_own_budget(simulation: Simulation) -> None:
@@ -287,9 +310,8 @@ def test_the_alignment_table_is_there(eventful: Simulation) -> None:
 
 
 def test_stretches_that_are_not_bitwise_are_said(simulation: Simulation) -> None:
-    script = {"losses": {**Script().losses, Stage.VIDEO: [REJECTED]}}
-    simulation.run(Script(**script), max_train_retries=0)
-    simulation.run(Script(device="another", **script), max_train_retries=1)
+    die_in_dynamics(simulation)
+    simulation.run(Script(device="another"))
     run = simulation.state
     assert run.inexact
     for kind in KINDS:
@@ -321,18 +343,22 @@ def test_the_curves_are_a_png_with_a_panel_per_trained_stage(eventful: Simulatio
         assert three.height == 3 * one.height
 
 
-def test_gates_are_marked_in_the_colour_of_their_decision(eventful: Simulation, tmp_path: Path) -> None:
-    metrics = {Stage.VIDEO: RunPaths(eventful.root / "results" / "default", eventful.root).metrics(Stage.VIDEO)}
-    for decision, colour in curves.COLOURS.items():
-        gate = {"stage": Stage.VIDEO, "completed": 15, "attempt": 99, "decision": decision}
-        curves.draw(tmp_path / "marked.png", metrics, [gate])
-        curves.draw(tmp_path / "plain.png", metrics, [])
-        wanted = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)])
-        marked, plain = (
-            (np.abs(np.asarray(Image.open(tmp_path / name).convert("RGB")) - wanted).max(axis=2) < 12).sum()
-            for name in ("marked.png", "plain.png")
-        )
-        assert marked > plain + 50, decision
+def close_to(path: Path, colour: str) -> int:
+    """Pixels of about a colour inside the first panel's loss axes: its title and legend are cut off."""
+    with Image.open(path) as image:
+        pixels = np.asarray(image.convert("RGB")).astype(int)[int(0.13 * image.height) : int(0.6 * image.height)]
+    wanted = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+    return int((np.abs(pixels - wanted).max(axis=2) < 60).sum())
+
+
+@pytest.mark.parametrize(("decision", "colour"), curves.COLOURS.items())
+def test_a_gate_is_marked_in_the_colour_of_its_decision(tmp_path: Path, decision: str, colour: str) -> None:
+    rows_of_one_chunk = [{"attempt": 1, "update": u, "loss": 1 / (u + 1), "learning_rate": 0.1} for u in range(20)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows_of_one_chunk))
+    gate = {"stage": Stage.VIDEO, "completed": 15, "attempt": 1, "decision": decision}
+    for name, gates in (("marked.png", [gate]), ("plain.png", [])):
+        assert curves.draw(tmp_path / name, {Stage.VIDEO: tmp_path / "metrics.jsonl"}, gates)
+    assert close_to(tmp_path / "marked.png", colour) > close_to(tmp_path / "plain.png", colour) + 50
 
 
 def test_nothing_is_drawn_where_no_update_was_recorded(tmp_path: Path) -> None:

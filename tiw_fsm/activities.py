@@ -14,7 +14,7 @@ from typing import Any
 
 from structlog.typing import FilteringBoundLogger
 
-from tiw_fsm import checkpoints, fingerprint, frames, gates, pictures, reports
+from tiw_fsm import advice, checkpoints, fingerprint, frames, gates, pictures, reports
 from tiw_fsm.config import Schedule, Settings, Tuning
 from tiw_fsm.display import Display
 from tiw_fsm.engines.protocol import Engine, Hello, InferRequest, TrainRequest, TrainResult
@@ -321,7 +321,7 @@ def gate(ctx: Context, run: RunState) -> Outcome:
     measured = [a for a in (run.inference.best, attempt) if a is not None and a.mse is not None]
     best = min(measured, key=lambda a: a.mse or 0.0, default=None)
     run = run.but(inference=run.inference.but(attempts=judged[-ATTEMPTS_KEPT:], best=best))
-    ctx.log.info(reports.verdict_line(attempt), **attempt.model_dump(mode="json"))
+    ctx.log.info(advice.verdict_line(attempt), **attempt.model_dump(mode="json"))
     event = Event.GATE_PASSED if attempt.passed else Event.GATE_FAILED
     return Outcome(event, run, {"attempt": attempt.model_dump(mode="json"), "error": result.get("error")})
 

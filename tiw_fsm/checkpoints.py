@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tiw_fsm.errors import disk_errors
-from tiw_fsm.torch_files import Record, StoredTensor, UnreadableFile, read, tensors, unsafe_globals
+from tiw_fsm.torch_files import Record, StoredTensor, UnreadableFile, read, read_with_globals, tensors
 
 MODEL = "model_state_dict.pt"
 OPTIMIZER = "optim_state_dict.pt"
@@ -281,10 +281,8 @@ def _file_problems(path: Path, expect: dict[str, tuple[int, ...]] | None) -> lis
     Raises:
         UnreadableFile: it cannot be read.
     """
-    content = read(path)
-    # TinyWorlds' state.pt always names its config classes.
-    named = [] if path.name == STATE else unsafe_globals(path)
-    if named:
+    content, named = read_with_globals(path)
+    if named and path.name != STATE:  # TinyWorlds' state.pt always names its config classes
         return [f"{path} refers to code that loading it could run ({', '.join(named)}): do not use it."]
     if not isinstance(content, dict) or not content:
         return [f"{path} holds nothing to load."]

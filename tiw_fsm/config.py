@@ -6,6 +6,10 @@ Four files have TinyWorlds' own names and keys (training, video_tokenizer, laten
 
 from __future__ import annotations
 
+import ast
+import inspect
+import itertools
+import textwrap
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -21,11 +25,23 @@ Share = Annotated[float, Field(gt=0, le=1)]
 class Value(BaseModel):
     """A frozen, strictly typed value; unknown fields are refused."""
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", defer_build=True)
 
     def but(self, **changes: Any) -> Self:
         """This value with some fields changed."""
         return self.model_copy(update=changes)
+
+    @classmethod
+    def meaning(cls, field: str) -> str | None:
+        """What the docstring below ``field`` says; read from the source, since only error messages need it."""
+        for owner in (c for c in cls.__mro__ if field in inspect.get_annotations(c)):
+            body = ast.parse(textwrap.dedent(inspect.getsource(owner))).body[0]
+            assert isinstance(body, ast.ClassDef)
+            for statement, below in itertools.pairwise(body.body):
+                if isinstance(statement, ast.AnnAssign) and ast.unparse(statement.target) == field:
+                    text = below.value if isinstance(below, ast.Expr) else None
+                    return str(text.value) if isinstance(text, ast.Constant) else None
+        return None
 
 
 # --- TinyWorlds' files ------------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ POINTS = 2000
 """A curve has at most so many points; longer ones are drawn as the mean of bins over their range."""
 COLOURS = {"continue": "#2a9d4a", "watch": "#e09f1f", "retune": "#d1343a", "restart_stage": "#8a3fb5"}
 """Of a gate's line, by its decision."""
+ACCEPTING = ("continue", "watch")
 PANEL, LOSS, SLIM = 3.6, (0.36, 0.54), (0.14, 0.17)
 """Height of a stage's panel in inches; bottom and height of its loss and learning rate axes as shares of it. Fixed,
 because matplotlib's own layout engines take longer than all the rest of the drawing."""
@@ -97,28 +98,40 @@ def thin(curve: Curve, points: int = POINTS) -> tuple[Curve, Floats, Floats]:
 
 
 def _panel(loss: Axes, rate: Axes, stage: Stage, curve: Curve, gates: Sequence[Json]) -> None:
-    rejected = {gate["attempt"] for gate in gates if gate["decision"] not in ("continue", "watch")}
+    rejected = {gate["attempt"] for gate in gates if gate["decision"] not in ACCEPTING}
     repeated = np.isin(curve.attempt, sorted(rejected))
     for number in sorted(rejected):
         _lines(loss, rate, curve.pick(curve.attempt == number), REPEATED)
     _lines(loss, rate, curve.pick(~repeated), KEPT)
     decisions = [decision for decision in COLOURS if any(gate["decision"] == decision for gate in gates)]
     for gate in gates:
-        loss.axvline(gate["completed"], color=COLOURS[gate["decision"]], linewidth=1, linestyle="--", zorder=1)
+        passed = gate["decision"] in ACCEPTING  # a rejected chunk's gate shows beneath that of its repetition
+        style, width, order = ("--", 1, 1) if passed else ("-", 3, 0.5)
+        loss.axvline(gate["completed"], color=COLOURS[gate["decision"]], linestyle=style, linewidth=width, zorder=order)
     loss.set_title(f"{stage}", loc="left", fontsize=11, fontweight="bold")
     _legend(loss, decisions, any_repeated=bool(repeated.any()))
-    if (curve.loss > 0).any():  # matplotlib refuses a log axis without a positive value
+    _scales(loss, rate, logarithmic=bool((curve.loss > 0).any()))
+
+
+def _scales(loss: Axes, rate: Axes, *, logarithmic: bool) -> None:
+    """Axes and their numbers. matplotlib refuses a log axis without a positive value."""
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+
+    if logarithmic:
         loss.set_yscale("log")
-    loss.set_ylabel("loss")
-    loss.grid(alpha=0.25)
-    loss.tick_params(labelbottom=False)
+        loss.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        loss.yaxis.set_minor_formatter(NullFormatter())
+    for axes in (loss, rate):
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.tick_params(labelsize=8)
+        axes.grid(alpha=0.25)
     rate.sharex(loss)
-    rate.set_ylabel("learning\nrate", fontsize=8)
+    loss.xaxis.set_major_locator(MaxNLocator(integer=True))
+    loss.tick_params(labelbottom=False)
+    loss.set_ylabel("loss")
     rate.set_ylim(bottom=0)
-    rate.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
-    rate.tick_params(labelsize=8)
-    rate.grid(alpha=0.25)
-    rate.set_xlabel("updates")
+    rate.set_ylabel("learning\nrate", fontsize=8)
+    rate.set_xlabel("updates", fontsize=9)
 
 
 def _lines(loss: Axes, rate: Axes, curve: Curve, colour: str) -> None:
@@ -144,7 +157,7 @@ def _legend(axes: Axes, decisions: Sequence[str], *, any_repeated: bool) -> None
 
     losses = {"loss": KEPT, "rejected chunk": REPEATED} if any_repeated else {"loss": KEPT}
     handles = [Line2D([], [], color=colour) for colour in losses.values()]
-    handles += [Line2D([], [], color=COLOURS[decision], linestyle="--") for decision in decisions]
+    handles += [Line2D([], [], color=COLOURS[name], linestyle="--" if name in ACCEPTING else "-") for name in decisions]
     labels = [*losses, *(f"gate: {decision}" for decision in decisions)]
     axes.legend(
         handles,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, Task, TaskID, TextColumn, TimeRemainingColumn
@@ -73,11 +72,3 @@ class Display:
         if name not in self._tasks:
             self._tasks[name] = self._bars.add_task(name, total=total, loss="")
         return self._tasks[name]
-
-
-def print_rows(console: Console, rows: list[tuple[str, Any]]) -> None:
-    """Two aligned columns; rows without a value are left out."""
-    shown = [(name, str(value)) for name, value in rows if value not in (None, "")]
-    width = max(len(name) for name, _ in shown)
-    for name, value in shown:
-        console.print(Text(f"{name:<{width}}  {value}"), soft_wrap=True)

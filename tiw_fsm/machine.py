@@ -163,11 +163,11 @@ def plan_retune(run: RunState) -> RunState:
 
 
 def out_of(budget: str, run: RunState) -> RunState:
-    return run.but(failed_in=run.state, reason=f"{budget} used up in {run.state}")
+    return run.but(failed_in=run.state, budget_used=budget, reason=f"the budget {budget} is used up in {run.state}")
 
 
 def conclude_passed(run: RunState) -> RunState:
-    return run.but(failed_in=None, reason="the inference gate passed")
+    return run.but(failed_in=None, budget_used=None, reason="the inference gate passed")
 
 
 def end_as(outcome: str, run: RunState) -> RunState:
@@ -175,7 +175,7 @@ def end_as(outcome: str, run: RunState) -> RunState:
 
 
 def reopen(run: RunState) -> RunState:
-    return run.but(outcome=None, reason=None, failed_in=None, reports=[])
+    return run.but(outcome=None, reason=None, failed_in=None, budget_used=None, reports=[])
 
 
 def _stage(run: RunState) -> Stage:
@@ -197,8 +197,10 @@ class Row(NamedTuple):
 
 S, E = State, Event
 video_left, latent_left, dynamics_left = (partial(unfinished, stage) for stage in Stage)
-retries_used, crashes_used = partial(out_of, "the retry budget was"), partial(out_of, "the crash budget was")
-stalled = partial(out_of, "the budget of starts without progress was")
+train_retries_used, inference_retries_used, crashes_used, starts_used = (
+    partial(out_of, budget)
+    for budget in ("max_train_retries", "max_inference_retries", "max_crashes", "max_stalled_starts")
+)
 
 
 def training_rows(state: State, *following: tuple[State, Guard]) -> tuple[Row, ...]:
@@ -209,7 +211,7 @@ def training_rows(state: State, *following: tuple[State, Guard]) -> tuple[Row, .
         *(Row(state, E.ACCEPTED, target, guard, accept_chunk) for target, guard in following),
         Row(state, E.ACCEPTED, S.INFER, effect=accept_and_infer),
         Row(state, E.REJECTED, state, train_retries_left, repeat_chunk),
-        Row(state, E.REJECTED, S.REPORT, effect=retries_used),
+        Row(state, E.REJECTED, S.REPORT, effect=train_retries_used),
         Row(state, E.CRASHED, state, crashes_left, count_crash),
         Row(state, E.CRASHED, S.REPORT, effect=crashes_used),
         Row(state, E.OUT_OF_MEMORY, state, crashes_left, shrink_batch),
@@ -230,13 +232,13 @@ TABLE: tuple[Row, ...] = (
     Row(S.INFER, E.CRASHED, S.REPORT, effect=crashes_used),
     Row(S.GATE, E.GATE_PASSED, S.REPORT, effect=conclude_passed),
     Row(S.GATE, E.GATE_FAILED, S.RETUNE, inference_retries_left, plan_retune),
-    Row(S.GATE, E.GATE_FAILED, S.REPORT, effect=retries_used),
+    Row(S.GATE, E.GATE_FAILED, S.REPORT, effect=inference_retries_used),
     Row(S.RETUNE, E.RETUNED, S.TRAIN_VIDEO, video_left),
     Row(S.RETUNE, E.RETUNED, S.TRAIN_LATENT, latent_left),
     Row(S.RETUNE, E.RETUNED, S.TRAIN_DYNAMICS),
     Row(S.REPORT, E.REPORTED, S.PASSED, passed, partial(end_as, "passed")),
     Row(S.REPORT, E.REPORTED, S.FAILED, effect=partial(end_as, "failed")),
-    *(Row(state, E.STALLED, S.REPORT, effect=stalled) for state in S if state not in TERMINAL | {S.REPORT}),
+    *(Row(state, E.STALLED, S.REPORT, effect=starts_used) for state in S if state not in TERMINAL | {S.REPORT}),
     *(
         Row(S.FAILED, E.REOPENED, state, partial(failed_in, state), reopen)
         for state in S

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-from tiw_fsm import retune
+from tiw_fsm.advice import next_steps, verdict_line
 from tiw_fsm.config import Settings
 from tiw_fsm.errors import disk_errors
 from tiw_fsm.paths import RunPaths
@@ -23,96 +23,6 @@ from tiw_fsm.store import apply_patch, replace_durably
 
 Json = dict[str, Any]
 Lines = list[str]
-
-TRIVIAL = "without positive skill: a trivial prediction does as well"
-NO_BASELINES = "judged without the baselines, as with --allow-trivial"
-
-# --- what other parts ask ---------------------------------------------------------------------------------------
-
-
-def verdict_line(attempt: Attempt) -> str:
-    """One inference verdict in one line."""
-    line = f"inference gate, attempt {attempt.number}: {'PASSED' if attempt.passed else 'FAILED'}"
-    if attempt.mse is None:
-        line += "; no MSE was measured"
-    else:
-        baselines = "".join(f"; {name} {value:.4f}" for name, value in attempt.baselines.items())
-        line += f", MSE {attempt.mse:.4f} (max {attempt.max_mse:g}{baselines})"
-    if attempt.skill is not None:
-        line += f", skill {attempt.skill:+.3f}"
-    failed = [name for name, held in attempt.conditions.items() if not held]
-    notes = [*_notes(attempt), *([f"not met: {', '.join(failed)}"] if failed else [])]
-    return "; ".join([line, *notes])
-
-
-def _notes(attempt: Attempt) -> Lines:
-    """What a reader of the verdict must not miss."""
-    notes = []
-    if attempt.passed and attempt.skill is not None and attempt.skill <= 0:
-        notes.append(f"passed {TRIVIAL}")
-    if not any(name.startswith("beats_") for name in attempt.conditions):
-        notes.append(NO_BASELINES)
-    if retune.below_reach(attempt) and not attempt.passed:
-        notes.append(_floor(attempt))
-    return notes
-
-
-def _floor(attempt: Attempt) -> str:
-    return (
-        f"the tokenizer alone reconstructs the clips with MSE {_shown(attempt.tokenizer_mse)}, above the maximum of "
-        f"{attempt.max_mse:g}, so no dynamics can pass"
-    )
-
-
-ADVICE = {
-    "max_train_retries": "the stage gate rejected one chunk too many: read its reasons in the auto-training-loop "
-    "report; raise --max-train-retries above {max_train_retries}, or loosen the gate's thresholds in loop.yaml, and "
-    "run again",
-    "max_inference_retries": "raise --max-inference-retries above {max_inference_retries}, perhaps with a larger "
-    "--retry-chunk, and run again: the run reopens at its gate",
-    "max_crashes": "the training process died too often: its last error is in the runtime report and in child.log of "
-    "the state folder; mend the cause, raise --max-crashes above {max_crashes}, and run again",
-    "max_stalled_starts": "too many starts made no progress: read log.jsonl of the state folder, mend the cause, raise "
-    "--max-stalled-starts above {max_stalled_starts}, and run again",
-}
-"""What to do when a budget is used up. The braces take the budgets' values."""
-
-
-def next_steps(run: RunState) -> list[str]:
-    """Advice that follows from how the run ended and from its last attempt."""
-    attempt = run.inference.attempts[-1] if run.inference.attempts else None
-    advice = _attempt_advice(attempt) if attempt else []
-    if run.failed_in is not None:
-        advice.append(ADVICE[_budget(run)].format(**run.loop.budgets.model_dump()))
-    return advice or ["nothing: the model passed with skill"]
-
-
-def _attempt_advice(attempt: Attempt) -> list[str]:
-    """What the last attempt's figures say about the cause."""
-    advice = []
-    if retune.below_reach(attempt) and not attempt.passed:
-        advice.append(
-            f"{_floor(attempt)}: train the tokenizer longer (`retune_policy: cause` in loop.yaml makes retunes do so), "
-            "or give it more bins or latent dimensions"
-        )
-    if attempt.unique_actions == 1:
-        advice.append("all inferred actions are one code: train the latent actions longer or with another seed")
-    if not attempt.conditions.get("run_succeeded", True):
-        advice.append("inference itself ended in an error: the attempt's result file and log say which")
-    if attempt.skill is not None and attempt.skill <= 0:
-        how = f"the gate passed {TRIVIAL}" if attempt.passed else "the rollout is no better than a trivial prediction"
-        advice.append(f"{how}; train dynamics longer before relying on this model")
-    return advice
-
-
-def _budget(run: RunState) -> str:
-    """The budget that ended a failed run, by its name in loop.yaml."""
-    reason = run.reason or ""
-    if "crash budget" in reason:
-        return "max_crashes"
-    if "starts without progress" in reason:
-        return "max_stalled_starts"
-    return "max_inference_retries" if run.failed_in is State.GATE else "max_train_retries"
 
 
 def gates(journal: Iterable[Json], stage: Stage | None = None) -> list[Json]:
@@ -478,7 +388,7 @@ SPENT: dict[str, Callable[[RunState], str]] = {
     "max_inference_retries": lambda run: f"{run.retunes} retunes",
     "max_train_retries": lambda run: f"{_at_failure(run, 'retries')} repeats of one chunk",
     "max_crashes": lambda run: f"{_at_failure(run, 'crashes')} process deaths in a row",
-    "max_stalled_starts": lambda run: f"{run.stalled_starts} starts without progress",
+    "max_stalled_starts": lambda run: f"over {run.loop.budgets.max_stalled_starts} starts in a row without progress",
 }
 """What was used of a budget, in words."""
 
@@ -496,7 +406,7 @@ def _why(tale: Tale) -> Lines:
     if run.failed_in is None:
         told = [f"Attempt {last.number} met every condition of the inference gate."] if last else []
     else:
-        budget = _budget(run)
+        budget = run.budget_used or ""
         allowed = run.loop.budgets.model_dump()[budget]
         told = [f"{run.reason}: {SPENT[budget](run)}, and `{budget}` allows {allowed}."]
     if run.failed_in is not None and run.failed_in not in (State.GATE, State.INFER):

@@ -133,7 +133,7 @@ class Fingerprint(Value):
 class Inexact(Value):
     """From ``completed`` updates of ``stage`` on, the run is no longer bitwise what one machine would have made."""
 
-    stage: Stage | None
+    stage: Stage | None = None
     completed: int
     what: str
 
@@ -160,6 +160,8 @@ class RunState(Value):
     """Why REPORT was entered, in a sentence."""
     failed_in: State | None = None
     """The state whose budget ran out: where a raised budget reopens the run."""
+    budget_used: str | None = None
+    """That budget's name in loop.yaml."""
     stages: dict[Stage, StageProgress] = {}
     inference: InferenceProgress = InferenceProgress()
     retunes: int = 0

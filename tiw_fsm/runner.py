@@ -8,10 +8,10 @@ from typing import Any
 
 from rich.console import Console
 
-from tiw_fsm import reports
+from tiw_fsm import advice
 from tiw_fsm.config import Settings
 from tiw_fsm.controller import Controller
-from tiw_fsm.display import Display, print_rows
+from tiw_fsm.display import Display
 from tiw_fsm.engines.native import NativeEngine
 from tiw_fsm.engines.protocol import Engine
 from tiw_fsm.engines.simulated import SimulatedEngine
@@ -19,6 +19,7 @@ from tiw_fsm.errors import ExitCode
 from tiw_fsm.log import make_log
 from tiw_fsm.run_state import RunState
 from tiw_fsm.settings import load_settings
+from tiw_fsm.status import print_rows
 from tiw_fsm.store import Store
 
 
@@ -78,6 +79,6 @@ def say_how_it_ended(out: Console, run: RunState) -> None:
             rows += [("skill", f"{attempt.skill:+.3f}{note}")]
         rows += [("picture", attempt.png)]
     rows += [("report", path) for path in run.reports]
-    rows += [("next", step) for step in reports.next_steps(run)]
+    rows += [("next", step) for step in advice.next_steps(run)]
     rows += [("look further", f"tiw-fsm status --run {run.run}")]
     print_rows(out, rows)

@@ -170,14 +170,14 @@ def _validated(schema: type[V], data: Mapping[str, Any], source: Source, problem
     except ValidationError as exc:
         for error in exc.errors():
             name = ".".join(str(part) for part in error["loc"] if part != "[key]")
-            known = schema.model_fields.get(str(error["loc"][0])) if error["loc"] else None
-            meaning = f" ({known.description})" if known and known.description else ""
+            meaning = schema.meaning(str(error["loc"][0])) if error["loc"] else None
             if error["type"] == "extra_forbidden":
                 message = "unknown key; remove it, or correct its spelling"
             else:
                 given = f", not {error['input']!r}" if error["type"] != "missing" else ""
                 message = error["msg"].removeprefix("Value error, ") + given
-            problems.append(f"{source.where(error['loc'])}: {name}: {message}{meaning}")
+            explained = f" ({meaning})" if meaning else ""
+            problems.append(f"{source.where(error['loc'])}: {name}: {message}{explained}")
         return None
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from rich.console import Console
+from rich.text import Text
 
-from tiw_fsm import reports
-from tiw_fsm.display import print_rows
+from tiw_fsm import advice
 from tiw_fsm.run_state import TRAINING, Attempt, RunState, State
 from tiw_fsm.store import Store
 
@@ -45,7 +45,7 @@ def what_next(run: RunState, alive: bool) -> str:
     if run.state is State.PASSED:
         return "nothing: the world model passed its gate"
     if run.state is State.FAILED:
-        return f"{run.reason}; raise that budget and run again, or read the reports"
+        return f"{run.reason}; raise it and run again, or read the reports"
     doing = f"{run.state}"
     if stage := TRAINING.get(run.state):
         progress = run.stages[stage]
@@ -65,7 +65,7 @@ def show(console: Console, found: dict[str, Any]) -> None:
         gate = f", last gate: {progress['verdict']}" if progress["verdict"] else ""
         rows.append((stage, f"{progress['completed']} of {progress['target']} updates{gate}{at}"))
     attempts = found.get("inference", {}).get("attempts", [])
-    rows += [("inference", reports.verdict_line(Attempt.model_validate(a))) for a in attempts[-1:]]
+    rows += [("inference", advice.verdict_line(Attempt.model_validate(a))) for a in attempts[-1:]]
     rows += [("picture", attempts[-1]["png"])] if attempts else []
     rows += [("report", path) for path in found.get("reports", [])]
     rows += [
@@ -74,3 +74,11 @@ def show(console: Console, found: dict[str, Any]) -> None:
     rows.append(("interruptions", found.get("interruptions")))
     rows.append(("next", found["next"]))
     print_rows(console, rows)
+
+
+def print_rows(console: Console, rows: list[tuple[str, Any]]) -> None:
+    """Two aligned columns; rows without a value are left out."""
+    shown = [(name, str(value)) for name, value in rows if value not in (None, "")]
+    width = max(len(name) for name, _ in shown)
+    for name, value in shown:
+        console.print(Text(f"{name:<{width}}  {value}"), soft_wrap=True)

@@ -125,17 +125,17 @@ def read(path: Path) -> Any:
     return _Machine(_Archive(path)).run()
 
 
-def unsafe_globals(path: Path) -> list[str]:
-    """Names of the classes and functions in ``path`` beyond what tensors need, in order of appearance.
+def read_with_globals(path: Path) -> tuple[Any, list[str]]:
+    """What `read` returns, and the names of the classes and functions in ``path`` beyond what tensors need.
 
-    A model or optimizer file has none. One that names, say, ``posix.system`` may run it when torch loads it.
+    A model or optimizer file names none. One that names, say, ``posix.system`` may run it when torch loads it.
 
     Raises:
         UnreadableFile: as `read`.
     """
     machine = _Machine(_Archive(path))
-    machine.run()
-    return [name for name in dict.fromkeys(machine.named) if name not in _HARMLESS]
+    content = machine.run()
+    return content, [name for name in dict.fromkeys(machine.named) if name not in _HARMLESS]
 
 
 def tensors(value: Any) -> Iterator[tuple[str, StoredTensor]]:

@@ -14,6 +14,8 @@ from tiw_fsm.config import DataSource
 
 READ_ROWS = 4096
 """Rows read from the file at a time."""
+SUM_ROWS = 256
+"""Rows summed at a time, in float64."""
 
 
 class FrameData:
@@ -86,7 +88,7 @@ class FrameData:
         if self.source.preload_ratio is not None:
             rows = rows[rows < int(len(self.numbers) * self.source.preload_ratio)]
         total = torch.zeros(self.frames.shape[1:], dtype=torch.float64, device=self.device)
-        for block in torch.split(rows.to(self.device), READ_ROWS):
+        for block in torch.split(rows.to(self.device), SUM_ROWS):
             total += self.frames[self.place[block]].sum(0, dtype=torch.float64)
         return (total / len(rows) / 255).float().permute(2, 0, 1)
 
