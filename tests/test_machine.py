@@ -12,7 +12,7 @@ from conftest import Simulation, write_configs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tiw_fsm.engines.simulated import Script
+from tiw_fsm.engines.simulated import Script, SimulatedEngine
 from tiw_fsm.errors import ExitCode, RunChanged, UsageProblem
 from tiw_fsm.machine import TABLE, Event, Machine, always, mermaid
 from tiw_fsm.run_state import RunState, State
@@ -247,3 +247,73 @@ def test_a_failed_run_reopened_on_other_hardware_can_be_read_again(simulation: S
     code = simulation.run(Script(mse=[0.01], device="another device"), max_inference_retries=3)
     assert code == ExitCode.PASSED
     assert [entry.what for entry in simulation.state.inexact] == ["device: simulated → another device"]
+
+
+def test_starts_without_progress_end_in_a_report_and_an_interruption_costs_nothing(tmp_path: Path) -> None:
+    """Each start dies before its first checkpoint; one that makes progress clears the count."""
+    write_configs(tmp_path / "configs", {"loop": {"budgets": {"max_stalled_starts": 3}}})
+    simulation = Simulation(tmp_path)
+    simulation.store = store = MortalStore(simulation.store.paths.folder)
+    for store.commits_left in (2, 1, 1, 2, 1, 1, 1):
+        with pytest.raises(Killed):
+            simulation.run()
+    store.commits_left = None
+    assert (simulation.state.interruptions, simulation.state.stalled_starts) == (6, 3)
+    assert simulation.run() == ExitCode.NOT_PASSED
+    run = simulation.state
+    assert (run.budget_used, run.failed_in, len(run.reports)) == ("max_stalled_starts", State.TRAIN_VIDEO, 3)
+    assert simulation.run(max_stalled_starts=10) == ExitCode.PASSED
+
+
+def test_a_retune_by_cause_goes_back_to_the_tokenizer_when_it_cannot_reconstruct(tmp_path: Path) -> None:
+    write_configs(tmp_path / "configs", {"loop": {"retune_policy": "cause"}})
+    simulation = Simulation(tmp_path)
+    assert simulation.run(Script(mse=[0.5, 0.05, 0.01])) == ExitCode.PASSED
+    completed = {stage: progress.completed for stage, progress in simulation.state.stages.items()}
+    assert completed == {Stage.VIDEO: 30, Stage.LATENT: 10, Stage.DYNAMICS: 40}
+    retuned = [list(line["facts"]["stages"]) for line in simulation.store.journal() if line["event"] == "retuned"]
+    assert retuned == [["video_tokenizer", "dynamics"], ["dynamics"]]
+
+
+def test_a_retune_by_cause_goes_back_to_collapsed_actions(tmp_path: Path) -> None:
+    write_configs(tmp_path / "configs", {"loop": {"retune_policy": "cause"}})
+    simulation = Simulation(tmp_path)
+    assert simulation.run(Script(mse=[0.04, 0.01], unique_actions=[1, 4])) == ExitCode.PASSED
+    completed = {stage: progress.completed for stage, progress in simulation.state.stages.items()}
+    assert completed == {Stage.VIDEO: 20, Stage.LATENT: 20, Stage.DYNAMICS: 30}
+
+
+@pytest.mark.parametrize("stage", Stage)
+def test_each_ladder_is_the_documented_one(simulation: Simulation, stage: Stage) -> None:
+    """Two rejected chunks: rate, accumulation and log_interval after them, floors and the chunk's cap included."""
+    script = Script(losses={**Script().losses, stage: [None, None, Script().losses[stage][0]]})
+    assert simulation.run(script) == ExitCode.PASSED
+    tuning = simulation.state.stages[stage].tuning
+    rate, accumulation = {
+        Stage.VIDEO: (0.003 * 0.5**2, 3),
+        Stage.LATENT: (0.003 * 0.8**2, 1),
+        Stage.DYNAMICS: (0.003 * 0.2**2, 1),
+    }[stage]
+    assert tuning.learning_rate == pytest.approx(rate)
+    assert tuning.gradient_accumulation_steps == accumulation
+    assert tuning.log_interval == 10, "the floor is above the chunk, which caps it"
+
+
+def test_a_chunk_without_a_valid_checkpoint_restarts_from_the_accepted_one(simulation: Simulation) -> None:
+    class Spoiler(SimulatedEngine):
+        """Its second tokenizer checkpoint rots on the disk before it is judged."""
+
+        spoiled = False
+
+        def problems(self, stage: Stage, config: Any, folder: Path, sha256: str | None) -> list[str]:
+            if not self.spoiled and folder.name == "video_tokenizer_step_19":
+                self.spoiled = True
+                (folder / "model_state_dict.pt").write_bytes(b"rotten")
+            return super().problems(stage, config, folder, sha256)
+
+    assert simulation.run_with(Spoiler()) == ExitCode.PASSED
+    rejected = next(line for line in simulation.store.journal() if line["event"] == "rejected")
+    assert rejected["facts"]["decision"] == "restart_stage"
+    assert rejected["changes"]["stages"]["video_tokenizer"]["completed"] == 10
+    folder = simulation.root / "results/default/video_tokenizer/checkpoints"
+    assert {path.name for path in folder.iterdir()} >= {"video_tokenizer_step_19.set-aside-1"}

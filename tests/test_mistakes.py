@@ -227,6 +227,11 @@ def test_an_unknown_flag_exits_2(root: Path, tiw: Tiw) -> None:
     assert done.returncode == ExitCode.USAGE
 
 
+def test_flags_that_contradict_each_other_exit_2(root: Path, tiw: Tiw) -> None:
+    done = tiw(root, "run", "--accept-changes", "--require-exact")
+    assert (done.returncode, "give one of the two" in done.stderr) == (ExitCode.USAGE, True)
+
+
 def test_a_run_name_that_is_a_path_exits_2(root: Path, tiw: Tiw) -> None:
     done = tiw(root, "run", "--run", "../elsewhere")
     assert (done.returncode, "cannot be the name of a folder" in done.stderr) == (ExitCode.USAGE, True)

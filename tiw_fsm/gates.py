@@ -124,7 +124,7 @@ def judge_inference(
         passed=all(conditions.values()),
         png=result.get("png"),
         result=result.get("path"),
-        tokenizer_mse=result.get("tokenizer_mse"),
+        tokenizer_mse=result["tokenizer_mse"] if _finite(result.get("tokenizer_mse")) else None,
         unique_actions=result.get("unique_actions"),
         action_entropy=result.get("action_entropy"),
     )

@@ -15,7 +15,7 @@ from tiw_fsm.display import Display
 from tiw_fsm.engines.native import NativeEngine
 from tiw_fsm.engines.protocol import Engine
 from tiw_fsm.engines.simulated import SimulatedEngine
-from tiw_fsm.errors import ExitCode
+from tiw_fsm.errors import ExitCode, UsageProblem
 from tiw_fsm.log import make_log
 from tiw_fsm.run_state import RunState
 from tiw_fsm.settings import load_settings
@@ -45,6 +45,8 @@ def run_once(
     Raises:
         TiwFsmError: as ``Controller.run`` says; also RunHeld.
     """
+    if accept_changes and require_exact:
+        raise UsageProblem("--accept-changes takes changes in and --require-exact refuses them; give one of the two")
     with store.hold():
         before = store.load()
         flags = {**(before.flags if before else {}), **typed}

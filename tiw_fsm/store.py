@@ -179,8 +179,9 @@ class Store:
                 )
             return None
         raise StateDamaged(
-            "\n".join(damage) + "\nNothing was overwritten. `tiw-fsm verify` says what is left; put a backup back, "
-            "or begin anew with another --run."
+            "\n".join(damage)
+            + "\nNothing was overwritten. Put a backup back, or begin anew with another --run; the journal beside it "
+            "tells what was done."
         )
 
     def _read(self, path: Path) -> RunState:

@@ -42,6 +42,8 @@ class Script(Value):
     """Loss of the nth chunk a stage begins; None is a loss that is not finite."""
     mse: list[float] = [0.01]
     """MSE of the nth inference attempt."""
+    unique_actions: list[int] = [4]
+    """Different actions in the nth inference attempt."""
     crashes: dict[Stage, int] = {}
     """How often a stage's child dies before it works."""
     out_of_memory: dict[Stage, int] = {}
@@ -109,7 +111,7 @@ class SimulatedEngine:
             "mse": mse,
             "baselines": dict(self.script.baselines),
             "tokenizer_mse": mse / 2,
-            "unique_actions": 4,
+            "unique_actions": _nth(self.script.unique_actions, request.number - 1),
             "action_entropy": 1.0,
             "png": request.picture,
         }
