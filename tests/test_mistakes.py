@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -131,9 +134,6 @@ def test_frames_that_cannot_be_used_exit_2_and_nothing_is_begun(root: Path, tiw:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
     """A working root whose run has passed."""
-    import subprocess
-    import sys
-
     root = tmp_path_factory.mktemp("trained")
     write_configs(root / "configs", {"loop": LENIENT})
     write_frames(root / "frames.h5")
@@ -162,8 +162,6 @@ HARMS: dict[str, tuple[Callable[[Path], Any], str]] = {
 
 @pytest.mark.parametrize("harm", HARMS)
 def test_a_warm_start_checkpoint_that_cannot_be_used_exits_2(trained: Path, root: Path, tiw: Tiw, harm: str) -> None:
-    import shutil
-
     folder = root / "given/video_tokenizer_step_19"
     shutil.copytree(checkpoint_of(trained, "video_tokenizer", 19), folder)
     (folder / "manifest.json").unlink()
@@ -220,6 +218,16 @@ def test_a_full_disk_exits_74_and_the_run_goes_on_when_there_is_room(root: Path,
 
 
 # --- flags on the command line ----------------------------------------------------------------------------------
+
+
+def test_an_interpreter_without_torch_exits_2_and_says_what_it_lacks(root: Path, tiw: Tiw) -> None:
+    bare = root / "bare-python"
+    bare.write_text(f'#!/bin/sh\nexec {sys.executable} -S "$@"\n')
+    bare.chmod(0o755)
+    done = tiw(root, "run", "--python-exec", "bare-python")
+    assert done.returncode == ExitCode.USAGE
+    assert "--python-exec" in done.stderr
+    assert "ModuleNotFoundError" in done.stderr
 
 
 def test_an_unknown_flag_exits_2(root: Path, tiw: Tiw) -> None:

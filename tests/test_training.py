@@ -59,7 +59,7 @@ def test_the_users_command_line_works_unchanged(finished: Path, root: Path, tiw:
     for folder in ("video_tokenizer", "latent_actions", "dynamics"):
         shutil.copytree(finished / "results/default" / folder, root / "results/old" / folder)
     (root / ".venv/bin").mkdir(parents=True)
-    (root / ".venv/bin/python").symlink_to(sys.executable)
+    interpreter(root / ".venv/bin/python", "")
     done = tiw(
         root, "run", "--repo-root", ".", "--python-exec", "./.venv/bin/python", "--torchrun", "./.venv/bin/torchrun",
         "--train-stage", "all", "--video-checkpoint", "results/old/video_tokenizer/checkpoints",
@@ -77,6 +77,12 @@ def test_the_users_command_line_works_unchanged(finished: Path, root: Path, tiw:
     assert reports == {"train-to-inference-report", "train-to-inference-retrospective", "auto-training-loop-report"}
 
 
+def interpreter(path: Path, before: str) -> None:
+    """A script at ``path`` that does ``before`` and then is this interpreter."""
+    path.write_text(f'#!/bin/sh\n{before}\nexec {sys.executable} "$@"\n')
+    path.chmod(0o755)
+
+
 def test_inference_alone_of_given_checkpoints(finished: Path, root: Path, tiw: Tiw) -> None:
     flags = [
         f"--{flag}-checkpoint={finished}/results/default/{stage}/checkpoints"
@@ -90,10 +96,7 @@ def test_inference_alone_of_given_checkpoints(finished: Path, root: Path, tiw: T
 
 
 def test_the_childs_interpreter_is_the_one_named(root: Path, tiw: Tiw) -> None:
-    """A wrapper that notes who called it, then is the interpreter."""
-    wrapper = root / "my-python"
-    wrapper.write_text(f'#!/bin/sh\necho "$@" >> {root}/calls\nexec {sys.executable} "$@"\n')
-    wrapper.chmod(0o755)
+    interpreter(root / "my-python", f'echo "$@" >> {root}/calls')
     assert tiw(root, "run", "--python-exec", "my-python", *PASSING).returncode == ExitCode.PASSED
     assert "tiw_fsm.engines.native_worker" in (root / "calls").read_text()
 

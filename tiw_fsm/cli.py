@@ -207,7 +207,7 @@ def record(
             seed=seed,
             on_progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
-    out.print(f"recorded {frames} frames to {path}; train on them with `tiw-fsm run --dataset {path}`.")
+    out.print(f"recorded {frames} frames to {path}; `tiw-fsm run --dataset {path}` trains on them.", soft_wrap=True)
 
 
 @app.callback(invoke_without_command=True)

@@ -19,7 +19,7 @@ from tiw_fsm.errors import ExitCode, UsageProblem
 from tiw_fsm.log import make_log
 from tiw_fsm.run_state import RunState
 from tiw_fsm.settings import load_settings
-from tiw_fsm.status import print_rows
+from tiw_fsm.status import near, print_rows
 from tiw_fsm.store import Store
 
 
@@ -79,8 +79,8 @@ def say_how_it_ended(out: Console, run: RunState) -> None:
         if attempt.skill is not None:
             note = "" if attempt.skill > 0 else " (no better than a trivial prediction)"
             rows += [("skill", f"{attempt.skill:+.3f}{note}")]
-        rows += [("picture", attempt.png)]
-    rows += [("report", path) for path in run.reports]
+        rows += [("picture", near(attempt.png))]
+    rows += [("report", near(path)) for path in run.reports]
     rows += [("next", step) for step in advice.next_steps(run)]
     rows += [("look further", f"tiw-fsm status --run {run.run}")]
     print_rows(out, rows)

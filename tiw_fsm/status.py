@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from rich.console import Console
@@ -61,19 +62,24 @@ def show(console: Console, found: dict[str, Any]) -> None:
     ]
     for stage, progress in found.get("stages", {}).items():
         checkpoint = progress["checkpoint"]
-        at = f", checkpoint {checkpoint['path']}" if checkpoint else ""
+        at = f", checkpoint {near(checkpoint['path'])}" if checkpoint else ""
         gate = f", last gate: {progress['verdict']}" if progress["verdict"] else ""
         rows.append((stage, f"{progress['completed']} of {progress['target']} updates{gate}{at}"))
     attempts = found.get("inference", {}).get("attempts", [])
     rows += [("inference", advice.verdict_line(Attempt.model_validate(a))) for a in attempts[-1:]]
-    rows += [("picture", attempts[-1]["png"])] if attempts else []
-    rows += [("report", path) for path in found.get("reports", [])]
+    rows += [("picture", near(attempts[-1]["png"]))] if attempts else []
+    rows += [("report", near(path)) for path in found.get("reports", [])]
     rows += [
         ("not bitwise", f"{i['stage']} from update {i['completed']}: {i['what']}") for i in found.get("inexact", [])
     ]
     rows.append(("interruptions", found.get("interruptions")))
     rows.append(("next", found["next"]))
     print_rows(console, rows)
+
+
+def near(path: str | None) -> str | None:
+    """``path`` as seen from the working directory, if it lies below."""
+    return path and path.removeprefix(f"{os.getcwd()}{os.sep}")
 
 
 def print_rows(console: Console, rows: list[tuple[str, Any]]) -> None:

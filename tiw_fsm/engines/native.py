@@ -45,7 +45,13 @@ class NativeEngine:
 
     def hello(self, request: HelloRequest) -> Hello:
         self._hello = request
-        return Hello.model_validate(self._start(request))
+        try:
+            return Hello.model_validate(self._start(request))
+        except (EngineCrashed, OSError) as exc:
+            raise UsageProblem(
+                f"{self._python} cannot run the training process; name an interpreter that has tiw_fsm and torch with "
+                f"--python-exec. {exc}"
+            ) from exc
 
     def train(self, request: TrainRequest, progress: Progress) -> TrainResult:
         return TrainResult.model_validate(self._ask(request, progress))
