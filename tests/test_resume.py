@@ -137,7 +137,7 @@ def running(pid: int) -> bool:
 
 def test_a_second_runner_exits_3_at_once_and_0_silently_with_if_idle(tmp_path: Path, tiw: Tiw) -> None:
     root = make_root(tmp_path / "root")
-    process = start(root, *FLAGS)
+    process = start(root, *FLAGS, "--target-updates", "50000")  # busy for longer than the others need
     wait_for_generation(root, 1, process)
     second = tiw(root, "run")
     idle = tiw(root, "run", "--if-idle")
