@@ -161,3 +161,54 @@ def test_the_world_model_knows_nothing_of_the_controller() -> None:
     for path in (PROJECT / "tiw_fsm/tinyworlds").glob("*.py"):
         imported = set(re.findall(r"from tiw_fsm\.(\w+)", path.read_text()))
         assert imported <= {"tinyworlds", "config", "schedule", "stages"}, path
+
+
+def test_the_conformance_table_names_tests_that_exist() -> None:
+    table = (PROJECT / "docs/conformance.md").read_text()
+    tests = set(re.findall(r"def test_(\w+)", "".join(path.read_text() for path in Path(__file__).parent.glob("*.py"))))
+    named = re.findall(
+        r"`(\w+(?:_\w+){3,})(…?)`", "".join(row.rpartition("|")[0].rpartition("|")[2] for row in table.splitlines())
+    )
+    assert len(named) > 40
+    missing = [name for name, more in named if not any(t == name or (more and t.startswith(name)) for t in tests)]
+    assert missing == []
+
+
+def saved_as_tinyworlds_does(folder: Path, **config: object) -> None:
+    """Three files, no manifest, and a state.pt with a class of TinyWorlds' own in it."""
+    import enum
+    import types
+
+    import torch
+
+    module = types.ModuleType("utils.config")
+    device = enum.Enum("DeviceType", {"CUDA": "cuda"}, module="utils.config")  # type: ignore[misc]
+    module.DeviceType = device  # type: ignore[attr-defined]
+    sys.modules["utils.config"] = module
+    try:
+        folder.mkdir(parents=True)
+        weight = torch.nn.Parameter(torch.ones(30, 30))
+        optimizer = torch.optim.AdamW([weight])
+        weight.sum().backward()
+        optimizer.step()
+        torch.save({"weight": weight.detach()}, folder / "model_state_dict.pt")
+        torch.save(optimizer.state_dict(), folder / "optim_state_dict.pt")
+        torch.save({"config": {"device": device["CUDA"], **config}, "step": 99}, folder / "state.pt")
+    finally:
+        del sys.modules["utils.config"]
+
+
+def test_check_judges_a_run_root_of_tinyworlds_itself(tmp_path: Path, tiw: Tiw) -> None:
+    for stage in ("video_tokenizer", "latent_actions", "dynamics"):
+        saved_as_tinyworlds_does(tmp_path / "old" / stage / "checkpoints" / f"{stage}_step_99", frame_size=64)
+    assert tiw(tmp_path, "check", "old").returncode == ExitCode.PASSED
+
+
+def test_check_says_when_models_were_not_made_for_each_other_or_one_is_missing(tmp_path: Path, tiw: Tiw) -> None:
+    for stage, size in (("video_tokenizer", 64), ("dynamics", 128)):
+        saved_as_tinyworlds_does(tmp_path / "old" / stage / "checkpoints" / f"{stage}_step_99", frame_size=size)
+    done = tiw(tmp_path, "check", "old", "--json")
+    assert done.returncode == ExitCode.USAGE
+    said = " ".join(problem for finding in json.loads(done.stdout) for problem in finding["problems"])
+    assert "frame_size differs: video_tokenizer 64, dynamics 128" in said
+    assert "inference needs all three models" in said

@@ -188,7 +188,7 @@ class Controller:
         for stage, progress in run.stages.items():
             candidates = [progress]
             if stage is run.stage:
-                if previous and previous.state is run.state:
+                if previous and previous.state is run.state and previous.stages[stage].attempt == progress.attempt:
                     candidates.append(previous.stages[stage])
                 candidates.append(progress.rewound())
             damage = []

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from tiw_fsm import checkpoints
 from tiw_fsm.activities import data_problems
+from tiw_fsm.alignment import FROM_TRAINING
 from tiw_fsm.errors import UsageProblem
 from tiw_fsm.settings import load_settings
 from tiw_fsm.stages import Stage
@@ -55,13 +56,34 @@ def run_findings(store: Store, typed: Mapping[str, Any], repo_root: Path) -> lis
 
 
 def checkpoint_findings(path: Path) -> list[Finding]:
-    """Every stage's newest checkpoint under a checkpoint folder, a folder of them, or a run root."""
+    """Every stage's newest checkpoint under a checkpoint folder, a folder of them, or a run root.
+
+    A run root is ready for inference when it has all three stages, and they were made for each other.
+    """
     if not path.is_dir():
         return [Finding(str(path), ["no such folder; give a checkpoint, a folder of checkpoints, or a run root"])]
-    findings = []
-    for stage in Stage:
-        inside = path / stage / "checkpoints"
-        newest, passed_over = checkpoints.newest_valid(inside if inside.is_dir() else path, stage)
-        findings += [Finding(str(folder), problems) for folder, problems in passed_over]
-        findings += [Finding(f"{stage} {newest}", [])] if newest else []
+    folders = {stage: path / stage / "checkpoints" for stage in Stage}
+    is_run_root = any(folder.is_dir() for folder in folders.values())
+    findings, ready = [], {}
+    for stage, folder in folders.items():
+        newest, passed_over = checkpoints.newest_valid(folder if is_run_root else path, stage)
+        findings += [Finding(str(torn), problems) for torn, problems in passed_over]
+        if newest:
+            findings.append(Finding(f"{stage} {newest}", []))
+            ready[stage] = checkpoints.saved_config(newest)
+        elif is_run_root:
+            findings.append(Finding(f"{stage} {folder}", ["no valid checkpoint; inference needs all three models"]))
+    if clashes := _clashes(ready):
+        findings.append(Finding(f"{path} as one world model", clashes))
     return findings or [Finding(str(path), ["no checkpoint folder (<stage>_step_<N>) found"])]
+
+
+def _clashes(configs: Mapping[Stage, Mapping[str, Any]]) -> list[str]:
+    """Shared sizes on which the stages' checkpoints disagree."""
+    problems = []
+    for key in FROM_TRAINING:
+        values = {stage: config[key] for stage, config in configs.items() if config.get(key) is not None}
+        if len(set(values.values())) > 1:
+            listing = ", ".join(f"{stage} {value}" for stage, value in values.items())
+            problems.append(f"{key} differs: {listing}; the models were not made for each other")
+    return problems
