@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import enum
 import json
 import re
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
+import torch
 import typer
 from conftest import Simulation, Tiw, write_configs
 
@@ -174,39 +177,39 @@ def test_the_conformance_table_names_tests_that_exist() -> None:
     assert missing == []
 
 
-def saved_as_tinyworlds_does(folder: Path, **config: object) -> None:
+@pytest.fixture
+def tinyworlds_device(monkeypatch: pytest.MonkeyPatch) -> enum.Enum:
+    """An enum of TinyWorlds' own module, which is not there when the checkpoint is read."""
+    package, module = types.ModuleType("utils"), types.ModuleType("utils.config")
+    module.DeviceType = enum.Enum("DeviceType", {"CUDA": "cuda"}, module="utils.config")  # type: ignore[attr-defined, misc]
+    monkeypatch.setitem(sys.modules, "utils", package)
+    monkeypatch.setitem(sys.modules, "utils.config", module)
+    device: enum.Enum = module.DeviceType["CUDA"]
+    return device
+
+
+def save_as_tinyworlds_does(folder: Path, **config: object) -> None:
     """Three files, no manifest, and a state.pt with a class of TinyWorlds' own in it."""
-    import enum
-    import types
-
-    import torch
-
-    module = types.ModuleType("utils.config")
-    device = enum.Enum("DeviceType", {"CUDA": "cuda"}, module="utils.config")  # type: ignore[misc]
-    module.DeviceType = device  # type: ignore[attr-defined]
-    sys.modules["utils.config"] = module
-    try:
-        folder.mkdir(parents=True)
-        weight = torch.nn.Parameter(torch.ones(30, 30))
-        optimizer = torch.optim.AdamW([weight])
-        weight.sum().backward()
-        optimizer.step()
-        torch.save({"weight": weight.detach()}, folder / "model_state_dict.pt")
-        torch.save(optimizer.state_dict(), folder / "optim_state_dict.pt")
-        torch.save({"config": {"device": device["CUDA"], **config}, "step": 99}, folder / "state.pt")
-    finally:
-        del sys.modules["utils.config"]
+    folder.mkdir(parents=True)
+    weight = torch.nn.Parameter(torch.ones(30, 30))
+    optimizer = torch.optim.AdamW([weight])
+    weight.sum().backward()
+    optimizer.step()
+    torch.save({"weight": weight.detach()}, folder / "model_state_dict.pt")
+    torch.save(optimizer.state_dict(), folder / "optim_state_dict.pt")
+    torch.save({"config": config, "step": 99}, folder / "state.pt")
 
 
-def test_check_judges_a_run_root_of_tinyworlds_itself(tmp_path: Path, tiw: Tiw) -> None:
+def test_check_judges_a_run_root_of_tinyworlds_itself(tmp_path: Path, tiw: Tiw, tinyworlds_device: enum.Enum) -> None:
     for stage in ("video_tokenizer", "latent_actions", "dynamics"):
-        saved_as_tinyworlds_does(tmp_path / "old" / stage / "checkpoints" / f"{stage}_step_99", frame_size=64)
+        folder = tmp_path / "old" / stage / "checkpoints" / f"{stage}_step_99"
+        save_as_tinyworlds_does(folder, frame_size=64, device=tinyworlds_device)
     assert tiw(tmp_path, "check", "old").returncode == ExitCode.PASSED
 
 
 def test_check_says_when_models_were_not_made_for_each_other_or_one_is_missing(tmp_path: Path, tiw: Tiw) -> None:
     for stage, size in (("video_tokenizer", 64), ("dynamics", 128)):
-        saved_as_tinyworlds_does(tmp_path / "old" / stage / "checkpoints" / f"{stage}_step_99", frame_size=size)
+        save_as_tinyworlds_does(tmp_path / "old" / stage / "checkpoints" / f"{stage}_step_99", frame_size=size)
     done = tiw(tmp_path, "check", "old", "--json")
     assert done.returncode == ExitCode.USAGE
     said = " ".join(problem for finding in json.loads(done.stdout) for problem in finding["problems"])

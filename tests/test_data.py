@@ -251,6 +251,7 @@ def problems(path: Path, **changes: Any) -> list[str]:
         "clip_length_train": 4,
         "clip_length_eval": 6,
         "clips_eval": 2,
+        "share_eval": None,
         "skip": 0,
         "stride": 1,
         "preload_ratio": None,

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tiw_fsm.engines.simulated import Script, SimulatedEngine
-from tiw_fsm.errors import ExitCode, RunChanged, UsageProblem
+from tiw_fsm.errors import DiskRefused, ExitCode, RunChanged, StateDamaged, UsageProblem
 from tiw_fsm.machine import TABLE, Event, Machine, always, mermaid
 from tiw_fsm.run_state import RunState, State
 from tiw_fsm.stages import Stage
@@ -317,3 +317,67 @@ def test_a_chunk_without_a_valid_checkpoint_restarts_from_the_accepted_one(simul
     assert rejected["changes"]["stages"]["video_tokenizer"]["completed"] == 10
     folder = simulation.root / "results/default/video_tokenizer/checkpoints"
     assert {path.name for path in folder.iterdir()} >= {"video_tokenizer_step_19.set-aside-1"}
+
+
+def test_a_run_that_could_not_write_its_reports_writes_them_when_it_can(tmp_path: Path) -> None:
+    """However often it was started meanwhile: the work is done, only the reports are missing."""
+    write_configs(tmp_path / "configs", {"loop": {"budgets": {"max_stalled_starts": 1}}})
+    (tmp_path / "docs").write_text("in the way")
+    simulation = Simulation(tmp_path)
+    for _ in range(4):
+        with pytest.raises(DiskRefused):
+            simulation.run()
+    assert simulation.state.state is State.REPORT
+    (tmp_path / "docs").unlink()
+    assert simulation.run() == ExitCode.PASSED
+
+
+def test_an_accepted_target_leaves_finished_stages_alone(simulation: Simulation) -> None:
+    simulation.store = store = MortalStore(simulation.store.paths.folder)
+    store.commits_left = 12
+    with pytest.raises(Killed):
+        simulation.run(Script(mse=[0.5, 0.01]))
+    assert simulation.state.state is State.TRAIN_DYNAMICS
+    store.commits_left = None
+    assert simulation.run(Script(mse=[0.5, 0.01]), accept_changes=True, target_updates=30) == ExitCode.PASSED
+    completed = {stage: progress.completed for stage, progress in simulation.state.stages.items()}
+    assert completed == {Stage.VIDEO: 20, Stage.LATENT: 10, Stage.DYNAMICS: 40}
+
+
+def test_an_ended_run_does_not_answer_for_other_settings(simulation: Simulation) -> None:
+    simulation.run()
+    with pytest.raises(RunChanged, match="has ended"):
+        simulation.run(target_updates=500)
+
+
+def test_a_lost_metrics_file_is_damage_and_nothing_is_overwritten(simulation: Simulation) -> None:
+    simulation.store = store = MortalStore(simulation.store.paths.folder)
+    store.commits_left = 2
+    with pytest.raises(Killed):
+        simulation.run()
+    store.commits_left = None
+    metrics = simulation.root / "results/default/video_tokenizer/metrics.jsonl"
+    metrics.unlink()
+    with pytest.raises(StateDamaged, match=r"metrics\.jsonl is shorter"):
+        simulation.run()
+    assert not metrics.exists()
+
+
+def test_a_stage_that_begins_anew_warms_up_anew(simulation: Simulation) -> None:
+    """Both checkpoints of a retuned stage rot: it starts from nothing, with no rate below zero."""
+
+    class Rot(SimulatedEngine):
+        rotten = False
+
+        def problems(self, stage: Stage, config: Any, folder: Path, sha256: str | None) -> list[str]:
+            if not self.rotten and folder.name == "dynamics_step_29":
+                for path in folder.parent.glob("dynamics_step_*"):
+                    (path / "model_state_dict.pt").write_bytes(b"rotten")
+                self.rotten = True
+            return super().problems(stage, config, folder, sha256)
+
+    assert simulation.run_with(Rot(Script(mse=[0.5, 0.01]))) == ExitCode.PASSED
+    rows = (simulation.root / "results/default/dynamics/metrics.jsonl").read_text().splitlines()
+    again = [row for row in map(json.loads, rows) if row["attempt"] == 4]
+    assert again[0]["update"] == 0
+    assert all(row["learning_rate"] > 0 for row in again)

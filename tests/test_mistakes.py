@@ -20,6 +20,8 @@ from conftest import LENIENT, Tiw, write_configs, write_frames
 from tiw_fsm.errors import ExitCode, UsageProblem
 from tiw_fsm.settings import load_settings
 
+PASSING = ("--max-mse", "0.9", "--allow-trivial")
+
 
 def mistakes_in(root: Path, changes: dict[str, Any], **flags: Any) -> str:
     """What loading configs with ``changes`` complains of."""
@@ -251,3 +253,37 @@ def test_the_users_files_are_never_rewritten(trained: Path) -> None:
     write = {path.name: path.read_text() for path in (trained / "configs").iterdir()}
     write_configs(trained / "again", {"loop": LENIENT})
     assert {path.name: path.read_text() for path in (trained / "again").iterdir()} == write
+
+
+def test_a_disk_that_refuses_the_training_process_exits_74_and_is_no_crash(root: Path, tiw: Tiw) -> None:
+    picture = root / "results/default/video_tokenizer/visualizations/video_tokenizer_step_9_attempt_1.png"
+    picture.parent.mkdir(parents=True)
+    picture.symlink_to("/dev/full")
+    done = tiw(root, "run", *PASSING)
+    assert done.returncode == ExitCode.DISK, done.stderr
+    picture.unlink()
+    assert tiw(root, "run").returncode == ExitCode.PASSED
+    assert json.loads(tiw(root, "status", "--json").stdout)["stages"]["video_tokenizer"]["crashes"] == 0
+
+
+def test_a_log_that_cannot_be_written_exits_74(root: Path, tiw: Tiw) -> None:
+    (root / "state/default").mkdir(parents=True)
+    (root / "state/default/log.jsonl").symlink_to("/dev/full")
+    assert tiw(root, "run", *PASSING).returncode == ExitCode.DISK
+
+
+def test_frames_lost_in_the_middle_of_a_run_exit_2(root: Path, tiw: Tiw) -> None:
+    assert tiw(root, "run", "--max-mse", "0.0001", "--max-inference-retries", "0").returncode == ExitCode.NOT_PASSED
+    (root / "frames.h5").rename(root / "elsewhere.h5")
+    done = tiw(root, "run", "--max-inference-retries", "1")
+    assert (done.returncode, "no such file" in done.stderr) == (ExitCode.USAGE, True)
+    (root / "elsewhere.h5").rename(root / "frames.h5")
+    assert tiw(root, "run", "--max-inference-retries", "1", *PASSING).returncode == ExitCode.PASSED
+
+
+def test_a_warm_start_from_the_runs_own_folder_exits_2(trained: Path, tiw: Tiw, tmp_path: Path) -> None:
+    root = tmp_path / "copy"
+    shutil.copytree(trained, root)
+    shutil.rmtree(root / "state/default")
+    done = tiw(root, "run", "--video-checkpoint", "results/default/video_tokenizer/checkpoints")
+    assert (done.returncode, "keeps its own" in done.stderr) == (ExitCode.USAGE, True)

@@ -322,7 +322,7 @@ def test_stretches_that_are_not_bitwise_are_said(simulation: Simulation) -> None
 def rewrite(simulation: Simulation, run: RunState) -> list[Path]:
     settings = load_settings({"engine": "simulated"}, run="default", repo_root=simulation.root)
     paths = RunPaths(Path(settings.run_root), Path(settings.repo_root))
-    return reports.write(run, simulation.store.journal(), settings, paths)
+    return reports.write(run, simulation.store.journal(), settings, paths, simulation.store.paths)
 
 
 def test_writing_again_replaces_and_gives_the_same_bytes(eventful: Simulation) -> None:

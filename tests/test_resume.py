@@ -206,3 +206,19 @@ def test_a_state_of_a_newer_version_exits_4_without_falling_back(root: Path, tiw
     done = tiw(root, "run")
     assert done.returncode == ExitCode.DAMAGED
     assert "newer version" in done.stderr
+
+
+def test_a_second_signal_ends_at_once_with_75(tmp_path: Path, tiw: Tiw, undisturbed: dict[str, str]) -> None:
+    """The training process is frozen, so that it cannot answer the first."""
+    root = make_root(tmp_path / "root")
+    process = start(root, *FLAGS)
+    wait_for_generation(root, 3, process)
+    child = int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0])
+    os.kill(child, signal.SIGSTOP)
+    process.send_signal(signal.SIGTERM)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(timeout=0.5)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=30) == ExitCode.INTERRUPTED
+    assert tiw(root, "run").returncode == ExitCode.PASSED
+    assert digests(tiw, root) == undisturbed

@@ -18,7 +18,7 @@ from tiw_fsm import advice, checkpoints, fingerprint, frames, gates, pictures, r
 from tiw_fsm.config import Schedule, Settings, Tuning
 from tiw_fsm.display import Display
 from tiw_fsm.engines.protocol import Engine, Hello, InferRequest, TrainRequest, TrainResult
-from tiw_fsm.errors import EngineCrashed, UsageProblem, disk_errors
+from tiw_fsm.errors import EngineCrashed, StateDamaged, UsageProblem, disk_errors
 from tiw_fsm.machine import Event
 from tiw_fsm.paths import RunPaths
 from tiw_fsm.run_state import (
@@ -100,6 +100,7 @@ def data_problems(settings: Settings) -> list[str]:
         clip_length_train=config.context_length,
         clip_length_eval=settings.inference.frames,
         clips_eval=settings.loop.inference.clips,
+        share_eval=settings.inference.preload_ratio,
         skip=settings.data.skip,
         stride=settings.data.stride,
         preload_ratio=settings.data.preload_ratio,
@@ -114,6 +115,12 @@ def _warm_start(ctx: Context, stage: Stage, path: Path, problems: list[str]) -> 
     if newest is None:
         found = "; ".join(f"{folder.name}: {reasons[0]}" for folder, reasons in passed_over) or "none found"
         problems.append(f"{path}: no valid {stage} checkpoint to start from ({found}); name another folder")
+        return None
+    if newest.resolve().parent == ctx.paths.checkpoints(stage).resolve():
+        problems.append(
+            f"{newest} lies where this run keeps its own {stage} checkpoints; give another --run or --run-root, "
+            "or copy it elsewhere"
+        )
         return None
     if wrong := ctx.engine.problems(stage, ctx.settings.stages[stage], newest, None):
         problems += [f"{newest}: {reason}" for reason in wrong]
@@ -239,10 +246,11 @@ def _without_unusable(ctx: Context, run: RunState, stage: Stage) -> RunState:
     for ref in refs:
         assert ref is not None
         if ctx.engine.problems(stage, ctx.settings.stages[stage], Path(ref.path), ref.sha256):
-            if Path(ref.path).exists():
+            if checkpoints.owner_of(Path(ref.path)) == run.run_id:
                 checkpoints.set_aside(Path(ref.path))
             if ref == progress.accepted:
-                run = run.with_stage(stage, accepted=None, warm_start=False, chunk_start=0)
+                anew = progress.schedule.but(start=0)
+                run = run.with_stage(stage, accepted=None, warm_start=False, chunk_start=0, schedule=anew)
     return run
 
 
@@ -308,6 +316,8 @@ def _new_picture(folder: Path) -> Path:
 def gate(ctx: Context, run: RunState) -> Outcome:
     """Judge the attempt that ran."""
     path = Path(run.inference.pending or "")
+    if not path.is_file():
+        raise StateDamaged(f"{path}, which holds the attempt to judge, is gone. Put it back; nothing was overwritten.")
     with disk_errors("reading", path):
         result = json.loads(path.read_bytes())
     attempt = gates.judge_inference(
@@ -318,7 +328,7 @@ def gate(ctx: Context, run: RunState) -> Outcome:
         updates=run.stages[Stage.DYNAMICS].completed,
     )
     judged = [a for a in run.inference.attempts if a.number != attempt.number] + [attempt]
-    measured = [a for a in (run.inference.best, attempt) if a is not None and a.mse is not None]
+    measured = [a for a in (attempt, run.inference.best) if a is not None and a.mse is not None]
     best = min(measured, key=lambda a: a.mse or 0.0, default=None)
     run = run.but(inference=run.inference.but(attempts=judged[-ATTEMPTS_KEPT:], best=best))
     ctx.log.info(advice.verdict_line(attempt), **attempt.model_dump(mode="json"))
@@ -348,7 +358,7 @@ def announce_retune(ctx: Context, run: RunState) -> Outcome:
 
 def report(ctx: Context, run: RunState) -> Outcome:
     """Write the three Markdown reports, whatever the end."""
-    written = reports.write(run, ctx.store.journal(up_to=run.generation), ctx.settings, ctx.paths)
+    written = reports.write(run, ctx.store.journal(up_to=run.generation), ctx.settings, ctx.paths, ctx.store.paths)
     return Outcome(Event.REPORTED, run.but(reports=[str(path) for path in written]))
 
 

@@ -203,8 +203,9 @@ def _plain(value: Any) -> Any:
 
 def _candidates(path: Path, stage: str) -> list[Path]:
     """Checkpoints to try, newest first."""
-    if completed_of(path) is not None or (path / MODEL).is_file():
-        return [path]
+    name = _NAME.fullmatch(path.name)
+    if name or (path / MODEL).is_file():
+        return [path] if name is None or name["stage"] == stage else []
     of_stage = [
         (int(name["last"]), folder)
         for folder in _folders(path)

@@ -111,7 +111,8 @@ def run(
     retry_lr_floor: Annotated[float | None, option("The lowest it may fall.")] = None,
     max_mse: Annotated[float | None, option("Largest MSE that passes the inference gate.")] = None,
     allow_trivial: Annotated[
-        bool | None, typer.Option("--allow-trivial", help="Judge without the baselines.", show_default=False)
+        bool | None,
+        typer.Option("--allow-trivial/--no-allow-trivial", help="Judge without the baselines.", show_default=False),
     ] = None,
     generation_steps: Annotated[int | None, option("Inference steps.")] = None,
     context_window: Annotated[int | None, option("True frames an inference starts from.")] = None,
@@ -120,7 +121,8 @@ def run(
     preload_ratio: Annotated[float | None, option("Share of the held-out rows inference draws from.")] = None,
     temperature: Annotated[float | None, option("Sampling temperature; 0 takes the likeliest token.")] = None,
     teacher_forced: Annotated[
-        bool | None, typer.Option("--teacher-forced", help="Feed inference true frames.", show_default=False)
+        bool | None,
+        typer.Option("--teacher-forced/--no-teacher-forced", help="Feed inference true frames.", show_default=False),
     ] = None,
 ) -> None:
     """Start a run, or resume it exactly where it stopped."""
@@ -172,7 +174,7 @@ def check(
     dataset: Annotated[str | None, option("TinyWorlds name or h5 file to train and judge on.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Whether configs, data and checkpoints are ready, changing nothing."""
+    """Whether configs, data and checkpoints are ready, changing nothing; exits 2 if something is not."""
     from tiw_fsm.readiness import show_readiness
 
     typed = {name: value for name, value in (("config_dir", config_dir), ("dataset", dataset)) if value is not None}

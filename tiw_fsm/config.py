@@ -213,7 +213,7 @@ class StageGate(Value):
     """When a chunk of a stage is accepted."""
 
     from_update: Count = 0
-    """Before so many completed updates a finite chunk that does not double its loss is `watch`."""
+    """A chunk that ends by this many completed updates is `watch` if it is finite and has not doubled its loss."""
     verdicts: dict[Verdict, dict[Metric, Bound]]
     """The first of retune, continue, watch whose bounds all hold is the verdict; else retune."""
 
@@ -245,7 +245,7 @@ class Budgets(Value):
 class InferenceGate(Value):
     """When a world model has proved itself."""
 
-    max_mse: float = 0.03
+    max_mse: Rate = 0.03
     """Largest MSE of generated frames, pixels in [0, 1]."""
     beat: tuple[Baseline, ...] = ("copy_last", "mean_frame")
     """Baselines whose MSE the rollout must be below."""

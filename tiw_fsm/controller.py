@@ -14,17 +14,19 @@ from typing import Any
 from structlog.typing import FilteringBoundLogger
 
 from tiw_fsm import checkpoints, fingerprint
-from tiw_fsm.activities import ACTIVITIES, Context
+from tiw_fsm.activities import ACTIVITIES, Context, data_problems
 from tiw_fsm.config import Settings
 from tiw_fsm.display import Display
 from tiw_fsm.engines.protocol import Engine, Hello, HelloRequest
-from tiw_fsm.errors import ExitCode, Interrupted, RunChanged, StateDamaged
+from tiw_fsm.errors import ExitCode, Interrupted, RunChanged, StateDamaged, UsageProblem
 from tiw_fsm.machine import Event, Machine
 from tiw_fsm.paths import RunPaths
 from tiw_fsm.run_state import TERMINAL, Fingerprint, Inexact, Runner, RunState, State
 from tiw_fsm.stages import Stage
 from tiw_fsm.store import Store, now, replace_durably
 
+INEXACT_KEPT = 7
+"""Changes of hardware that the state remembers beside the first one; the journal has them all."""
 MakeEngine = Callable[[Settings, Store], Engine]
 
 
@@ -72,6 +74,7 @@ class Controller:
         self.store.recover(self.committed)
         before = self.committed
         if before and before.state in TERMINAL and not self._reopens(before):
+            self._refuse_other_settings(before)
             return self._finished(before)
         engine = self.make_engine(self.settings, self.store)
         try:
@@ -87,7 +90,7 @@ class Controller:
             engine.close()
 
     def _drive(self, context: Context, run: RunState) -> RunState:
-        if run.stalled_starts > run.loop.budgets.max_stalled_starts:
+        if run.stalled_starts > run.loop.budgets.max_stalled_starts and run.state is not State.REPORT:
             run = self._step(run, Event.STALLED, {"stalled_starts": run.stalled_starts})
         while run.state not in TERMINAL:
             if self.stopping:
@@ -129,6 +132,8 @@ class Controller:
                 runner=runner,
                 created_at=now(),
             )
+        if problems := data_problems(self.settings):
+            raise UsageProblem(problems)
         run, facts = self._reconciled(before, hello)
         run = self._with_usable_checkpoints(run, engine)
         if run.runner is not None:
@@ -147,6 +152,19 @@ class Controller:
         """A failed run is reopened at its gate by a change of budgets or thresholds."""
         return run.state is State.FAILED and run.failed_in is not None and run.loop != self.settings.loop
 
+    def _refuse_other_settings(self, run: RunState) -> None:
+        """An ended run stands for the settings and data it ended with.
+
+        Raises:
+            RunChanged: others were given.
+        """
+        if run.fingerprint and (changes := fingerprint.settings_changes(run.fingerprint, self.settings)):
+            raise RunChanged(
+                f"run {run.run!r} has ended ({run.outcome}), with other settings than these:\n  "
+                + "\n  ".join(changes)
+                + "\nBegin another run with --run NAME, or leave the settings as they were to see how it ended."
+            )
+
     def _reconciled(self, run: RunState, hello: Hello) -> tuple[RunState, dict[str, Any]]:
         """The run with what differs from its fingerprint accepted and recorded, or refused."""
         old, new = run.fingerprint, fingerprint.take(self.settings, hello)
@@ -161,7 +179,7 @@ class Controller:
             )
         if refused := fingerprint.unacceptable(old, new) if changes else []:
             raise RunChanged(
-                f"checkpoints of run {run.run!r} cannot follow a change of {', '.join(refused)}; "
+                f"run {run.run!r} cannot follow a change of {', '.join(refused)} once it has begun; "
                 "put it back, or begin another run with --run NAME"
             )
         hardware = fingerprint.hardware_changes(old, new)
@@ -173,9 +191,13 @@ class Controller:
             return run, {}
         for what in changes + hardware:
             self.log.warning(f"from here on not bitwise the same run: {what}")
-        completed = run.progress().completed if run.stage else 0
-        inexact = [Inexact(stage=run.stage, completed=completed, what=what) for what in changes + hardware]
-        run = _with_new_training_config(run, old, new).but(fingerprint=new, inexact=[*run.inexact, *inexact])
+        stage = run.stage or Stage.DYNAMICS
+        new_entries = [
+            Inexact(stage=stage, completed=run.stages[stage].completed, what=what) for what in changes + hardware
+        ]
+        first, *later = [*run.inexact, *new_entries]
+        inexact = [first, *later[-INEXACT_KEPT:]]
+        run = _with_new_training_config(run, old, new).but(fingerprint=new, inexact=inexact)
         return run, {"changed": changes + hardware}
 
     def _with_usable_checkpoints(self, run: RunState, engine: Engine) -> RunState:
@@ -207,7 +229,7 @@ class Controller:
                     "a backup, or begin anew with another --run."
                 )
             if candidate is not progress and progress.checkpoint:
-                if Path(progress.checkpoint.path).exists():
+                if checkpoints.owner_of(Path(progress.checkpoint.path)) == run.run_id:
                     checkpoints.set_aside(Path(progress.checkpoint.path))
                 self.log.warning(f"{damage[0]}; going back to update {candidate.completed} of {stage}")
                 run = run.with_stage(stage, **dict(candidate))
@@ -229,8 +251,7 @@ class Controller:
 
         def ask_to_stop(number: int, frame: object) -> None:
             if self.stopping:
-                engine.close()
-                os._exit(ExitCode.INTERRUPTED)
+                os._exit(ExitCode.INTERRUPTED)  # the child sees its standard input end, and ends too
             self.stopping = True
             engine.stop()
 
@@ -244,7 +265,8 @@ class Controller:
 
 def _with_new_training_config(run: RunState, old: Fingerprint, new: Fingerprint) -> RunState:
     """Changed training settings take effect in the stages that are not done; a new target moves the schedule's end."""
-    for stage, progress in run.stages.items():
+    unfinished = {stage: p for stage, p in run.stages.items() if p.completed < p.target}
+    for stage, progress in unfinished.items():
         changed = {
             key.partition(".")[2]: value
             for key, value in new.config.items()

@@ -6,7 +6,7 @@ TiwFsmError
 ├── StateDamaged        4   state or checkpoint damaged beyond repair, or newer than this tool
 ├── RunChanged          5   config, data, code or torch differ from what the run began with
 ├── Interrupted        75   asked to stop, all progress saved
-├── EngineCrashed           a child died or failed; the controller counts it, so it never reaches a user
+├── EngineCrashed      70   a child died; once a stage is in training the controller counts it and goes on
 └── DiskRefused        74   full, read-only or failing disk
 
 Foreign errors are translated once, where they enter (``raise ... from exc``). Messages say what to do next.

@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tiw_fsm import __version__, frames
-from tiw_fsm.config import Settings, StageConfig
+from tiw_fsm.config import Settings
 from tiw_fsm.engines.protocol import Hello
 from tiw_fsm.run_state import Fingerprint
 
-ACCEPTABLE = frozenset(
-    {"n_updates", "learning_rate", "gradient_accumulation_steps", "batch_size_per_gpu", "log_interval"}
+SHAPE = frozenset(
+    [
+        "frame_size",
+        "patch_size",
+        "embed_dim",
+        "num_heads",
+        "hidden_dim",
+        "num_blocks",
+        "latent_dim",
+        "num_bins",
+        "n_actions",
+    ]
 )
-"""Keys of a stage that may change in the middle of a run; the others are the model's own shape or its data."""
+"""Keys of a stage that its checkpoints cannot follow: the model would have another shape."""
+FIXED = frozenset({"engine", "train_stage", "run_root", "warm_start"})
+"""Other keys that cannot change in the middle of a run."""
 
 
 def take(settings: Settings, hello: Hello) -> Fingerprint:
@@ -31,8 +44,9 @@ def take(settings: Settings, hello: Hello) -> Fingerprint:
 
 def code_digest() -> str:
     """Digest of the package version and of the code that computes: models, data, training, rollout."""
+    package = Path(__file__).parent
     digest = hashlib.sha256(__version__.encode())
-    for path in sorted((Path(__file__).parent / "tinyworlds").glob("*.py")):
+    for path in [*sorted((package / "tinyworlds").glob("*.py")), package / "schedule.py", package / "frames.py"]:
         digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()
 
@@ -51,6 +65,7 @@ def _training_config(settings: Settings) -> dict[str, Any]:
         "seed": settings.loop.seed,
         "train_stage": settings.train_stage,
         "engine": settings.engine,
+        "run_root": settings.run_root,
     }
     if settings.data.preload_ratio is not None:
         config["dataset.preload_ratio"] = settings.data.preload_ratio
@@ -59,12 +74,7 @@ def _training_config(settings: Settings) -> dict[str, Any]:
 
 def changes(old: Fingerprint, new: Fingerprint) -> list[str]:
     """Differences that are never taken silently, each in words: config, data, code, torch."""
-    keys = sorted(old.config.keys() | new.config.keys())
-    found = [
-        f"{key}: {old.config.get(key, 'not set')} → {new.config.get(key, 'not set')}"
-        for key in keys
-        if old.config.get(key) != new.config.get(key)
-    ]
+    found = _config_changes(old.config, new.config)
     if old.data != new.data:
         found.append(f"the frames file: SHA-256 {old.data[:12]}… → {new.data[:12]}…")
     if old.code != new.code:
@@ -72,6 +82,23 @@ def changes(old: Fingerprint, new: Fingerprint) -> list[str]:
     if old.torch != new.torch:
         found.append(f"torch: {old.torch} → {new.torch}")
     return found
+
+
+def settings_changes(old: Fingerprint, settings: Settings) -> list[str]:
+    """Differences in config and data alone, which need no engine to be seen; frames that are gone do not count."""
+    found = _config_changes(old.config, _training_config(settings))
+    path = Path(settings.data.path)
+    if settings.engine != "simulated" and path.exists() and frames.sha256(path) != old.data:
+        found.append(f"the frames file: {path} is not the one it was trained on")
+    return found
+
+
+def _config_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{key}: {old.get(key, 'not set')} → {new.get(key, 'not set')}"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+    ]
 
 
 def hardware_changes(old: Fingerprint, new: Fingerprint) -> list[str]:
@@ -84,10 +111,9 @@ def hardware_changes(old: Fingerprint, new: Fingerprint) -> list[str]:
 
 
 def unacceptable(old: Fingerprint, new: Fingerprint) -> list[str]:
-    """Changed keys of a stage that its checkpoints cannot follow: the model would have another shape."""
+    """Changed keys that a run in progress cannot follow."""
     return sorted(
         key
-        for key in old.config.keys() & new.config.keys()
-        if old.config[key] != new.config[key]
-        and (key in ("engine", "train_stage") or key.partition(".")[2] in StageConfig.model_fields.keys() - ACCEPTABLE)
+        for key in old.config.keys() | new.config.keys()
+        if old.config.get(key) != new.config.get(key) and key.rpartition(".")[2] in SHAPE | FIXED
     )

@@ -108,6 +108,11 @@ def split_rows(
     return numbers, held_out & (numbers >= 0)
 
 
+def first_share(starts: Rows, share: float | None) -> Rows:
+    """The first ``share`` of clip starts, at least one of them; all without a share."""
+    return starts if share is None else starts[: max(1, int(len(starts) * share))]
+
+
 def clip_starts(
     numbers: NDArray[np.int64],
     held_out: NDArray[np.bool_],
@@ -139,6 +144,7 @@ def inspect(
     clip_length_train: int,
     clip_length_eval: int,
     clips_eval: int,
+    share_eval: float | None,
     skip: int,
     stride: int,
     preload_ratio: float | None,
@@ -158,7 +164,7 @@ def inspect(
     numbers, held_out = split_rows(rows, episode, skip)
     starts = partial(clip_starts, numbers, held_out, stride=stride, preload_ratio=preload_ratio)
     training = starts(length=clip_length_train, for_evaluation=False)
-    evaluation = starts(length=clip_length_eval, for_evaluation=True)
+    evaluation = first_share(starts(length=clip_length_eval, for_evaluation=True), share_eval)
     if len(training) == 0:
         problems.append(
             f"{path}: no training clip of {clip_length_train} frames, {stride} rows apart, fits into its {rows} rows "
@@ -168,7 +174,7 @@ def inspect(
         problems.append(
             f"{path}: the gate wants {clips_eval} held-out clips of {clip_length_eval} frames, {stride} rows apart, "
             f"and there are {len(evaluation)}; record more or longer episodes (every tenth is held out), "
-            "or lower inference.clips or --generation-steps"
+            "or lower inference.clips or --generation-steps, or raise --preload-ratio"
         )
     return problems
 

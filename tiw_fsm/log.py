@@ -11,16 +11,20 @@ from rich.console import Console
 from rich.text import Text
 from structlog.typing import EventDict, FilteringBoundLogger, WrappedLogger
 
+from tiw_fsm.errors import disk_errors
+
 STYLES = {"warning": "yellow", "error": "bold red"}
 
 
 def make_log(console: Console, path: Path) -> FilteringBoundLogger:
     """A logger that writes sentences to ``console`` and JSON lines to ``path``."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    file = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 - lives as long as the process
+    with disk_errors("opening", path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 - lives as long as the process
 
     def to_file(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
-        file.write(json.dumps(event, default=str) + "\n")
+        with disk_errors("writing", path):
+            file.write(json.dumps(event, default=str) + "\n")
         return event
 
     def to_console(logger: WrappedLogger, method: str, event: EventDict) -> str:

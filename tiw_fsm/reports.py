@@ -16,7 +16,7 @@ from urllib.parse import quote
 from tiw_fsm.advice import next_steps, verdict_line
 from tiw_fsm.config import Settings
 from tiw_fsm.errors import disk_errors
-from tiw_fsm.paths import RunPaths
+from tiw_fsm.paths import RunPaths, StatePaths
 from tiw_fsm.run_state import Attempt, RunState, State
 from tiw_fsm.stages import Stage
 from tiw_fsm.store import apply_patch, replace_durably
@@ -38,7 +38,7 @@ def judged(journal: Iterable[Json]) -> list[Attempt]:
     return list({line["number"]: Attempt.model_validate(line) for line in lines}.values())
 
 
-def write(run: RunState, journal: Sequence[Json], settings: Settings, paths: RunPaths) -> list[Path]:
+def write(run: RunState, journal: Sequence[Json], settings: Settings, paths: RunPaths, state: StatePaths) -> list[Path]:
     """Write the reports. Their names carry the time REPORT was entered, so writing them again replaces them."""
     from tiw_fsm import curves  # brings numpy; `tiw-fsm status`, which needs this module, shall stay fast
 
@@ -47,7 +47,13 @@ def write(run: RunState, journal: Sequence[Json], settings: Settings, paths: Run
     picture = paths.reports / f"train-to-inference-curves-{stamp}.png"
     drawn = curves.draw(picture, {stage: paths.metrics(stage) for stage in Stage}, gates(journal))
     tale = Tale(
-        run, journal, settings, paths, {name: f"{name}-{stamp}.md" for name in REPORTS}, picture if drawn else None
+        run,
+        journal,
+        settings,
+        paths,
+        state,
+        {name: f"{name}-{stamp}.md" for name in REPORTS},
+        picture if drawn else None,
     )
     for name, make in REPORTS.items():
         replace_durably(paths.reports / tale.names[name], ("\n".join(make(tale)) + "\n").encode())
@@ -91,6 +97,7 @@ class Tale:
     journal: Sequence[Json]
     settings: Settings
     paths: RunPaths
+    state: StatePaths
     names: Mapping[str, str]
     """File names of the three reports."""
     curves: Path | None
@@ -130,13 +137,11 @@ class Tale:
 
     def sources(self) -> Lines:
         """Which files the numbers come from."""
-        state = self.paths.repo_root / "state" / self.run.run
-        journal = self.link(state / "journal.jsonl") if state.exists() else "`journal.jsonl` in the run's state folder"
         files = [self.paths.metrics(stage) for stage in Stage if self.paths.metrics(stage).exists()]
         return [
             "## Where the numbers come from",
             "",
-            f"- gates, decisions, tuning, events: {journal}",
+            f"- gates, decisions, tuning, events: {self.link(self.state.journal)}",
             *(f"- losses: {self.link(file)}" for file in files),
             *(f"- figures of attempt {a.number}: {self.link(a.result)}" for a in self.attempts if a.result),
             *(f"- see also: [{name}]({name})" for name in self.names.values()),

@@ -15,7 +15,7 @@ from tiw_fsm.display import Display
 from tiw_fsm.engines.native import NativeEngine
 from tiw_fsm.engines.protocol import Engine
 from tiw_fsm.engines.simulated import SimulatedEngine
-from tiw_fsm.errors import ExitCode, UsageProblem
+from tiw_fsm.errors import ExitCode, TiwFsmError, UsageProblem
 from tiw_fsm.log import make_log
 from tiw_fsm.run_state import RunState
 from tiw_fsm.settings import load_settings
@@ -51,6 +51,7 @@ def run_once(
         before = store.load()
         flags = {**(before.flags if before else {}), **typed}
         settings = load_settings(flags, run=store.paths.folder.name, repo_root=repo_root)
+        log = make_log(err, store.paths.log)
         with Display(err) as display:
             controller = Controller(
                 settings,
@@ -59,11 +60,17 @@ def run_once(
                 before,
                 make_engine=make_engine,
                 display=display,
-                log=make_log(err, store.paths.log),
+                log=log,
                 accept_changes=accept_changes,
                 require_exact=require_exact,
             )
-            code = controller.run()
+            try:
+                code = controller.run()
+            except TiwFsmError:
+                raise
+            except Exception:
+                log.error("a bug in tiw-fsm; the state is as last committed", exc_info=True)
+                raise
         assert controller.committed is not None
         say_how_it_ended(out, controller.committed)
         return code

@@ -124,10 +124,10 @@ class Source:
             text = path.read_text(encoding="utf-8")
             root = yaml.compose(text, Loader=_Yaml12Floats)
             data = yaml.load(text, Loader=_Yaml12Floats) or {}
-        except (yaml.YAMLError, UnicodeDecodeError) as exc:
+        except (yaml.YAMLError, UnicodeDecodeError, OSError) as exc:
             mark = getattr(exc, "problem_mark", None)
             where = f"{path}:{mark.line + 1}" if mark else str(path)
-            problems.append(f"{where}: not readable as YAML ({getattr(exc, 'problem', exc)}); correct the syntax")
+            problems.append(f"{where}: not readable as YAML ({getattr(exc, 'problem', exc)}); correct it")
             return source
         if not isinstance(data, dict):
             problems.append(f"{path}:1: expected `key: value` lines, found {type(data).__name__}")
@@ -205,7 +205,7 @@ def load_settings(flags: Mapping[str, Any], *, run: str, repo_root: Path) -> Set
         defaults = LoopConfig().model_dump(mode="json") if name == "loop" else {}
         parsed[name] = _validated(FILES[name].schema, _deep_merge(defaults, source.data), source, problems)
     problems += alignment.misaligned(on_disk, lambda name, key: sources[name].where((key,)))
-    problems += _refused_features(parsed)
+    problems += _refused_features(parsed, sources)
     if flags.get("nproc_per_node", 1) > 1:
         problems.append("--nproc-per-node: the native engine trains in one process for now; leave it out, or give 1")
     training, inference, loop = parsed["training"], parsed["inference"], parsed["loop"]
@@ -330,11 +330,12 @@ REFUSED = {
 """Keys of newer TinyWorlds accepted at their default: what the default is, and why not otherwise."""
 
 
-def _refused_features(parsed: Mapping[str, Value | None]) -> list[str]:
+def _refused_features(parsed: Mapping[str, Value | None], sources: Mapping[str, Source]) -> list[str]:
     problems = []
     for name, file in parsed.items():
         for key, (default, reason) in REFUSED.items():
             value = getattr(file, key, None)
             if value not in (None, default):
-                problems.append(f"{name}.yaml: {key}: {value} is refused because {reason}; set {key}: {default}")
+                where = sources[name].where((key,))
+                problems.append(f"{where}: {key}: {value} is refused because {reason}; set {key}: {default}")
     return problems

@@ -17,7 +17,19 @@ def status(store: Store) -> dict[str, Any]:
     """The run's status, with the fields that scripts may rely on."""
     run, name = store.load(), store.paths.folder.name
     if run is None:
-        return {"run": name, "state": None, "outcome": None, "alive": store.alive(), "next": "`tiw-fsm run` begins it"}
+        alive = store.alive()
+        return {
+            "run": name,
+            "state": None,
+            "outcome": None,
+            "alive": alive,
+            "next": "ALIGN" if alive else "`tiw-fsm run` begins it",
+            "stages": {},
+            "inference": {"attempts": [], "best": None},
+            "budgets": None,
+            "interruptions": 0,
+            "fingerprint": None,
+        }
     document = run.model_dump(mode="json")
     keys = ("target", "completed", "checkpoint", "retries", "crashes", "tuning", "verdict", "picture")
     alive = store.alive()

@@ -64,10 +64,16 @@ def append_durably(path: Path, content: bytes, *, at: int | None = None) -> int:
 
     Raises:
         DiskRefused: the operating system refused.
+        StateDamaged: the file is shorter than ``at``.
     """
     with disk_errors("appending to", path):
         path.parent.mkdir(parents=True, exist_ok=True)
         created = not path.exists()
+        if at and (created or path.stat().st_size < at):
+            raise StateDamaged(
+                f"{path} is shorter than the {at} bytes the state vouches for. Nothing was overwritten: "
+                "put it back from a backup, or begin anew with another --run."
+            )
         with open(path, "ab") as file:
             if at is not None:
                 file.truncate(at)

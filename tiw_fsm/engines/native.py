@@ -25,7 +25,7 @@ from tiw_fsm.engines.protocol import (
     TrainRequest,
     TrainResult,
 )
-from tiw_fsm.errors import EngineCrashed, Interrupted, UsageProblem, disk_errors
+from tiw_fsm.errors import DiskRefused, EngineCrashed, Interrupted, UsageProblem, disk_errors
 from tiw_fsm.paths import StatePaths
 from tiw_fsm.stages import Stage
 
@@ -136,6 +136,8 @@ class NativeEngine:
             raise Interrupted("asked to stop before the first update")
         if status == "usage":
             raise UsageProblem(content)
+        if status == "disk":
+            raise DiskRefused(f"{content}. Nothing committed was lost; mend the disk and run again.")
         raise EngineCrashed(content, out_of_memory=status == "out_of_memory")
 
     def _died(self) -> EngineCrashed:

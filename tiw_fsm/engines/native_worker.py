@@ -25,13 +25,13 @@ import torch
 from tiw_fsm import checkpoints, pictures
 from tiw_fsm.config import DataSource, StageConfig, Value
 from tiw_fsm.engines.protocol import HelloRequest, InferRequest, ShapesRequest, TrainRequest
-from tiw_fsm.errors import TiwFsmError, UsageProblem
+from tiw_fsm.errors import DiskRefused, UsageProblem
 from tiw_fsm.run_state import CheckpointRef
 from tiw_fsm.stages import Stage
 from tiw_fsm.tinyworlds.data import FrameData, to_unit
 from tiw_fsm.tinyworlds.latent_actions import LatentActionModel
 from tiw_fsm.tinyworlds.rollout import WorldModel, evaluate
-from tiw_fsm.tinyworlds.trainer import Trainer, load_weights, make_model
+from tiw_fsm.tinyworlds.trainer import Trainer, allow_tf32, load_weights, make_model
 from tiw_fsm.tinyworlds.video_tokenizer import VideoTokenizer
 
 REQUESTS: dict[str, type[Value]] = {
@@ -159,7 +159,7 @@ class Worker:
                 say(f"Using {stage} checkpoint: {ref.path}")
             try:
                 figures = self._infer(request, say)
-            except Stopped:
+            except (Stopped, DiskRefused, OSError):
                 raise
             except Exception:
                 say(traceback.format_exc())
@@ -178,7 +178,7 @@ class Worker:
         if request.inference.compile:
             for model in models.values():
                 model.compile()
-        torch.backends.cuda.matmul.allow_tf32 = request.inference.tf32
+        allow_tf32(request.inference.tf32)
 
         def each_step(step: int) -> None:
             if self.stop.is_set():
@@ -238,7 +238,9 @@ def answer(worker: Worker, line: bytes) -> tuple[str, Any]:
         return "out_of_memory", traceback.format_exc()
     except UsageProblem as exc:
         return "usage", exc.problems
-    except (TiwFsmError, Exception):
+    except (DiskRefused, OSError) as exc:
+        return "disk", str(exc)
+    except Exception:
         worker.trainer = worker.standing = None
         return "error", traceback.format_exc()
     raise AssertionError(request)

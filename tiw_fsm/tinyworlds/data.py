@@ -75,8 +75,7 @@ class FrameData:
 
         ``share`` limits them to the first of those rows.
         """
-        starts = self.clip_starts(length, held_out=True)
-        starts = starts[: max(1, int(len(starts) * share))] if share else starts
+        starts = torch.from_numpy(frames.first_share(self.clip_starts(length, held_out=True).numpy(), share))
         edges = torch.linspace(0, len(starts), min(count, len(starts)) + 1).long()
         random = generator(seed, "held out")
         picked = [int(torch.randint(low, high, (), generator=random)) for low, high in edges.unfold(0, 2, 1).tolist()]

@@ -133,7 +133,7 @@ def evaluate(
     used = count_actions(world.actions.quantizer.indices_from_latents(led_to), world.actions.quantizer.codebook_size)
     unit = to_unit(generated)
     figures = {
-        "frames_expected": truth.shape[1] * len(clips),
+        "frames_expected": config.generation_steps * config.prediction_horizon * clip_count,
         "frames_inferred": generated.shape[1] * len(clips),
         "clips": len(clips),
         "mse": float(per_step.mean()),

@@ -6,6 +6,7 @@ update alone: a trainer that loads a checkpoint computes what one that never sto
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -203,8 +204,6 @@ class Trainer:
         if config.compile:
             self.model.compile()
         self.objective = self._objective(tokenizer, actions)
-        torch.backends.cuda.matmul.allow_tf32 = config.tf32
-        torch.backends.cudnn.allow_tf32 = config.tf32
 
     def _objective(self, tokenizer: VideoTokenizer | None, actions: LatentActionModel | None) -> Objective:
         match self.model:
@@ -238,6 +237,7 @@ class Trainer:
         The host waits for the device only for a progress report, and once at the end.
         """
         self.model.train()
+        allow_tf32(self.config.tf32)
         losses, norms, extras, rates = [], [], [], []
         reported = time.monotonic()
         for update in range(start, stop_at):
@@ -305,8 +305,8 @@ class Trainer:
     def save(self, folder: Path, completed: int, tuning: Tuning) -> None:
         """Write a checkpoint as TinyWorlds does: the same update gives the same bytes."""
         folder.mkdir(parents=True)
-        torch.save({k: v.cpu() for k, v in self.model.state_dict().items()}, folder / MODEL)
-        torch.save(_to_cpu(self.optimizer.state_dict()), folder / OPTIMIZER)
+        _save({k: v.cpu() for k, v in self.model.state_dict().items()}, folder / MODEL)
+        _save(_to_cpu(self.optimizer.state_dict()), folder / OPTIMIZER)
         groups = len(self.optimizer.param_groups)
         scheduler = {
             "base_lrs": [tuning.learning_rate] * groups,
@@ -316,7 +316,7 @@ class Trainer:
             "lr_lambdas": [None] * groups,
         }
         config = {**self.config.model_dump(), **tuning.model_dump()}
-        torch.save({"config": config, "step": completed - 1, "scheduler_state_dict": scheduler}, folder / STATE)
+        _save({"config": config, "step": completed - 1, "scheduler_state_dict": scheduler}, folder / STATE)
 
     def load(self, folder: Path, *, weights_only: bool) -> None:
         """Continue from a checkpoint; with ``weights_only`` the optimizer starts afresh. Executes nothing in it."""
@@ -340,6 +340,19 @@ def make_optimizer(model: nn.Module) -> torch.optim.AdamW:
         (plain if is_plain else decayed).append(parameter)
     groups = [{"params": decayed, "weight_decay": WEIGHT_DECAY}, {"params": plain, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=0.0, fused=True)
+
+
+def allow_tf32(allowed: bool) -> None:
+    """Let CUDA compute float32 products in TensorFloat-32, or not."""
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    torch.backends.cudnn.allow_tf32 = allowed
+
+
+def _save(value: Any, path: Path) -> None:
+    """torch.save, but a disk that refuses raises OSError and not torch's RuntimeError."""
+    content = io.BytesIO()
+    torch.save(value, content)
+    path.write_bytes(content.getbuffer())
 
 
 def _number(value: Tensor) -> float | None:
