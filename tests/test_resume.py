@@ -127,12 +127,26 @@ def test_the_training_process_does_not_outlive_a_killed_controller(tmp_path: Pat
         time.sleep(0.01)
 
 
+def process_state(pid: int) -> str | None:
+    """Linux' letter for what a process does, None when there is none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return None
+
+
 def running(pid: int) -> bool:
     """Whether a process exists and is no zombie."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
+    return process_state(pid) not in (None, "Z")
+
+
+def wait_until_it_waits(pid: int) -> None:
+    """Until a process has slept through 30 looks in a row: it waits for somebody, not for the disk or the processor."""
+    asleep, deadline = 0, time.monotonic() + 60
+    while asleep < 30:
+        assert time.monotonic() < deadline
+        asleep = asleep + 1 if process_state(pid) == "S" else 0
+        time.sleep(0.01)
 
 
 def test_a_second_runner_exits_3_at_once_and_0_silently_with_if_idle(tmp_path: Path, tiw: Tiw) -> None:
@@ -215,6 +229,7 @@ def test_a_second_signal_ends_at_once_with_75(tmp_path: Path, tiw: Tiw, undistur
     wait_for_generation(root, 3, process)
     child = int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0])
     os.kill(child, signal.SIGSTOP)
+    wait_until_it_waits(process.pid)
     process.send_signal(signal.SIGTERM)
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(timeout=0.5)
