@@ -165,6 +165,7 @@ def _advance(ctx: Context, run: RunState, stage: Stage) -> Outcome:
     request = _train_request(ctx, run, stage, end)
     with ctx.display.training(stage, progress.completed, progress.target) as advance:
         result = ctx.engine.train(request, advance)
+        advance(result.completed, request.stop_at, result.rows[-1]["loss"])
     length = _append_metrics(ctx, stage, progress, result)
     if any(row["loss"] is None for row in result.rows):
         return _judge(ctx, run.with_stage(stage, metrics_bytes=length), stage)
