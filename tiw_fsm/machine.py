@@ -307,7 +307,7 @@ def mermaid(current: State | None = None) -> str:
         effect = "" if row.effect is unchanged else f" / {_name(row.effect)}"
         lines.append(f"    {row.source} --> {row.target}: {row.event}{guard}{effect}")
     lines += [f"    {state} --> [*]" for state in sorted(TERMINAL)]
-    lines.append("    note right of ALIGN: any working state --stalled--> REPORT, FAILED --reopened--> where it failed")
+    lines.append("    note right of ALIGN : stalled leads from any working state to REPORT, reopened from FAILED back")
     if current is not None:
         lines += ["    classDef current fill:#fd6,stroke:#333,stroke-width:3px", f"    class {current} current"]
     return "\n".join(lines)
