@@ -109,9 +109,9 @@ def test_without_crafter_the_extra_to_install_is_named(tmp_path: Path, monkeypat
     ],
 )
 def test_a_tinyworlds_name_means_its_file_skip_and_stride(name: str, file: str, skip: int, stride: int) -> None:
-    found = frames.resolve_dataset(name, Path("/root"), fps=None)
-    assert found == frames.FramesFile(Path("/root/data") / file, skip, stride)
-    assert frames.resolve_dataset(name, Path("/root"), fps=20).stride == 3, "fps in the YAML wins"
+    found = frames.resolve_dataset(name, Path("/somewhere"), fps=None)
+    assert found == frames.FramesFile(Path("/somewhere/data") / file, skip, stride)
+    assert frames.resolve_dataset(name, Path("/somewhere"), fps=20).stride == 3, "fps in the YAML wins"
 
 
 def test_the_stride_of_a_path_is_that_of_fps_else_of_the_file_else_four(tmp_path: Path) -> None:
