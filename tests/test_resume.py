@@ -55,6 +55,14 @@ def wait_for_generation(root: Path, generation: int, process: subprocess.Popen[s
     raise AssertionError(f"generation {generation} was not reached")
 
 
+def run_and_kill(root: Path, generation: int) -> None:
+    """A run that got as far as ``generation`` and was then killed outright."""
+    process = start(root, *FLAGS)
+    wait_for_generation(root, generation, process)
+    process.kill()
+    process.communicate()
+
+
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Digests of a run that nobody interrupted."""
@@ -74,10 +82,7 @@ def test_a_run_killed_outright_ends_with_the_same_weights(
     tmp_path: Path, tiw: Tiw, undisturbed: dict[str, str], generation: int
 ) -> None:
     root = make_root(tmp_path / "root")
-    process = start(root, *FLAGS)
-    wait_for_generation(root, generation, process)
-    process.kill()
-    process.communicate()
+    run_and_kill(root, generation)
     done = tiw(root, "run")
     assert done.returncode == ExitCode.PASSED, done.stderr
     assert digests(tiw, root) == undisturbed
@@ -174,10 +179,7 @@ def test_a_torn_newest_checkpoint_is_set_aside_and_the_one_before_it_takes_its_p
     tmp_path: Path, tiw: Tiw, undisturbed: dict[str, str]
 ) -> None:
     root = make_root(tmp_path / "root")
-    process = start(root, *FLAGS)
-    wait_for_generation(root, 3, process)
-    process.kill()
-    process.communicate()
+    run_and_kill(root, 3)
     torn = damaged(root, "model_state_dict.pt")["stages"]["video_tokenizer"]["checkpoint"]["path"]
     done = tiw(root, "run")
     assert done.returncode == ExitCode.PASSED, done.stderr
@@ -190,10 +192,7 @@ def test_state_json_cut_short_falls_back_to_the_generation_before(
     tmp_path: Path, tiw: Tiw, undisturbed: dict[str, str]
 ) -> None:
     root = make_root(tmp_path / "root")
-    process = start(root, *FLAGS)
-    wait_for_generation(root, 5, process)
-    process.kill()
-    process.communicate()
+    run_and_kill(root, 5)
     state = root / "state/default/state.json"
     state.write_bytes(state.read_bytes()[:200])
     assert tiw(root, "run").returncode == ExitCode.PASSED
