@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,27 @@ TINY: dict[str, dict[str, Any]] = {
         "retune": {"chunk": 10},
     },
 }
+FIGURES: Counter[str] = Counter()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--kills", type=int, help="run the whole torture bench, with about this many random kills")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What the torture bench tried."""
+    if FIGURES:
+        terminalreporter.write_sep("-", "torture")
+        for name, number in FIGURES.items():
+            terminalreporter.write_line(f"{number:>12,}  {name}")
+
+
+@pytest.fixture
+def figures() -> Counter[str]:
+    """Where a part of the torture bench counts what it tried."""
+    return FIGURES
+
+
 LENIENT = {"gates": {stage: {"from_update": 10_000} for stage in ("video_tokenizer", "latent_actions", "dynamics")}}
 """Stage gates that let any finite chunk through that does not double its loss."""
 
@@ -126,7 +148,7 @@ class Simulation:
     def run_with(self, engine: SimulatedEngine, *, accept_changes: bool = False, **typed: Any) -> ExitCode:
         console = Console(quiet=True)
         with self.store.hold():
-            before = self.store.load()
+            before, _ = self.store.resume()
             flags = {"engine": "simulated", **(before.flags if before else {}), **typed}
             with Display(console) as display:
                 return Controller(

@@ -146,7 +146,8 @@ def test_check_finds_a_trained_run_ready_and_says_why_a_damaged_one_is_not(root:
 
 LAYERS = [
     {"stages", "errors"},
-    {"config", "paths", "schedule", "alignment", "frames", "torch_files", "pictures", "retune", "run_state", "gates"},
+    {"config", "paths", "schedule", "signals", "run_state"},
+    {"alignment", "frames", "torch_files", "durable", "pictures", "retune", "gates"},
 ]
 """The bottom of the package: modules that import nothing above them."""
 

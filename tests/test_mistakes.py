@@ -209,14 +209,12 @@ def test_a_state_folder_that_cannot_be_made_exits_74(root: Path, tiw: Tiw) -> No
 
 
 def test_a_full_disk_exits_74_and_the_run_goes_on_when_there_is_room(root: Path, tiw: Tiw) -> None:
-    """/dev/full refuses every write, as a full disk does; the metrics file stands on it for a while."""
-    metrics = root / "results/default/video_tokenizer/metrics.jsonl"
-    metrics.parent.mkdir(parents=True)
-    metrics.symlink_to("/dev/full")
-    done = tiw(root, "run", "--max-mse", "0.9", "--allow-trivial")
+    """A limit on the size of files refuses writes in the middle of the work, as a quota does."""
+    limited = 'ulimit -f 8; exec "$0" -m tiw_fsm run --max-mse 0.9 --allow-trivial'
+    done = subprocess.run(["sh", "-c", limited, sys.executable], cwd=root, capture_output=True, text=True, timeout=120)
     assert done.returncode == ExitCode.DISK, done.stderr
-    metrics.unlink()
-    assert tiw(root, "run").returncode == ExitCode.PASSED
+    assert "File too large" in done.stderr
+    assert tiw(root, "run", "--max-mse", "0.9", "--allow-trivial").returncode == ExitCode.PASSED
 
 
 # --- flags on the command line ----------------------------------------------------------------------------------
@@ -256,19 +254,18 @@ def test_the_users_files_are_never_rewritten(trained: Path) -> None:
 
 
 def test_a_disk_that_refuses_the_training_process_exits_74_and_is_no_crash(root: Path, tiw: Tiw) -> None:
-    picture = root / "results/default/video_tokenizer/visualizations/video_tokenizer_step_9_attempt_1.png"
-    picture.parent.mkdir(parents=True)
-    picture.symlink_to("/dev/full")
+    name = "video_tokenizer_step_9_attempt_1.png.tmp"
+    in_the_way = root / "results/default/video_tokenizer/visualizations" / name
+    in_the_way.mkdir(parents=True)
     done = tiw(root, "run", *PASSING)
     assert done.returncode == ExitCode.DISK, done.stderr
-    picture.unlink()
+    in_the_way.rmdir()
     assert tiw(root, "run").returncode == ExitCode.PASSED
     assert json.loads(tiw(root, "status", "--json").stdout)["stages"]["video_tokenizer"]["crashes"] == 0
 
 
 def test_a_log_that_cannot_be_written_exits_74(root: Path, tiw: Tiw) -> None:
-    (root / "state/default").mkdir(parents=True)
-    (root / "state/default/log.jsonl").symlink_to("/dev/full")
+    (root / "state/default/log.jsonl").mkdir(parents=True)
     assert tiw(root, "run", *PASSING).returncode == ExitCode.DISK
 
 

@@ -98,7 +98,7 @@ def test_inference_alone_of_given_checkpoints(finished: Path, root: Path, tiw: T
 def test_the_childs_interpreter_is_the_one_named(root: Path, tiw: Tiw) -> None:
     interpreter(root / "my-python", f'echo "$@" >> {root}/calls')
     assert tiw(root, "run", "--python-exec", "my-python", *PASSING).returncode == ExitCode.PASSED
-    assert "tiw_fsm.engines.native_worker" in (root / "calls").read_text()
+    assert "tiw_fsm.engines.native_child" in (root / "calls").read_text()
 
 
 VALUES: dict[str, Any] = {

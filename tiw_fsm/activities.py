@@ -5,6 +5,7 @@ An activity changes nothing that the state names: it adds files, and the commit 
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -14,23 +15,25 @@ from typing import Any
 
 from structlog.typing import FilteringBoundLogger
 
-from tiw_fsm import advice, checkpoints, fingerprint, frames, gates, pictures, reports
+from tiw_fsm import advice, checkpoints, durable, fingerprint, frames, gates, pictures, reports
 from tiw_fsm.config import Schedule, Settings, Tuning
 from tiw_fsm.display import Display
 from tiw_fsm.engines.protocol import Engine, Hello, InferRequest, TrainRequest, TrainResult
-from tiw_fsm.errors import EngineCrashed, StateDamaged, UsageProblem, disk_errors
+from tiw_fsm.errors import EngineCrashed, UsageProblem, disk_errors
 from tiw_fsm.machine import Event
 from tiw_fsm.paths import RunPaths
 from tiw_fsm.run_state import (
     ATTEMPTS_KEPT,
     TRAINING,
     CheckpointRef,
+    FileRef,
+    Mark,
     RunState,
     StageProgress,
     State,
 )
 from tiw_fsm.stages import Stage
-from tiw_fsm.store import Store, append_durably, replace_durably
+from tiw_fsm.store import Store
 
 
 @dataclass
@@ -44,6 +47,9 @@ class Context:
     hello: Hello
     display: Display
     log: FilteringBoundLogger
+
+    def __post_init__(self) -> None:
+        self.metrics = {stage: durable.Ledger(self.paths.metrics(stage)) for stage in Stage}
 
 
 @dataclass
@@ -83,6 +89,10 @@ def align(ctx: Context, run: RunState) -> Outcome:
         stages[stage] = progress
     if problems:
         raise UsageProblem(problems)
+    for stage in Stage:
+        if ctx.paths.metrics(stage).exists():
+            aside = durable.set_aside(ctx.paths.metrics(stage))
+            ctx.log.warning(f"an earlier run left its {stage} metrics in {ctx.paths.run_root}; they are now {aside}")
     run = run.but(stages=stages, fingerprint=fingerprint.take(settings, ctx.hello))
     warm = {stage: p.accepted.path for stage, p in stages.items() if p.accepted}
     ctx.log.info(f"configs aligned, data in order; training on {ctx.hello.device}", warm_starts=warm)
@@ -166,14 +176,16 @@ def _advance(ctx: Context, run: RunState, stage: Stage) -> Outcome:
     with ctx.display.training(stage, progress.completed, progress.target) as advance:
         result = ctx.engine.train(request, advance)
         advance(result.completed, request.stop_at, result.rows[-1]["loss"])
-    length = _append_metrics(ctx, stage, progress, result)
+    metrics = _append_metrics(ctx, stage, progress, result)
     if any(row["loss"] is None for row in result.rows):
-        return _judge(ctx, run.with_stage(stage, metrics_bytes=length), stage)
+        return _judge(ctx, run.with_stage(stage, metrics=metrics), stage)
     final = ctx.paths.checkpoints(stage) / checkpoints.folder_name(stage, result.completed)
     checkpoints.publish(Path(request.checkpoint), final, run.run_id)
     ref = CheckpointRef(path=str(final.resolve()), update=result.completed - 1, sha256=result.sha256)
-    picture = request.picture if result.completed == end else progress.picture
-    run = run.with_stage(stage, completed=result.completed, checkpoint=ref, metrics_bytes=length, picture=picture)
+    picture = progress.picture
+    if result.completed == end:
+        picture = request.picture if pictures.is_png(request.picture) else None
+    run = run.with_stage(stage, completed=result.completed, checkpoint=ref, metrics=metrics, picture=picture)
     facts = {"stage": stage, "completed": result.completed, "checkpoint": ref.path, "seconds": result.seconds}
     return Outcome(Event.SAVED, run, facts)
 
@@ -184,9 +196,8 @@ def _train_request(ctx: Context, run: RunState, stage: Stage, end: int) -> Train
     stop_at = min(end, (progress.completed // interval + 1) * interval)
     folder = ctx.paths.checkpoints(stage)
     picture = ctx.paths.visualizations(stage) / f"{stage}_step_{end - 1}_attempt_{progress.attempt}.png"
-    with disk_errors("making", folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        picture.parent.mkdir(parents=True, exist_ok=True)
+    durable.make_folder(folder)
+    durable.make_folder(picture.parent)
     return TrainRequest(
         stage=stage,
         owner=run.run_id,
@@ -207,9 +218,9 @@ def _train_request(ctx: Context, run: RunState, stage: Stage, end: int) -> Train
     )
 
 
-def _append_metrics(ctx: Context, stage: Stage, progress: StageProgress, result: TrainResult) -> int:
+def _append_metrics(ctx: Context, stage: Stage, progress: StageProgress, result: TrainResult) -> Mark:
     lines = (json.dumps({"attempt": progress.attempt, **row}) + "\n" for row in result.rows)
-    return append_durably(ctx.paths.metrics(stage), "".join(lines).encode(), at=progress.metrics_bytes)
+    return ctx.metrics[stage].append(progress.metrics, "".join(lines).encode())
 
 
 def _judge(ctx: Context, run: RunState, stage: Stage) -> Outcome:
@@ -221,7 +232,7 @@ def _judge(ctx: Context, run: RunState, stage: Stage) -> Outcome:
         if wrong := ctx.engine.problems(stage, ctx.settings.stages[stage], folder, progress.checkpoint.sha256):
             verdict = verdict._replace(decision="restart_stage", reason=f"no valid checkpoint: {wrong[0]}")
             run = _without_unusable(ctx, run, stage)
-        elif not pictures.is_png(progress.picture):
+        elif progress.picture is None:
             verdict = verdict._replace(decision="retune", reason="the chunk left no new picture")
     facts = {
         "stage": stage,
@@ -247,8 +258,7 @@ def _without_unusable(ctx: Context, run: RunState, stage: Stage) -> RunState:
     for ref in refs:
         assert ref is not None
         if ctx.engine.problems(stage, ctx.settings.stages[stage], Path(ref.path), ref.sha256):
-            if checkpoints.owner_of(Path(ref.path)) == run.run_id:
-                checkpoints.set_aside(Path(ref.path))
+            checkpoints.set_aside_own(Path(ref.path), ctx.paths.checkpoints(stage), run.run_id)
             if ref == progress.accepted:
                 anew = progress.schedule.but(start=0)
                 run = run.with_stage(stage, accepted=None, warm_start=False, chunk_start=0, schedule=anew)
@@ -256,10 +266,7 @@ def _without_unusable(ctx: Context, run: RunState, stage: Stage) -> RunState:
 
 
 def _chunk_rows(ctx: Context, stage: Stage, progress: StageProgress) -> list[dict[str, Any]]:
-    path = ctx.paths.metrics(stage)
-    with disk_errors("reading", path), open(path, "rb") as file:
-        file.seek(progress.attempt_bytes)
-        content = file.read(progress.metrics_bytes - progress.attempt_bytes)
+    content = ctx.metrics[stage].read(progress.attempt_metrics, progress.metrics)
     return [json.loads(line) for line in content.splitlines()]
 
 
@@ -277,9 +284,8 @@ def infer(ctx: Context, run: RunState) -> Outcome:
     )
     picture = _new_picture(ctx.paths.inference_results)
     log = ctx.paths.attempt_log(number)
-    with disk_errors("making", picture.parent):
-        picture.parent.mkdir(parents=True, exist_ok=True)
-        log.parent.mkdir(parents=True, exist_ok=True)
+    durable.make_folder(picture.parent)
+    durable.make_folder(log.parent)
     request = InferRequest(
         number=number,
         checkpoints=refs,
@@ -299,8 +305,10 @@ def infer(ctx: Context, run: RunState) -> Outcome:
     path = ctx.paths.attempt(number)
     result |= {"number": number, "path": str(path), "png_valid": pictures.is_png(str(picture))}
     result["settings"] = ctx.settings.inference.model_dump()
-    replace_durably(path, json.dumps(result, indent=1).encode())
-    return Outcome(Event.INFERRED, run.but(inference=run.inference.but(pending=str(path))), {"attempt": number})
+    content = json.dumps(result, indent=1).encode()
+    durable.replace(path, content)
+    pending = FileRef(path=str(path), sha256=hashlib.sha256(content).hexdigest())
+    return Outcome(Event.INFERRED, run.but(inference=run.inference.but(pending=pending)), {"attempt": number})
 
 
 def _named(run: RunState) -> dict[Stage, CheckpointRef]:
@@ -315,12 +323,18 @@ def _new_picture(folder: Path) -> Path:
 
 
 def gate(ctx: Context, run: RunState) -> Outcome:
-    """Judge the attempt that ran."""
-    path = Path(run.inference.pending or "")
-    if not path.is_file():
-        raise StateDamaged(f"{path}, which holds the attempt to judge, is gone. Put it back; nothing was overwritten.")
-    with disk_errors("reading", path):
-        result = json.loads(path.read_bytes())
+    """Judge the attempt that ran. One whose result is lost or altered is made again: it comes out the same."""
+    pending = run.inference.pending
+    assert pending is not None, "INFER leaves a result"
+    path = Path(pending.path)
+    content = b""
+    if path.is_file():
+        with disk_errors("reading", path):
+            content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != pending.sha256:
+        ctx.log.warning(f"{path} is not the result that attempt {run.inference.started} left; inferring again")
+        return Outcome(Event.RESULT_LOST, run, {"attempt": run.inference.started})
+    result = json.loads(content)
     attempt = gates.judge_inference(
         result,
         {stage: ref.sha256 for stage, ref in _named(run).items()},

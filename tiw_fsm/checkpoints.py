@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
-from itertools import count
 from pathlib import Path
 from typing import Any
 
+from tiw_fsm import durable
 from tiw_fsm.errors import disk_errors
 from tiw_fsm.torch_files import Record, StoredTensor, UnreadableFile, read, read_with_globals, tensors
 
@@ -60,7 +59,7 @@ def write_manifest(folder: Path, stage: str, completed: int, owner: str) -> str:
     with disk_errors("Writing", folder):
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
         for path in (*(folder / name for name in FILES), folder / MANIFEST, folder):
-            _sync(path)
+            durable.sync(path)
     return _digest_of(files)
 
 
@@ -94,11 +93,11 @@ def publish(temporary: Path, final: Path, owner: str) -> None:
     if owner_of(final) == owner:
         remove(final)
     elif final.exists():
-        set_aside(final)
+        durable.set_aside(final)
     with disk_errors("Publishing", final):
-        _sync(temporary)
+        durable.sync(temporary)
         temporary.rename(final)
-        _sync(final.parent)
+        durable.sync(final.parent)
 
 
 def remove(folder: Path) -> None:
@@ -114,22 +113,18 @@ def remove(folder: Path) -> None:
         if discarded.exists():  # an earlier removal was interrupted
             shutil.rmtree(discarded)
         folder.rename(discarded)
-        _sync(folder.parent)
+        durable.sync(folder.parent)
         shutil.rmtree(discarded)
 
 
-def set_aside(folder: Path) -> Path:
-    """Rename a checkpoint that must not be used, so that nothing takes it for one and nobody loses it.
+def set_aside_own(folder: Path, within: Path, owner: str) -> None:
+    """Set a checkpoint aside if ``owner`` made it and keeps it in the folder ``within``; leave any other alone.
 
     Raises:
         DiskRefused: the disk did not let it be renamed.
     """
-    names = (folder.with_name(f"{folder.name}.set-aside-{n}") for n in count(1))
-    aside = next(path for path in names if not path.exists())
-    with disk_errors("Setting aside", folder):
-        folder.rename(aside)
-        _sync(folder.parent)
-    return aside
+    if folder.parent.resolve() == within.resolve() and owner_of(folder) == owner:
+        durable.set_aside(folder)
 
 
 def sweep(checkpoints_dir: Path, keep: set[Path], owner: str) -> None:
@@ -156,6 +151,15 @@ def problems(folder: Path, *, expect: dict[str, tuple[int, ...]] | None = None, 
     """
     try:
         return _incomplete(folder) or [*_hash_problems(folder, sha256), *_content_problems(folder, expect)]
+    except (UnreadableFile, OSError) as exc:
+        return [f"{folder} cannot be read: {exc}"]
+
+
+def altered(folder: Path, sha256: str) -> list[str]:
+    """Why the checkpoint's bytes are not those recorded under ``sha256``, a sentence each; none if they are."""
+    try:
+        missing = [f"{folder / name} is missing." for name in (*FILES, MANIFEST) if not (folder / name).is_file()]
+        return missing or _hash_problems(folder, sha256)
     except (UnreadableFile, OSError) as exc:
         return [f"{folder} cannot be read: {exc}"]
 
@@ -328,12 +332,3 @@ def _hash_file(path: Path) -> dict[str, Any]:
 
 def _digest_of(files: FileHashes) -> str:
     return hashlib.sha256(json.dumps(files, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def _sync(path: Path) -> None:
-    """Bring a file's bytes, or a folder's list of names, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -175,11 +175,26 @@ def check(
     as_json: AsJson = False,
 ) -> None:
     """Whether configs, data and checkpoints are ready, changing nothing; exits 2 if something is not."""
-    from tiw_fsm.readiness import show_readiness
+    from tiw_fsm import readiness
 
     typed = {name: value for name, value in (("config_dir", config_dir), ("dataset", dataset)) if value is not None}
-    ready = show_readiness(out, store_of(run, repo_root, state_dir), typed, repo_root, path, as_json=as_json)
+    found = readiness.findings(store_of(run, repo_root, state_dir), typed, repo_root, path)
+    ready = readiness.show(out, found, "ready", "not ready", as_json=as_json)
     raise typer.Exit(ExitCode.PASSED if ready else ExitCode.USAGE)
+
+
+@app.command()
+def verify(
+    run: Run = "default", repo_root: RepoRoot = Path("."), state_dir: StateDir = None, as_json: AsJson = False
+) -> None:
+    """Whether all that the run's state vouches for is there unaltered, and what to do if not; exits 4 if not."""
+    from tiw_fsm import readiness, verification
+
+    found = verification.findings(store_of(run, repo_root, state_dir))
+    whole = readiness.show(out, found, "whole", "damaged", as_json=as_json)
+    if not as_json:
+        out.print(verification.conclusion(found), soft_wrap=True)
+    raise typer.Exit(ExitCode.PASSED if whole else ExitCode.DAMAGED)
 
 
 @app.command()

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-import signal
 import socket
 import uuid
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from structlog.typing import FilteringBoundLogger
 
-from tiw_fsm import checkpoints, fingerprint
+from tiw_fsm import checkpoints, durable, fingerprint, signals
 from tiw_fsm.activities import ACTIVITIES, Context, data_problems
 from tiw_fsm.config import Settings
 from tiw_fsm.display import Display
@@ -23,7 +22,7 @@ from tiw_fsm.machine import Event, Machine
 from tiw_fsm.paths import RunPaths
 from tiw_fsm.run_state import TERMINAL, Fingerprint, Inexact, Runner, RunState, State
 from tiw_fsm.stages import Stage
-from tiw_fsm.store import Store, now, replace_durably
+from tiw_fsm.store import Store, now
 
 INEXACT_KEPT = 7
 """Changes of hardware that the state remembers beside the first one; the journal has them all."""
@@ -33,7 +32,7 @@ MakeEngine = Callable[[Settings, Store], Engine]
 class Controller:
     """Runs one run from wherever it is to its end, to an interruption, or to an error.
 
-    Use inside ``store.hold()``. ``before`` is the state loaded, None for a run that never began.
+    Use inside ``store.hold()``. ``before`` is what ``store.resume()`` gave, None for a run that never began.
     """
 
     def __init__(
@@ -61,7 +60,7 @@ class Controller:
         self.machine = Machine()
         self.committed = before
         self.kept: set[str] | None = None
-        self.stopping = False
+        self.config = settings.model_dump_json(indent=1).encode()
 
     def run(self) -> ExitCode:
         """Go on until the run ends.
@@ -71,29 +70,26 @@ class Controller:
             Interrupted: a signal asked to stop; everything is saved and recorded.
             StateDamaged, DiskRefused: nothing committed was lost.
         """
-        self.store.recover(self.committed)
         before = self.committed
         if before and before.state in TERMINAL and not self._reopens(before):
             self._refuse_other_settings(before)
             return self._finished(before)
         engine = self.make_engine(self.settings, self.store)
         try:
-            with self._signals(engine):
-                known = before.fingerprint if before else None
-                hello = engine.hello(
-                    HelloRequest(device=self.settings.device, threads=known.threads if known else None)
-                )
-                context = Context(self.settings, self.paths, self.store, engine, hello, self.display, self.log)
+            known = before.fingerprint if before else None
+            hello = engine.hello(HelloRequest(device=self.settings.device, threads=known.threads if known else None))
+            context = Context(self.settings, self.paths, self.store, engine, hello, self.display, self.log)
+            with signals.asked_to_stop(engine.stop) as stopping:
                 run = self._begin(before, hello, engine)
-                return self._finished(self._drive(context, run))
+                return self._finished(self._drive(context, run, stopping))
         finally:
             engine.close()
 
-    def _drive(self, context: Context, run: RunState) -> RunState:
+    def _drive(self, context: Context, run: RunState, stopping: Callable[[], bool]) -> RunState:
         if run.stalled_starts > run.loop.budgets.max_stalled_starts and run.state is not State.REPORT:
             run = self._step(run, Event.STALLED, {"stalled_starts": run.stalled_starts})
         while run.state not in TERMINAL:
-            if self.stopping:
+            if stopping():
                 raise self._interrupted(run)
             try:
                 outcome = ACTIVITIES[run.state](context, run)
@@ -108,9 +104,12 @@ class Controller:
     def _commit(self, after: RunState, event: str, facts: Mapping[str, Any]) -> RunState:
         """The single commit point. Checkpoints that neither this nor the previous generation names go."""
         before = self.committed
+        starting = before is None or (after.runner is not None and after.runner != before.runner)
+        if starting:
+            self._save_config(before)
         self.committed = self.store.commit(before, after, event, facts)
-        if before is None or event == "started":
-            replace_durably(self.store.paths.config, self.settings.model_dump_json(indent=1).encode())
+        if starting:
+            self.store.started()
         named = self.committed.named_checkpoints() | (before.named_checkpoints() if before else set())
         if named != self.kept:
             self.kept = named
@@ -130,6 +129,7 @@ class Controller:
                 loop=self.settings.loop,
                 flags=self.flags,
                 runner=runner,
+                config_sha256=hashlib.sha256(self.config).hexdigest(),
                 created_at=now(),
             )
         if problems := data_problems(self.settings):
@@ -140,13 +140,30 @@ class Controller:
             facts["died"] = run.runner.model_dump()
             run = run.but(interruptions=run.interruptions + 1)
             self.log.warning(f"the run was interrupted without warning (process {run.runner and run.runner.pid})")
-        run = run.but(loop=self.settings.loop, flags=self.flags, runner=runner, stalled_starts=run.stalled_starts + 1)
+        run = run.but(
+            loop=self.settings.loop,
+            flags=self.flags,
+            runner=runner,
+            config_sha256=hashlib.sha256(self.config).hexdigest(),
+            stalled_starts=run.stalled_starts + 1,
+        )
         if run.state in TERMINAL:
             return self._step(run, Event.REOPENED, {"budgets": run.loop.budgets.model_dump(), **facts})
         run = self._commit(run, "started", facts)
         where = f", {run.progress().completed} of {run.progress().target} updates done" if run.stage else ""
         self.log.info(f"resuming in {run.state}{where}")
         return run
+
+    def _save_config(self, before: RunState | None) -> None:
+        """Lay the effective configuration beside the state; the commit that follows vouches for it."""
+        path = self.store.paths.config
+        durable.refuse_link(path)
+        there = path.read_bytes() if path.exists() else b""
+        if there == self.config:
+            return
+        if before and hashlib.sha256(there).hexdigest() != before.config_sha256:
+            self.log.warning(f"{path} was altered or lost; it is written anew")
+        durable.replace(path, self.config)
 
     def _reopens(self, run: RunState) -> bool:
         """A failed run is reopened at its gate by a change of budgets or thresholds."""
@@ -229,8 +246,7 @@ class Controller:
                     "a backup, or begin anew with another --run."
                 )
             if candidate is not progress and progress.checkpoint:
-                if checkpoints.owner_of(Path(progress.checkpoint.path)) == run.run_id:
-                    checkpoints.set_aside(Path(progress.checkpoint.path))
+                checkpoints.set_aside_own(Path(progress.checkpoint.path), self.paths.checkpoints(stage), run.run_id)
                 self.log.warning(f"{damage[0]}; going back to update {candidate.completed} of {stage}")
                 run = run.with_stage(stage, **dict(candidate))
         return run
@@ -244,23 +260,6 @@ class Controller:
         if run.generation:
             self._commit(run.but(runner=None, interruptions=run.interruptions + 1), "interrupted", {})
         return Interrupted("interrupted; all progress is saved. The same command goes on from here.")
-
-    @contextmanager
-    def _signals(self, engine: Engine) -> Iterator[None]:
-        """SIGTERM and SIGINT finish the update in hand; a second one ends at once, at the last checkpoint."""
-
-        def ask_to_stop(number: int, frame: object) -> None:
-            if self.stopping:
-                os._exit(ExitCode.INTERRUPTED)  # the child sees its standard input end, and ends too
-            self.stopping = True
-            engine.stop()
-
-        old = {number: signal.signal(number, ask_to_stop) for number in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            yield
-        finally:
-            for number, handler in old.items():
-                signal.signal(number, handler)
 
 
 def _with_new_training_config(run: RunState, old: Fingerprint, new: Fingerprint) -> RunState:

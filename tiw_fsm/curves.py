@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from tiw_fsm import durable
 from tiw_fsm.errors import disk_errors
 from tiw_fsm.stages import Stage
-from tiw_fsm.store import replace_durably
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -70,7 +70,7 @@ def draw(path: Path, metrics: Mapping[Stage, Path], gates: Iterable[Json]) -> bo
         _panel(loss, rate, stage, curve, [gate for gate in judged if gate["stage"] == stage])
     content = BytesIO()
     figure.savefig(content, format="png", metadata={"Software": None}, pil_kwargs={"compress_level": 1})
-    replace_durably(path, content.getvalue())
+    durable.replace(path, content.getvalue())
     return True
 
 

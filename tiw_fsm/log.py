@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,15 +12,21 @@ from rich.console import Console
 from rich.text import Text
 from structlog.typing import EventDict, FilteringBoundLogger, WrappedLogger
 
+from tiw_fsm import durable
 from tiw_fsm.errors import disk_errors
 
 STYLES = {"warning": "yellow", "error": "bold red"}
 
 
 def make_log(console: Console, path: Path) -> FilteringBoundLogger:
-    """A logger that writes sentences to ``console`` and JSON lines to ``path``."""
+    """A logger that writes sentences to ``console`` and JSON lines to ``path``.
+
+    Raises:
+        DiskRefused: the file cannot be opened; later, that it cannot be written.
+        StateDamaged: a symbolic link stands in its place.
+    """
+    durable.refuse_link(path)
     with disk_errors("opening", path):
-        path.parent.mkdir(parents=True, exist_ok=True)
         file = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 - lives as long as the process
 
     def to_file(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
@@ -28,10 +35,10 @@ def make_log(console: Console, path: Path) -> FilteringBoundLogger:
         return event
 
     def to_console(logger: WrappedLogger, method: str, event: EventDict) -> str:
-        clock = str(event["timestamp"])[11:19]
-        console.print(
-            Text(f"{clock}  ", style="dim") + Text(str(event["event"]), style=STYLES.get(method, "")), soft_wrap=True
-        )
+        sentence = Text(f"{str(event['timestamp'])[11:19]}  ", style="dim")
+        sentence.append(str(event["event"]), style=STYLES.get(method, ""))
+        with suppress(OSError):  # a terminal that was closed, a pipe nobody reads: no reason to stop
+            console.print(sentence, soft_wrap=True)
         return ""
 
     class Silent:

@@ -29,6 +29,7 @@ class Event(StrEnum):
     CRASHED = "crashed"
     OUT_OF_MEMORY = "out_of_memory"
     INFERRED = "inferred"
+    RESULT_LOST = "result_lost"
     GATE_PASSED = "gate_passed"
     GATE_FAILED = "gate_failed"
     RETUNED = "retuned"
@@ -93,7 +94,7 @@ def accept_chunk(run: RunState) -> RunState:
         warm_start=False,
         chunk_start=progress.completed,
         attempt=progress.attempt + 1,
-        attempt_bytes=progress.metrics_bytes,
+        attempt_metrics=progress.metrics,
         retries=0,
     )
 
@@ -107,7 +108,7 @@ def repeat_chunk(run: RunState) -> RunState:
         completed=progress.chunk_start,
         checkpoint=progress.accepted,
         attempt=progress.attempt + 1,
-        attempt_bytes=progress.metrics_bytes,
+        attempt_metrics=progress.metrics,
         retries=progress.retries + 1,
         tuning=tuning,
     )
@@ -230,6 +231,7 @@ TABLE: tuple[Row, ...] = (
     Row(S.INFER, E.INFERRED, S.GATE),
     Row(S.INFER, E.CRASHED, S.INFER, crashes_left, count_crash),
     Row(S.INFER, E.CRASHED, S.REPORT, effect=crashes_used),
+    Row(S.GATE, E.RESULT_LOST, S.INFER),
     Row(S.GATE, E.GATE_PASSED, S.REPORT, effect=conclude_passed),
     Row(S.GATE, E.GATE_FAILED, S.RETUNE, inference_retries_left, plan_retune),
     Row(S.GATE, E.GATE_FAILED, S.REPORT, effect=inference_retries_used),

@@ -53,6 +53,11 @@ class StatePaths:
         """The effective configuration of the last start."""
         return self.folder / "config.json"
 
+    @property
+    def refused(self) -> Path:
+        """Why the last start was refused, if it was."""
+        return self.folder / "refused.json"
+
 
 class RunPaths:
     """Artifacts under the run root, and those the seed's document places under the working root."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+
+from tiw_fsm import durable
 
 Frames = NDArray[np.uint8]
 """Frames of one row: [T, H, W, 3]."""
@@ -18,7 +21,11 @@ MIN_SIDE = 72
 
 
 def draw_strips(path: Path, title: str, rows: Sequence[tuple[str, Frames]]) -> None:
-    """Write labelled rows of frames as a PNG. All rows have frames of one size; a row may be shorter than others."""
+    """Write labelled rows of frames as a PNG. All rows have frames of one size; a row may be shorter than others.
+
+    Raises:
+        DiskRefused: the disk did not take it.
+    """
     height, width = rows[0][1].shape[1:3]
     scale = max(1, -(-MIN_SIDE // height))
     step_x, step_y = width * scale + GAP, height * scale + GAP
@@ -41,7 +48,9 @@ def draw_strips(path: Path, title: str, rows: Sequence[tuple[str, Frames]]) -> N
         for column in range(len(frames)):
             box = (column * width * scale, 0, (column + 1) * width * scale, height * scale)
             canvas.paste(enlarged.crop(box), (LABEL + column * step_x, y))
-    canvas.save(path, format="PNG", compress_level=1)
+    content = io.BytesIO()
+    canvas.save(content, format="PNG", compress_level=1)
+    durable.replace(path, content.getvalue())
 
 
 def is_png(path: str | None) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,19 +25,21 @@ class Finding(NamedTuple):
     problems: list[str]
 
 
-def show_readiness(
-    out: Console, store: Store, typed: Mapping[str, Any], repo_root: Path, path: Path | None, *, as_json: bool
-) -> bool:
-    """Print what is ready and what is not, and why; returns whether all of it is."""
-    findings = checkpoint_findings(path) if path else run_findings(store, typed, repo_root)
+def findings(store: Store, typed: Mapping[str, Any], repo_root: Path, path: Path | None) -> list[Finding]:
+    """What is ready and what is not: the checkpoints at ``path``, or all that the run needs."""
+    return checkpoint_findings(path) if path else run_findings(store, typed, repo_root)
+
+
+def show(out: Console, found: Sequence[Finding], good: str, bad: str, *, as_json: bool) -> bool:
+    """Print findings, each as ``good`` or ``bad`` with its problems; returns whether there are none."""
     if as_json:
-        print(json.dumps([finding._asdict() for finding in findings], indent=1))
+        print(json.dumps([finding._asdict() for finding in found], indent=1))
     else:
-        for what, problems in findings:
-            out.print(f"{'ready    ' if not problems else 'not ready'}  {what}", soft_wrap=True)
+        for what, problems in found:
+            out.print(f"{bad if problems else good:<{max(len(good), len(bad))}}  {what}", soft_wrap=True, markup=False)
             for problem in problems:
-                out.print(f"             {problem}", soft_wrap=True)
-    return all(not problems for _, problems in findings)
+                out.print(f"{'':<{max(len(good), len(bad))}}    {problem}", soft_wrap=True, markup=False)
+    return not any(problems for _, problems in found)
 
 
 def run_findings(store: Store, typed: Mapping[str, Any], repo_root: Path) -> list[Finding]:

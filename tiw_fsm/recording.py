@@ -21,8 +21,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from tiw_fsm import durable
 from tiw_fsm.errors import UsageProblem, disk_errors
-from tiw_fsm.store import sync_folder
 
 TILE = 8
 STAY = 0
@@ -84,7 +84,7 @@ def record(
             with open(temporary, "rb") as written:
                 os.fsync(written.fileno())
             temporary.replace(path)
-            sync_folder(path.parent)
+            durable.sync(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
 

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
+from tiw_fsm import durable
 from tiw_fsm.advice import next_steps, verdict_line
 from tiw_fsm.config import Settings
 from tiw_fsm.errors import disk_errors
 from tiw_fsm.paths import RunPaths, StatePaths
 from tiw_fsm.run_state import Attempt, RunState, State
 from tiw_fsm.stages import Stage
-from tiw_fsm.store import apply_patch, replace_durably
+from tiw_fsm.store import apply_patch
 
 Json = dict[str, Any]
 Lines = list[str]
@@ -56,7 +57,7 @@ def write(run: RunState, journal: Sequence[Json], settings: Settings, paths: Run
         picture if drawn else None,
     )
     for name, make in REPORTS.items():
-        replace_durably(paths.reports / tale.names[name], ("\n".join(make(tale)) + "\n").encode())
+        durable.replace(paths.reports / tale.names[name], ("\n".join(make(tale)) + "\n").encode())
     return [paths.reports / name for name in tale.names.values()]
 
 

@@ -11,7 +11,7 @@ from typing import Any, Self
 from tiw_fsm.config import LoopConfig, Schedule, Tuning, Value
 from tiw_fsm.stages import Stage
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 ATTEMPTS_KEPT = 8
 
 
@@ -36,6 +36,20 @@ TRAINING: dict[State, Stage] = {
     State.TRAIN_DYNAMICS: Stage.DYNAMICS,
 }
 TERMINAL = frozenset({State.PASSED, State.FAILED})
+
+
+class Mark(Value):
+    """The beginning of a file that only grows: its length, and the SHA-256 of so many bytes."""
+
+    bytes: int = 0
+    sha256: str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+
+
+class FileRef(Value):
+    """A file, and the SHA-256 of its content."""
+
+    path: str
+    sha256: str
 
 
 class CheckpointRef(Value):
@@ -74,17 +88,18 @@ class StageProgress(Value):
     crashes: int = 0
     crashed_at: int | None = None
     """Completed updates at the last crash; a second crash at the same place halves the batch."""
-    metrics_bytes: int = 0
-    """Length of the metrics file that this state vouches for."""
-    attempt_bytes: int = 0
-    """Length of the metrics file when the attempt in hand began."""
+    metrics: Mark = Mark()
+    """What this state vouches for of the metrics file."""
+    attempt_metrics: Mark = Mark()
+    """The same when the attempt in hand began."""
     picture: str | None = None
+    """The last chunk's picture; None when the chunk left none that can be looked at."""
     verdict: str | None = None
     """The last gate's decision."""
 
     def rewound(self) -> Self:
         """Back at the beginning of the chunk in hand; its metrics rows so far no longer count."""
-        return self.but(completed=self.chunk_start, checkpoint=self.accepted, metrics_bytes=self.attempt_bytes)
+        return self.but(completed=self.chunk_start, checkpoint=self.accepted, metrics=self.attempt_metrics)
 
 
 class Attempt(Value):
@@ -111,7 +126,7 @@ class InferenceProgress(Value):
     started: int = 0
     """Attempts begun; recorded before the work."""
     crashes: int = 0
-    pending: str | None = None
+    pending: FileRef | None = None
     """Result file of an attempt that ran and has not been judged."""
     attempts: list[Attempt] = []
     """The last ``ATTEMPTS_KEPT`` judged attempts; the journal has them all."""
@@ -173,6 +188,8 @@ class RunState(Value):
     loop: LoopConfig
     flags: dict[str, Any] = {}
     fingerprint: Fingerprint | None = None
+    config_sha256: str | None = None
+    """Of the effective configuration, as the last start saved it beside the state."""
     inexact: list[Inexact] = []
     reports: list[str] = []
     created_at: str = ""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from tiw_fsm.display import Display
 from tiw_fsm.engines.native import NativeEngine
 from tiw_fsm.engines.protocol import Engine
 from tiw_fsm.engines.simulated import SimulatedEngine
-from tiw_fsm.errors import ExitCode, TiwFsmError, UsageProblem
+from tiw_fsm.errors import ExitCode, RunChanged, StateDamaged, TiwFsmError, UsageProblem
 from tiw_fsm.log import make_log
 from tiw_fsm.run_state import RunState
 from tiw_fsm.settings import load_settings
@@ -47,11 +48,13 @@ def run_once(
     """
     if accept_changes and require_exact:
         raise UsageProblem("--accept-changes takes changes in and --require-exact refuses them; give one of the two")
-    with store.hold():
-        before = store.load()
+    with store.hold(), word_of_refusals(store):
+        before, damage = store.resume()
         flags = {**(before.flags if before else {}), **typed}
         settings = load_settings(flags, run=store.paths.folder.name, repo_root=repo_root)
         log = make_log(err, store.paths.log)
+        for what in damage:
+            log.warning(f"{what} Going on from the generation before.")
         with Display(err) as display:
             controller = Controller(
                 settings,
@@ -74,6 +77,17 @@ def run_once(
         assert controller.committed is not None
         say_how_it_ended(out, controller.committed)
         return code
+
+
+@contextmanager
+def word_of_refusals(store: Store) -> Iterator[None]:
+    """Whoever looks at a run that cron starts in vain shall find out why it does not go on."""
+    try:
+        yield
+    except (UsageProblem, StateDamaged, RunChanged) as exc:
+        if store.paths.state.exists():
+            store.refuse(exc.exit_code, str(exc))
+        raise
 
 
 def say_how_it_ended(out: Console, run: RunState) -> None:

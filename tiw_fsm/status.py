@@ -24,6 +24,7 @@ def status(store: Store) -> dict[str, Any]:
             "outcome": None,
             "alive": alive,
             "next": "ALIGN" if alive else "`tiw-fsm run` begins it",
+            "refused": None,
             "stages": {},
             "inference": {"attempts": [], "best": None},
             "budgets": None,
@@ -40,6 +41,7 @@ def status(store: Store) -> dict[str, Any]:
         "reason": run.reason,
         "alive": alive,
         "next": what_next(run, alive),
+        "refused": None if alive else store.refused(),
         "stages": {stage: {key: values[key] for key in keys} for stage, values in document["stages"].items()},
         "inference": {"attempts": document["inference"]["attempts"], "best": document["inference"]["best"]},
         "retunes": run.retunes,
@@ -84,6 +86,8 @@ def show(console: Console, found: dict[str, Any]) -> None:
     rows += [
         ("not bitwise", f"{i['stage']} from update {i['completed']}: {i['what']}") for i in found.get("inexact", [])
     ]
+    if refused := found["refused"]:
+        rows.append(("refused", f"the start at {refused['time']} (exit {refused['exit_code']}): {refused['message']}"))
     rows.append(("interruptions", found.get("interruptions")))
     rows.append(("next", found["next"]))
     print_rows(console, rows)

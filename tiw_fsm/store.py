@@ -1,90 +1,40 @@
-"""The only writer of a run's state folder: durable replace, journal, lock.
+"""The only writer of a run's state folder: commits, journal, lock.
 
 A commit appends the journal line of the new generation and syncs it, keeps the old state as ``state.prev.json`` and
 then replaces ``state.json``: the one commit point. A line carries the change it made as a JSON merge patch
-(RFC 7396), so that folding the journal gives the state again.
+(RFC 7396), so that folding the journal gives the state again; ``state.json`` names the journal's length and SHA-256,
+so that neither can be damaged, or taken from another run, without being found out.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
-from tiw_fsm.errors import RunHeld, StateDamaged, disk_errors
+from tiw_fsm import durable
+from tiw_fsm.errors import ExitCode, RunHeld, StateDamaged, disk_errors
 from tiw_fsm.paths import StatePaths
-from tiw_fsm.run_state import SCHEMA_VERSION, RunState
+from tiw_fsm.run_state import SCHEMA_VERSION, Mark, RunState
 
 Json = dict[str, Any]
 LOCK_PATIENCE = 0.2
 """Seconds a runner waits for the lock: a reader that looks whether a run is alive holds it for an instant."""
+LARGEST_STATE = 1 << 20
+"""Bytes; a state is kept below 16 KiB, so anything of this size is not one."""
+WHAT_TO_DO = "Nothing was overwritten: put a backup back, or begin anew with another --run."
 
 
 def now() -> str:
     """The time in UTC, ISO 8601 to the second."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames in ``folder`` durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def replace_durably(path: Path, content: bytes) -> None:
-    """Give ``path`` new content: afterwards it is whole and on disk, before it is the old one; never in between.
-
-    Raises:
-        DiskRefused: the operating system refused; ``path`` is unchanged.
-    """
-    temporary = path.with_name(path.name + ".tmp")
-    with disk_errors("writing", path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        sync_folder(path.parent)
-
-
-def append_durably(path: Path, content: bytes, *, at: int | None = None) -> int:
-    """Append to ``path``, first cutting off what lies beyond ``at``, and sync. Returns the new length.
-
-    Raises:
-        DiskRefused: the operating system refused.
-        StateDamaged: the file is shorter than ``at``.
-    """
-    with disk_errors("appending to", path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        created = not path.exists()
-        if at and (created or path.stat().st_size < at):
-            raise StateDamaged(
-                f"{path} is shorter than the {at} bytes the state vouches for. Nothing was overwritten: "
-                "put it back from a backup, or begin anew with another --run."
-            )
-        with open(path, "ab") as file:
-            if at is not None:
-                file.truncate(at)
-                file.seek(0, os.SEEK_END)
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-            length = file.tell()
-        if created:
-            sync_folder(path.parent)
-        return length
 
 
 def merge_patch(old: Json, new: Json) -> Json:
@@ -114,7 +64,8 @@ def apply_patch(document: Json, patch: Json) -> Json:
     return result
 
 
-def _document(run: RunState) -> Json:
+def document_of(run: RunState) -> Json:
+    """A state as the journal's lines add up to it."""
     return run.model_dump(mode="json", exclude_none=True)
 
 
@@ -122,12 +73,20 @@ def _checksum(document: Json) -> str:
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
+class Generation(NamedTuple):
+    """A state as it was read, and the journal it stands on."""
+
+    run: RunState
+    journal: Mark
+
+
 class Store:
     """The state folder of one run."""
 
     def __init__(self, folder: Path) -> None:
         self.paths = StatePaths(folder)
-        self._journal_end = 0
+        self._journal = durable.Ledger(self.paths.journal)
+        self._mark = Mark()
 
     @contextmanager
     def hold(self) -> Iterator[None]:
@@ -136,9 +95,11 @@ class Store:
         Raises:
             RunHeld: another process is.
             DiskRefused: the state folder cannot be made.
+            StateDamaged: a symbolic link stands in the lock's place.
         """
-        with disk_errors("making", self.paths.folder):
-            self.paths.folder.mkdir(parents=True, exist_ok=True)
+        durable.make_folder(self.paths.folder)
+        durable.refuse_link(self.paths.lock)
+        with disk_errors("locking", self.paths.lock):
             lock = FileLock(self.paths.lock, timeout=LOCK_PATIENCE)
             try:
                 lock.acquire(poll_interval=0.02)
@@ -165,67 +126,91 @@ class Store:
         return False
 
     def load(self) -> RunState | None:
-        """The newest state that can be trusted, or None when the run has never begun.
+        """The newest state that can be read, or None when the run has never begun. For those who only look.
 
         Raises:
             StateDamaged: neither generation can be read, or a newer version wrote it.
         """
-        found = [path for path in (self.paths.state, self.paths.previous) if path.exists()]
         damage = []
-        for path in found:
-            try:
-                return self._read(path)
-            except ValueError as exc:
-                damage.append(f"{path}: {exc}")
-        if not found:
-            if self.paths.journal.exists() and self.paths.journal.stat().st_size:
-                raise StateDamaged(
-                    f"{self.paths.journal} has lines, but {self.paths.state.name} is gone. Put it back from a backup, "
-                    "or begin anew with another --run."
-                )
-            return None
-        raise StateDamaged(
-            "\n".join(damage)
-            + "\nNothing was overwritten. Put a backup back, or begin anew with another --run; the journal beside it "
-            "tells what was done."
-        )
+        for found in self.generations():
+            if isinstance(found, Generation):
+                return found.run
+            damage.append(found)
+        self._refuse_to_begin_anew(damage)
+        return None
 
-    def _read(self, path: Path) -> RunState:
+    def resume(self) -> tuple[RunState | None, list[str]]:
+        """The state to go on from, and the damage that was passed over to find it.
+
+        That is the newest generation whose part of the journal is whole.
+
+        Raises:
+            StateDamaged: neither generation can be trusted, or a newer version wrote it.
+        """
+        damage: list[str] = []
+        for found in self.generations():
+            problem = found if isinstance(found, str) else self._journal.problem(found.journal)
+            if isinstance(found, Generation) and problem is None:
+                self._mark = found.journal
+                return found.run, damage
+            damage.append(str(problem))
+        self._refuse_to_begin_anew(damage)
+        return None, []
+
+    def generations(self) -> Iterator[Generation | str]:
+        """The newest state and the one before it, if the run has begun; where one cannot be read, what is damaged.
+
+        Raises:
+            StateDamaged: a version of another schema wrote it, or a link stands in its place.
+        """
+        states = (self.paths.state, self.paths.previous)
+        if any(path.exists() or path.is_symlink() for path in states):
+            for path in states:
+                try:
+                    yield self._read(path)
+                except ValueError as exc:
+                    yield f"{path} is damaged: {exc}."
+
+    def _refuse_to_begin_anew(self, damage: list[str]) -> None:
+        """Raise StateDamaged where no state can be used, but there is damage, or the journal tells of commits."""
+        if not damage and any(line["generation"] > 1 for line in self.journal()):
+            damage = [f"{self.paths.journal} has lines, but {self.paths.state.name} is gone."]
+        if damage:
+            raise StateDamaged("\n".join([*dict.fromkeys(damage), WHAT_TO_DO]))
+
+    def _read(self, path: Path) -> Generation:
+        durable.refuse_link(path)
+        if not path.exists():
+            raise ValueError("it is gone")
         with disk_errors("reading", path):
+            if path.stat().st_size > LARGEST_STATE:
+                raise ValueError(f"it has {path.stat().st_size} bytes, more than any state")
             content = path.read_bytes()
-        document = json.loads(content)
+        try:
+            document = json.loads(content)
+        except RecursionError as exc:
+            raise ValueError("it is not a state") from exc
         if not isinstance(document, dict):
-            raise ValueError("not a JSON object")
-        version = document.get("schema_version")
-        if isinstance(version, int) and version > SCHEMA_VERSION:
-            raise StateDamaged(
-                f"{path} was written by a newer version of this tool (schema {version}, this one knows "
-                f"{SCHEMA_VERSION}). Upgrade tiw_fsm, then run again; nothing was changed."
-            )
+            raise ValueError("it is not a JSON object")
+        document = migrated(document, path)
         if document.pop("checksum", None) != _checksum(document):
             raise ValueError("its checksum does not match its content")
         try:
-            return RunState.model_validate_json(json.dumps(document))
+            mark = Mark.model_validate(document.pop("journal", None))
+            return Generation(RunState.model_validate_json(json.dumps(document)), mark)
         except ValidationError as exc:
             raise ValueError(str(exc)) from exc
 
-    def recover(self, run: RunState | None) -> None:
-        """Prepare for commits after ``run``: journal lines of commits that never reached the state are cut off."""
-        generation = run.generation if run else 0
-        if self.paths.journal.exists():
-            ends = (end for line, end in self._lines() if line["generation"] <= generation)
-            self._journal_end = max(ends, default=0)
-            append_durably(self.paths.journal, b"", at=self._journal_end)
-
     def commit(self, before: RunState | None, after: RunState, event: str, facts: Mapping[str, Any]) -> RunState:
-        """Make ``after`` the run's state. ``before`` is the state last recovered or committed.
+        """Make ``after`` the run's state. ``before`` is the state last resumed from or committed.
 
         Raises:
-            DiskRefused: nothing was committed; the state on disk is ``before``.
+            DiskRefused: the state on disk is ``before``, or whole and ``after``.
+            StateDamaged: somebody else changed the journal.
         """
         after = after.but(generation=after.generation + 1, updated_at=now())
-        old = _document(before) if before else {}
-        new = _document(after)
+        old = document_of(before) if before else {}
+        new = document_of(after)
         line = {
             "generation": after.generation,
             "time": after.updated_at,
@@ -235,45 +220,79 @@ class Store:
             "facts": dict(facts),
             "changes": merge_patch(old, new),
         }
-        end = append_durably(self.paths.journal, json.dumps(line).encode() + b"\n", at=self._journal_end)
+        mark = self._journal.append(self._mark, json.dumps(line).encode() + b"\n")
         if before:
-            replace_durably(self.paths.previous, _serialized(old))
-        replace_durably(self.paths.state, _serialized(new))
-        self._journal_end = end
+            durable.replace(self.paths.previous, _serialized(old, self._mark))
+        durable.replace(self.paths.state, _serialized(new, mark))
+        self._mark = mark
         return after
 
     def journal(self, up_to: int | None = None) -> list[Json]:
-        """The lines of all generations up to ``up_to``, oldest first. A torn last line does not count."""
+        """The lines of all generations up to ``up_to``, oldest first. A torn last line does not count.
+
+        Raises:
+            StateDamaged: a line is not JSON, or a link stands in the journal's place.
+        """
+        durable.refuse_link(self.paths.journal)
         if not self.paths.journal.exists():
             return []
-        return [line for line, _ in self._lines() if up_to is None or line["generation"] <= up_to]
-
-    def _lines(self) -> Iterator[tuple[Json, int]]:
-        """Journal lines with the length of the file up to their end."""
-        end = 0
-        with disk_errors("reading", self.paths.journal), open(self.paths.journal, "rb") as file:
-            for raw in file:
-                end += len(raw)
-                if not raw.endswith(b"\n"):
-                    return
-                try:
-                    yield json.loads(raw), end
-                except ValueError as exc:
-                    raise StateDamaged(
-                        f"{self.paths.journal}: the line that ends at byte {end} is not JSON; nothing was overwritten. "
-                        "Put a backup back, or begin anew with another --run."
-                    ) from exc
+        with disk_errors("reading", self.paths.journal):
+            *lines, _ = self.paths.journal.read_bytes().split(b"\n")
+        try:
+            found = [json.loads(line) for line in lines]
+            return [line for line in found if up_to is None or line["generation"] <= up_to]
+        except (ValueError, LookupError, TypeError, RecursionError) as exc:
+            raise StateDamaged(f"{self.paths.journal} is damaged: not all its lines are JSON. {WHAT_TO_DO}") from exc
 
     def previous(self) -> RunState | None:
         """The generation before the newest, if it is readable."""
         try:
-            return self._read(self.paths.previous) if self.paths.previous.exists() else None
-        except ValueError:
+            return self._read(self.paths.previous).run
+        except (ValueError, StateDamaged):
             return None
 
+    def refuse(self, code: ExitCode, message: str) -> None:
+        """Leave word for ``status`` that a start was refused, and why."""
+        word = {"time": now(), "exit_code": int(code), "message": message}
+        durable.replace(self.paths.refused, json.dumps(word).encode())
 
-def _serialized(document: Json) -> bytes:
-    return json.dumps({**document, "checksum": _checksum(document)}, separators=(",", ":")).encode() + b"\n"
+    def refused(self) -> Json | None:
+        """The word a refused start left, if no start has succeeded since."""
+        try:
+            word = json.loads(self.paths.refused.read_bytes())
+        except (OSError, ValueError):
+            return None
+        return word if isinstance(word, dict) else None
+
+    def started(self) -> None:
+        """A start has succeeded: what an earlier one was refused for holds no longer."""
+        with disk_errors("removing", self.paths.refused):
+            self.paths.refused.unlink(missing_ok=True)
+
+
+def migrated(document: Json, path: Path) -> Json:
+    """``document`` in today's schema: the one place where older ones are brought up to date.
+
+    Raises:
+        StateDamaged: a newer version wrote it, or one so old that it vouches for too little to go on from.
+    """
+    version = document.get("schema_version")
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise StateDamaged(
+            f"{path} was written by a newer version of this tool (schema {version}, this one knows {SCHEMA_VERSION}). "
+            "Upgrade tiw_fsm, then run again; nothing was changed."
+        )
+    if version == 1:
+        raise StateDamaged(
+            f"{path} was written before states named the hashes of journal and metrics (schema 1). End that run with "
+            "the version that began it, or begin anew with another --run; nothing was changed."
+        )
+    return document
+
+
+def _serialized(document: Json, journal: Mark) -> bytes:
+    vouched = {**document, "journal": journal.model_dump()}
+    return json.dumps({**vouched, "checksum": _checksum(vouched)}, separators=(",", ":")).encode() + b"\n"
 
 
 def fold(lines: list[Json]) -> Json:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from tiw_fsm import checkpoints
+from tiw_fsm import checkpoints, durable, signals
 from tiw_fsm.config import StageConfig, Value
 from tiw_fsm.engines.protocol import (
     Hello,
@@ -33,7 +33,7 @@ STOP = b'{"kind": "stop"}\n'
 
 
 class NativeEngine:
-    """Drives ``python -m tiw_fsm.engines.native_worker``; starts it when needed, and anew after it died."""
+    """Drives ``python -m tiw_fsm.engines.native_child``; starts it when needed, and anew after it died."""
 
     def __init__(self, python_exec: str, paths: StatePaths) -> None:
         self._python = python_exec
@@ -84,23 +84,22 @@ class NativeEngine:
     def _start(self, request: HelloRequest) -> Mapping[str, Any]:
         self.close()
         read_end, write_end = os.pipe()
+        durable.refuse_link(self._paths.child_log)
         environment = os.environ | {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
         with disk_errors("opening", self._paths.child_log), open(self._paths.child_log, "ab") as log:
+            command = [self._python, "-m", "tiw_fsm.engines.native_child"]
             try:
-                self._child = subprocess.Popen(
-                    [
-                        self._python,
-                        "-m",
-                        "tiw_fsm.engines.native_worker",
-                        str(write_end),
-                        str(self._paths.child_result),
-                    ],
-                    stdin=subprocess.PIPE,
-                    stdout=log,
-                    stderr=log,
-                    pass_fds=(write_end,),
-                    env=environment,
-                )
+                with (
+                    signals.held_back()
+                ):  # Ctrl-C and Slurm signal every process; the controller decides what they mean
+                    self._child = subprocess.Popen(
+                        [*command, str(os.getpid()), str(write_end), str(self._paths.child_result)],
+                        stdin=subprocess.PIPE,
+                        stdout=log,
+                        stderr=log,
+                        pass_fds=(write_end,),
+                        env=environment,
+                    )
             finally:
                 os.close(write_end)
                 self._pipe = os.fdopen(read_end, "rb")
@@ -118,7 +117,8 @@ class NativeEngine:
         assert self._child.stdin is not None
         assert self._pipe is not None
         result_file = self._paths.child_result
-        result_file.unlink(missing_ok=True)
+        with disk_errors("removing", result_file):
+            result_file.unlink(missing_ok=True)
         try:
             os.write(self._child.stdin.fileno(), request.model_dump_json().encode() + b"\n")
         except BrokenPipeError:
@@ -126,10 +126,14 @@ class NativeEngine:
         for line in self._pipe:
             if line == b"answered\n":
                 break
-            progress(*json.loads(line))
+            said = json.loads(line)
+            if isinstance(said, str):
+                raise _refused(said)
+            progress(*said)
         if not result_file.exists():
             raise self._died()
-        status, content = json.loads(result_file.read_bytes())
+        with disk_errors("reading", result_file):
+            status, content = json.loads(result_file.read_bytes())
         if status == "ok":
             return dict(content)
         if status == "stopped":
@@ -137,7 +141,7 @@ class NativeEngine:
         if status == "usage":
             raise UsageProblem(content)
         if status == "disk":
-            raise DiskRefused(f"{content}. Nothing committed was lost; mend the disk and run again.")
+            raise _refused(content)
         raise EngineCrashed(content, out_of_memory=status == "out_of_memory")
 
     def _died(self) -> EngineCrashed:
@@ -149,3 +153,7 @@ class NativeEngine:
         self.close()
         # 137 and SIGKILL are how the kernel's out-of-memory killer ends a process, but also how people do.
         return EngineCrashed(f"the child ended with status {code}\n{last}")
+
+
+def _refused(what: str) -> DiskRefused:
+    return DiskRefused(f"{what}. Nothing committed was lost; mend the disk and run again.")

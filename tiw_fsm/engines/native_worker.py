@@ -1,18 +1,10 @@
-"""The native engine's child: ``python -m tiw_fsm.engines.native_worker PIPE_FD RESULT_FILE``.
-
-It reads requests as JSON lines from standard input, leaves each answer in RESULT_FILE as ``[status, content]`` and
-then writes ``answered`` to the pipe, where it also reports progress. It ends when its controller does.
-"""
+"""The work of the native engine's child: it trains and infers, and answers each request with a status and a content."""
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
-import queue
 import shutil
-import signal
-import sys
 import threading
 import time
 import traceback
@@ -40,7 +32,6 @@ REQUESTS: dict[str, type[Value]] = {
     "train": TrainRequest,
     "infer": InferRequest,
 }
-PR_SET_PDEATHSIG = 1
 SHOWN_CLIPS = 3
 
 
@@ -212,9 +203,6 @@ def _pixels(frames: torch.Tensor) -> Any:
     return (to_unit(frames.float()) * 255).round().byte().movedim(-3, -1).cpu().numpy()
 
 
-# --- the process ------------------------------------------------------------------------------------------------
-
-
 def answer(worker: Worker, line: bytes) -> tuple[str, Any]:
     """Status and content for one request."""
     schema = REQUESTS[json.loads(line)["kind"]]
@@ -244,40 +232,3 @@ def answer(worker: Worker, line: bytes) -> tuple[str, Any]:
         worker.trainer = worker.standing = None
         return "error", traceback.format_exc()
     raise AssertionError(request)
-
-
-def main(pipe_descriptor: int, result_file: Path) -> None:
-    """Serve until standard input ends."""
-    # Ctrl-C and Slurm signal the whole group; the controller alone decides what they mean.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    die_with_parent()
-    pipe = os.fdopen(pipe_descriptor, "w", buffering=1)
-    worker = Worker(lambda line: print(line, file=pipe))
-    requests: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-
-    def read() -> None:
-        for line in sys.stdin.buffer:
-            if json.loads(line)["kind"] == "stop":
-                worker.stop.set()
-            else:
-                requests.put(line)
-        os._exit(0)  # the controller is gone
-
-    threading.Thread(target=read, daemon=True).start()
-    while True:
-        content = json.dumps(answer(worker, requests.get()))
-        temporary = result_file.with_suffix(".tmp")
-        temporary.write_text(content)
-        temporary.replace(result_file)
-        print("answered", file=pipe)
-
-
-def die_with_parent() -> None:
-    """Ask Linux to kill this process when its parent dies; elsewhere the end of standard input does it."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), Path(sys.argv[2]))

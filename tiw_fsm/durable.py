@@ -1,0 +1,160 @@
+"""Bringing bytes to a disk so that a power cut cannot take them back, nor leave half of them.
+
+Nothing here follows a symbolic link in the place of a file that is ours: a link there is somebody's mistake or trap,
+and what lies behind it is not touched.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from itertools import count
+from pathlib import Path
+
+from tiw_fsm.errors import StateDamaged, disk_errors
+from tiw_fsm.run_state import Mark
+
+
+def sync(path: Path) -> None:
+    """Bring a file's bytes, or a folder's list of names, to the disk. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_folder(folder: Path) -> None:
+    """Make ``folder`` and what is missing above it, durably.
+
+    Raises:
+        DiskRefused: the operating system refused.
+    """
+    with disk_errors("making", folder):
+        for path in [*reversed(folder.parents), folder]:
+            if not path.is_dir():
+                path.mkdir(exist_ok=True)
+                sync(path.parent)
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Give ``path`` new content: afterwards it is whole and on disk, before it is the old one; never in between.
+
+    Raises:
+        DiskRefused: the operating system refused; ``path`` is the old one, or whole and new.
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    make_folder(path.parent)
+    with disk_errors("writing", path):
+        temporary.unlink(missing_ok=True)
+        with open(temporary, "xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        sync(path.parent)
+
+
+def refuse_link(path: Path) -> None:
+    """Raise StateDamaged if a symbolic link stands in the place of one of our files."""
+    if path.is_symlink():
+        raise StateDamaged(
+            f"{path} is a symbolic link to {os.readlink(path)}; tiw-fsm keeps plain files there and follows no link. "
+            "Nothing was changed: put the file itself in its place, or begin anew with another --run."
+        )
+
+
+def set_aside(path: Path) -> Path:
+    """Rename what must not be used, so that nothing takes it for something else and nobody loses it.
+
+    Raises:
+        DiskRefused: the disk did not let it be renamed.
+    """
+    names = (path.with_name(f"{path.name}.set-aside-{n}") for n in count(1))
+    aside = next(name for name in names if not name.exists())
+    with disk_errors("setting aside", path):
+        path.rename(aside)
+        sync(path.parent)
+    return aside
+
+
+class Ledger:
+    """A file that only grows, of which the state vouches for the beginning: so many bytes, with this SHA-256."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._known = Mark()
+        self._hash = hashlib.sha256()
+
+    def append(self, mark: Mark, content: bytes) -> Mark:
+        """Put ``content`` behind ``mark``, cutting off what lies there, and sync; returns the new mark.
+
+        Raises:
+            DiskRefused: the operating system refused.
+            StateDamaged: the file does not begin with what ``mark`` vouches for.
+        """
+        self.verify(mark)
+        grown = self._hash.copy()
+        grown.update(content)
+        make_folder(self.path.parent)
+        with disk_errors("appending to", self.path):
+            created = not self.path.exists()
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+            with open(descriptor, "r+b") as file:
+                file.truncate(mark.bytes)
+                file.seek(mark.bytes)
+                file.write(content)
+                file.flush()
+                os.fsync(descriptor)
+            if created:
+                sync(self.path.parent)
+        self._known, self._hash = Mark(bytes=mark.bytes + len(content), sha256=grown.hexdigest()), grown
+        return self._known
+
+    def verify(self, mark: Mark) -> None:
+        """Make sure that the file begins with what ``mark`` vouches for.
+
+        Raises:
+            DiskRefused: it cannot be read.
+            StateDamaged: it does not, or a link stands in its place.
+        """
+        if problem := self.problem(mark):
+            raise StateDamaged(
+                f"{problem} Nothing was overwritten: put it back from a backup, or begin anew with another --run."
+            )
+
+    def problem(self, mark: Mark) -> str | None:
+        """Why the file does not begin with what ``mark`` vouches for; None if it does.
+
+        Raises:
+            DiskRefused: it cannot be read.
+            StateDamaged: a link stands in its place.
+        """
+        refuse_link(self.path)
+        if mark == self._known:
+            return None
+        found = hashlib.sha256()
+        left = mark.bytes
+        with disk_errors("reading", self.path):
+            if mark.bytes and self.path.exists():
+                with open(self.path, "rb") as file:
+                    while left and (block := file.read(min(left, 1 << 20))):
+                        found.update(block)
+                        left -= len(block)
+        if left:
+            return f"{self.path} is damaged: of the {mark.bytes} bytes the state vouches for, the last {left} are gone."
+        if found.hexdigest() != mark.sha256:
+            return f"{self.path} is damaged: its first {mark.bytes} bytes are not those the state vouches for."
+        self._known, self._hash = mark, found
+        return None
+
+    def read(self, start: Mark, end: Mark) -> bytes:
+        """What lies between two marks.
+
+        Raises:
+            DiskRefused, StateDamaged: as ``verify``.
+        """
+        self.verify(end)
+        with disk_errors("reading", self.path), open(self.path, "rb") as file:
+            file.seek(start.bytes)
+            return file.read(end.bytes - start.bytes)
