@@ -6,9 +6,9 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
@@ -24,6 +24,9 @@ from tiw_fsm.log import make_log
 from tiw_fsm.run_state import RunState
 from tiw_fsm.settings import load_settings
 from tiw_fsm.store import Store
+
+if TYPE_CHECKING:
+    from launch import Launcher  # of the torture bench
 
 TINY: dict[str, dict[str, Any]] = {
     "training": {
@@ -88,6 +91,15 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 def figures() -> Counter[str]:
     """Where a part of the torture bench counts what it tried."""
     return FIGURES
+
+
+@pytest.fixture(scope="session")
+def launcher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
+    """Starts the command line in milliseconds, with faults where a test wants them."""
+    from launch import Launcher
+
+    with Launcher(tmp_path_factory.mktemp("launcher")) as launcher:
+        yield launcher
 
 
 LENIENT = {"gates": {stage: {"from_update": 10_000} for stage in ("video_tokenizer", "latent_actions", "dynamics")}}

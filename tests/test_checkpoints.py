@@ -393,7 +393,7 @@ def test_the_manifest_lists_the_files_and_its_digest_is_that_of_the_bytes(tmp_pa
     folder = save_checkpoint(tmp_path, 10, manifest=False)
     recorded = checkpoints.write_manifest(folder, STAGE, 10, OWNER)
     manifest = json.loads((folder / MANIFEST).read_text())
-    assert (manifest["schema"], manifest["stage"], manifest["completed"]) == (1, STAGE, 10)
+    assert (manifest["schema"], manifest["stage"], manifest["completed"]) == (2, STAGE, 10)
     assert {name: entry["bytes"] for name, entry in manifest["files"].items()} == {
         name: (folder / name).stat().st_size for name in FILES
     }
@@ -553,9 +553,11 @@ def test_a_manifest_of_other_files_or_another_update_or_version_is_noticed(folde
     ]
     checkpoints.write_manifest(folder, STAGE, 11, OWNER)
     assert "says 11 updates are done" in checkpoints.problems(folder)[0]
-    (folder / MANIFEST).write_text(json.dumps(manifest | {"schema": 2}))
-    assert "schema 2" in checkpoints.problems(folder)[0]
-    for damaged in ("", "[]", "{}", '{"schema": 1, "completed": 10, "files": 3}', "[" * 100_000):
+    (folder / MANIFEST).write_text(json.dumps(manifest | {"schema": 3}))
+    assert "schema 3" in checkpoints.problems(folder)[0]
+    (folder / MANIFEST).write_text(json.dumps(manifest | {"owner": "somebody else"}))
+    assert "its checksum does not match" in checkpoints.problems(folder)[0]
+    for damaged in ("", "[]", "{}", '{"schema": 2, "completed": 10, "files": 3}', "[" * 100_000):
         (folder / MANIFEST).write_text(damaged)
         assert checkpoints.problems(folder) == [f"{folder / MANIFEST} is damaged: it is not a manifest."]
 

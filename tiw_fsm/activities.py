@@ -341,7 +341,7 @@ def gate(ctx: Context, run: RunState) -> Outcome:
         run.loop.inference,
         number=run.inference.started,
         updates=run.stages[Stage.DYNAMICS].completed,
-    )
+    ).but(result_sha256=pending.sha256)
     judged = [a for a in run.inference.attempts if a.number != attempt.number] + [attempt]
     measured = [a for a in (attempt, run.inference.best) if a is not None and a.mse is not None]
     best = min(measured, key=lambda a: a.mse or 0.0, default=None)

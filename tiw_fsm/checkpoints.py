@@ -26,7 +26,7 @@ FILES = (MODEL, OPTIMIZER, STATE)
 TEMPORARY_PREFIX = ".tmp-"
 DISCARDED_PREFIX = ".discarded-"
 
-_SCHEMA = 1
+_SCHEMA = 2
 _SMALLEST = 1000  # bytes; below, a model or optimizer file cannot hold one of TinyWorlds' models
 _DIFFERENCES_NAMED = 3
 _NAME = re.compile(r"(?P<stage>[^.].*)_step_(?P<last>[0-9]+)")  # the dot is for half-done folders
@@ -57,10 +57,16 @@ def write_manifest(folder: Path, stage: str, completed: int, owner: str) -> str:
     files = _hash_files(folder)
     manifest = {"schema": _SCHEMA, "stage": stage, "completed": completed, "owner": owner, "files": files}
     with disk_errors("Writing", folder):
-        (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+        (folder / MANIFEST).write_bytes(_manifest_bytes(manifest))
         for path in (*(folder / name for name in FILES), folder / MANIFEST, folder):
             durable.sync(path)
     return _digest_of(files)
+
+
+def _manifest_bytes(manifest: dict[str, Any]) -> bytes:
+    """With a checksum of its own: whose checkpoint it is stands nowhere else."""
+    content = {**manifest, "checksum": hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()}
+    return json.dumps(content, indent=2).encode() + b"\n"
 
 
 def digest(folder: Path) -> str:
@@ -254,12 +260,16 @@ def _hash_problems(folder: Path, sha256: str | None) -> list[str]:
 
 def _manifest_problems(path: Path, files: FileHashes) -> list[str]:
     try:
-        manifest = json.loads(path.read_bytes())
+        content = path.read_bytes()
+        manifest = json.loads(content)
         schema, completed, listed = manifest["schema"], manifest["completed"], dict(manifest["files"])
     except (ValueError, LookupError, TypeError, RecursionError):
         return [f"{path} is damaged: it is not a manifest."]
     if schema != _SCHEMA:
         return [f"{path} has schema {schema}, this version reads {_SCHEMA}: use the version that wrote it."]
+    manifest.pop("checksum", None)
+    if content != _manifest_bytes(manifest):
+        return [f"{path} was altered or damaged: its checksum does not match its content."]
     found = [
         f"{path.with_name(name)} was altered or damaged: its hash or size is not the one {MANIFEST} lists."
         for name in FILES

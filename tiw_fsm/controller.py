@@ -80,7 +80,7 @@ class Controller:
             hello = engine.hello(HelloRequest(device=self.settings.device, threads=known.threads if known else None))
             context = Context(self.settings, self.paths, self.store, engine, hello, self.display, self.log)
             with signals.asked_to_stop(engine.stop) as stopping:
-                run = self._begin(before, hello, engine)
+                run = self._begin(before, context)
                 return self._finished(self._drive(context, run, stopping))
         finally:
             engine.close()
@@ -119,7 +119,7 @@ class Controller:
 
     # --- beginning ----------------------------------------------------------------------------------------------
 
-    def _begin(self, before: RunState | None, hello: Hello, engine: Engine) -> RunState:
+    def _begin(self, before: RunState | None, context: Context) -> RunState:
         runner = Runner(pid=os.getpid(), host=socket.gethostname(), started_at=now())
         if before is None:
             return RunState(
@@ -134,8 +134,10 @@ class Controller:
             )
         if problems := data_problems(self.settings):
             raise UsageProblem(problems)
-        run, facts = self._reconciled(before, hello)
-        run = self._with_usable_checkpoints(run, engine)
+        run, facts = self._reconciled(before, context.hello)
+        for stage, progress in run.stages.items():
+            context.metrics[stage].verify(progress.metrics)
+        run = self._with_usable_checkpoints(run, context.engine)
         if run.runner is not None:
             facts["died"] = run.runner.model_dump()
             run = run.but(interruptions=run.interruptions + 1)

@@ -5,6 +5,7 @@ Loss curves come from the metrics files and figures per step from the attempts' 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -128,12 +129,15 @@ class Tale:
         return quote(os.path.relpath(Path(path).resolve(), self.paths.reports.resolve()))
 
     def result(self, attempt: Attempt) -> Json:
-        """The attempt's file with every figure; empty when it is gone."""
+        """The attempt's file with every figure; empty when it is gone, or not what inference left."""
         path = Path(attempt.result) if attempt.result else None
         if path is None or not path.exists():
             return {}
         with disk_errors("reading", path):
-            found: Json = json.loads(path.read_bytes())
+            content = path.read_bytes()
+        if hashlib.sha256(content).hexdigest() != attempt.result_sha256:
+            return {}
+        found: Json = json.loads(content)
         return found
 
     def sources(self) -> Lines:
@@ -144,7 +148,12 @@ class Tale:
             "",
             f"- gates, decisions, tuning, events: {self.link(self.state.journal)}",
             *(f"- losses: {self.link(file)}" for file in files),
-            *(f"- figures of attempt {a.number}: {self.link(a.result)}" for a in self.attempts if a.result),
+            *(
+                f"- figures of attempt {a.number}: {self.link(a.result)}"
+                + ("" if self.result(a) else " (gone or altered since, so not used)")
+                for a in self.attempts
+                if a.result
+            ),
             *(f"- see also: [{name}]({name})" for name in self.names.values()),
         ]
 

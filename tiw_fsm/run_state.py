@@ -117,6 +117,7 @@ class Attempt(Value):
     png: str | None = None
     result: str | None = None
     """The file with every figure of the attempt."""
+    result_sha256: str | None = None
     tokenizer_mse: float | None = None
     unique_actions: int | None = None
     action_entropy: float | None = None
