@@ -121,15 +121,16 @@ def remove(folder: Path) -> None:
         folder.rename(discarded)
         durable.sync(folder.parent)
         shutil.rmtree(discarded)
+        durable.sync(folder.parent)
 
 
 def set_aside_own(folder: Path, within: Path, owner: str) -> None:
-    """Set a checkpoint aside if ``owner`` made it and keeps it in the folder ``within``; leave any other alone.
+    """Set aside a damaged checkpoint that ``owner`` keeps in the folder ``within``; leave one made by another alone.
 
     Raises:
         DiskRefused: the disk did not let it be renamed.
     """
-    if folder.parent.resolve() == within.resolve() and owner_of(folder) == owner:
+    if folder.parent.resolve() == within.resolve() and folder.exists() and owner_of(folder) in (owner, None):
         durable.set_aside(folder)
 
 
@@ -144,6 +145,7 @@ def sweep(checkpoints_dir: Path, keep: set[Path], owner: str) -> None:
         if folder.name.startswith((TEMPORARY_PREFIX, DISCARDED_PREFIX)):
             with disk_errors("Removing", folder):
                 shutil.rmtree(folder)
+                durable.sync(checkpoints_dir)
         elif completed_of(folder) is not None and folder.resolve() not in kept and owner_of(folder) == owner:
             remove(folder)
 
@@ -164,7 +166,7 @@ def problems(folder: Path, *, expect: dict[str, tuple[int, ...]] | None = None, 
 def altered(folder: Path, sha256: str) -> list[str]:
     """Why the checkpoint's bytes are not those recorded under ``sha256``, a sentence each; none if they are."""
     try:
-        missing = [f"{folder / name} is missing." for name in (*FILES, MANIFEST) if not (folder / name).is_file()]
+        missing = [f"{folder / name} is missing." for name in FILES if not (folder / name).is_file()]
         return missing or _hash_problems(folder, sha256)
     except (UnreadableFile, OSError) as exc:
         return [f"{folder} cannot be read: {exc}"]

@@ -251,7 +251,17 @@ class Controller:
                 checkpoints.set_aside_own(Path(progress.checkpoint.path), self.paths.checkpoints(stage), run.run_id)
                 self.log.warning(f"{damage[0]}; going back to update {candidate.completed} of {stage}")
                 run = run.with_stage(stage, **dict(candidate))
+            self._warn_of_damaged_accepted(run, stage, engine)
         return run
+
+    def _warn_of_damaged_accepted(self, run: RunState, stage: Stage, engine: Engine) -> None:
+        """An accepted checkpoint that is not the newest is needed only if the chunk in hand is rejected."""
+        ref = run.stages[stage].accepted
+        if ref is None or ref == run.stages[stage].checkpoint:
+            return
+        if wrong := engine.problems(stage, self.settings.stages[stage], Path(ref.path), ref.sha256):
+            checkpoints.set_aside_own(Path(ref.path), self.paths.checkpoints(stage), run.run_id)
+            self.log.warning(f"{wrong[0]} The run goes on; should the chunk in hand be rejected, it cannot.")
 
     # --- ending -------------------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from contextlib import nullcontext, suppress
 from itertools import count
 from pathlib import Path
 
@@ -24,6 +25,10 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+_named: set[Path] = set()
+"""Folders whose names this process has brought to the disk; one that is only there may be lost with the power."""
+
+
 def make_folder(folder: Path) -> None:
     """Make ``folder`` and what is missing above it, durably.
 
@@ -32,9 +37,12 @@ def make_folder(folder: Path) -> None:
     """
     with disk_errors("making", folder):
         for path in [*reversed(folder.parents), folder]:
-            if not path.is_dir():
+            if path not in _named or not path.is_dir():
+                made = not path.is_dir()
                 path.mkdir(exist_ok=True)
-                sync(path.parent)
+                with nullcontext() if made else suppress(PermissionError):  # what is not ours need not be readable
+                    sync(path.parent)
+                _named.add(path)
 
 
 def replace(path: Path, content: bytes) -> None:
@@ -85,6 +93,7 @@ class Ledger:
         self.path = path
         self._known = Mark()
         self._hash = hashlib.sha256()
+        self._is_named = False
 
     def append(self, mark: Mark, content: bytes) -> Mark:
         """Put ``content`` behind ``mark``, cutting off what lies there, and sync; returns the new mark.
@@ -98,7 +107,6 @@ class Ledger:
         grown.update(content)
         make_folder(self.path.parent)
         with disk_errors("appending to", self.path):
-            created = not self.path.exists()
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
             with open(descriptor, "r+b") as file:
                 file.truncate(mark.bytes)
@@ -106,8 +114,9 @@ class Ledger:
                 file.write(content)
                 file.flush()
                 os.fsync(descriptor)
-            if created:
+            if not self._is_named:
                 sync(self.path.parent)
+                self._is_named = True
         self._known, self._hash = Mark(bytes=mark.bytes + len(content), sha256=grown.hexdigest()), grown
         return self._known
 

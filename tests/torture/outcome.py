@@ -23,7 +23,7 @@ TOLD_OF_CRASHES = ("Training calls", "Events")
 def outcome(root: Path, run: str = "default") -> dict[str, Any]:
     """Weights, optimizers, metrics rows, verdicts, figures, counters, files and reports of an ended run.
 
-    Left out is what may differ: times, the run's random id, crashes and interruptions.
+    Left out is what may differ: times, the root's own name, the run's random id, crashes and interruptions.
     """
     store = Store(root / "state" / run)
     state = store.load()
@@ -38,7 +38,7 @@ def outcome(root: Path, run: str = "default") -> dict[str, Any]:
         for stage, p in state.stages.items()
     }
     journal = store.journal()
-    return {
+    found = {
         "outcome": (state.outcome, state.reason),
         "stages": progress,
         "retunes": state.retunes,
@@ -55,6 +55,8 @@ def outcome(root: Path, run: str = "default") -> dict[str, Any]:
         "files": sorted(str(path.relative_to(root)) for path in run_root.rglob("*")),
         "reports": [_told(Path(path).read_text()) for path in state.reports],
     }
+    named: dict[str, Any] = json.loads(json.dumps(found).replace(str(root), "ROOT"))
+    return named
 
 
 def differences(expected: dict[str, Any], found: dict[str, Any]) -> list[str]:
@@ -80,7 +82,7 @@ def _gate(facts: dict[str, Any]) -> dict[str, Any]:
 
 def _without_names(figures: dict[str, Any]) -> dict[str, Any]:
     """An attempt's figures without the name of its picture, which tells the time, its duration, and run ids."""
-    return {key: value for key, value in figures.items() if key not in ("png", "seconds")}
+    return {key: value for key, value in figures.items() if key not in ("png", "seconds", "result_sha256")}
 
 
 def _told(report: str) -> str:

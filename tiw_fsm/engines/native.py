@@ -25,10 +25,14 @@ from tiw_fsm.engines.protocol import (
     TrainRequest,
     TrainResult,
 )
-from tiw_fsm.errors import DiskRefused, EngineCrashed, Interrupted, UsageProblem, disk_errors
+from tiw_fsm.errors import DiskRefused, EngineCrashed, Interrupted, StateDamaged, UsageProblem, disk_errors
 from tiw_fsm.paths import StatePaths
 from tiw_fsm.stages import Stage
 
+CHECKPOINT_REMEDY = (
+    "Nothing was overwritten: run again to go on from an earlier checkpoint where there is one; else put the folder "
+    "back from a backup, or begin anew with another --run."
+)
 STOP = b'{"kind": "stop"}\n'
 
 
@@ -140,6 +144,8 @@ class NativeEngine:
             raise Interrupted("asked to stop before the first update")
         if status == "usage":
             raise UsageProblem(content)
+        if status == "damaged":
+            raise StateDamaged(f"{content} {CHECKPOINT_REMEDY}")
         if status == "disk":
             raise _refused(content)
         raise EngineCrashed(content, out_of_memory=status == "out_of_memory")

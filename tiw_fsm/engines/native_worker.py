@@ -17,7 +17,7 @@ import torch
 from tiw_fsm import checkpoints, pictures
 from tiw_fsm.config import DataSource, StageConfig, Value
 from tiw_fsm.engines.protocol import HelloRequest, InferRequest, ShapesRequest, TrainRequest
-from tiw_fsm.errors import DiskRefused, UsageProblem
+from tiw_fsm.errors import DiskRefused, StateDamaged, UsageProblem
 from tiw_fsm.run_state import CheckpointRef
 from tiw_fsm.stages import Stage
 from tiw_fsm.tinyworlds.data import FrameData, to_unit
@@ -150,7 +150,7 @@ class Worker:
                 say(f"Using {stage} checkpoint: {ref.path}")
             try:
                 figures = self._infer(request, say)
-            except (Stopped, DiskRefused, OSError):
+            except (Stopped, StateDamaged, DiskRefused, OSError):
                 raise
             except Exception:
                 say(traceback.format_exc())
@@ -191,11 +191,14 @@ class Worker:
 
 
 def _verified(ref: CheckpointRef) -> Path:
-    """The folder of a checkpoint whose bytes are the ones the state names."""
-    folder = Path(ref.path)
-    if checkpoints.digest(folder) != ref.sha256:
-        raise RuntimeError(f"{folder} is not the checkpoint the state names: its hash differs")
-    return folder
+    """The folder of a checkpoint whose bytes are the ones the state names.
+
+    Raises:
+        StateDamaged: they are not.
+    """
+    if wrong := checkpoints.altered(Path(ref.path), ref.sha256):
+        raise StateDamaged(wrong[0])
+    return Path(ref.path)
 
 
 def _pixels(frames: torch.Tensor) -> Any:
@@ -226,6 +229,8 @@ def answer(worker: Worker, line: bytes) -> tuple[str, Any]:
         return "out_of_memory", traceback.format_exc()
     except UsageProblem as exc:
         return "usage", exc.problems
+    except StateDamaged as exc:
+        return "damaged", str(exc)
     except (DiskRefused, OSError) as exc:
         return "disk", str(exc)
     except Exception:

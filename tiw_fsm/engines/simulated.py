@@ -25,7 +25,7 @@ from tiw_fsm.engines.protocol import (
     TrainRequest,
     TrainResult,
 )
-from tiw_fsm.errors import EngineCrashed, Interrupted
+from tiw_fsm.errors import EngineCrashed, Interrupted, StateDamaged, disk_errors
 from tiw_fsm.schedule import learning_rate
 from tiw_fsm.stages import Stage
 from tiw_fsm.torch_files import UnreadableFile
@@ -68,6 +68,8 @@ class SimulatedEngine:
         if self._stopping:
             raise Interrupted("asked to stop before the first update")
         stage = request.stage
+        if request.resume and (wrong := checkpoints.altered(Path(request.resume.path), request.resume.sha256)):
+            raise StateDamaged(f"{wrong[0]} Put it back from a backup, or begin anew with another --run.")
         self._fault(f"{stage} out of memory", self.script.out_of_memory.get(stage, 0), out_of_memory=True)
         self._fault(f"{stage} crash", self.script.crashes.get(stage, 0))
         loss = _nth(self.script.losses[stage], request.attempt - 1)
@@ -84,11 +86,12 @@ class SimulatedEngine:
         ]
         progress(request.stop_at, request.stop_at, loss)
         folder = Path(request.checkpoint)
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
         before = request.resume.sha256 if request.resume else str(request.seed)
-        for name in (checkpoints.MODEL, checkpoints.OPTIMIZER, checkpoints.STATE):
-            (folder / name).write_text(json.dumps([stage, before, request.stop_at, request.tuning.model_dump()]))
+        with disk_errors("writing", folder):
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            for name in checkpoints.FILES:
+                (folder / name).write_text(json.dumps([stage, before, request.stop_at, request.tuning.model_dump()]))
         sha256 = checkpoints.write_manifest(folder, stage, request.stop_at, request.owner)
         if request.picture:
             _draw(Path(request.picture))
@@ -99,7 +102,8 @@ class SimulatedEngine:
             raise Interrupted("asked to stop")
         self._fault("inference crash", self.script.inference_crashes)
         mse = _nth(self.script.mse, request.number - 1)
-        Path(request.log).write_text(f"Inference stats:\nMean Squared Error (GT vs Pred): {mse:.6f}\n")
+        with disk_errors("writing", Path(request.log)):
+            Path(request.log).write_text(f"Inference stats:\nMean Squared Error (GT vs Pred): {mse:.6f}\n")
         _draw(Path(request.picture))
         frames = request.inference.generation_steps * request.inference.prediction_horizon * request.clips
         return {

@@ -1,0 +1,115 @@
+"""Deliberately broken variants of the package, one for each promise: the bench must catch every one of them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from tiw_fsm import activities, checkpoints, durable
+from tiw_fsm.engines.protocol import TrainRequest
+from tiw_fsm.errors import RunHeld
+from tiw_fsm.run_state import Mark
+from tiw_fsm.store import Store
+
+
+def state_in_place() -> None:
+    """The state is written over the old one, and the generation before is not kept."""
+    replace = durable.replace
+
+    def in_place(path: Path, content: bytes) -> None:
+        if path.name == "state.json":
+            path.write_bytes(content)
+            durable.sync(path)
+            durable.sync(path.parent)
+        elif path.name != "state.prev.json":
+            replace(path, content)
+
+    durable.replace = in_place
+
+
+def no_fsync() -> None:
+    """Nothing is ever brought to the disk."""
+    os.fsync = lambda fd: None
+
+
+def fsync_errors_ignored() -> None:
+    """A disk that could not keep something is taken for one that did."""
+    fsync = os.fsync
+
+    def heedless(fd: Any) -> None:
+        with suppress(OSError):
+            fsync(fd)
+
+    os.fsync = heedless
+
+
+def optimizer_forgotten() -> None:
+    """A resume takes the checkpoint's weights, but begins with a fresh optimizer."""
+    request = activities._train_request
+
+    def forgetful(*arguments: Any) -> TrainRequest:
+        return request(*arguments).but(weights_only=True)
+
+    activities._train_request = forgetful
+
+
+def dead_rows_kept() -> None:
+    """Rows that no state vouches for stay in the metrics file."""
+    append = durable.Ledger.append
+
+    def keeping(self: durable.Ledger, mark: Mark, content: bytes) -> Mark:
+        if self.path.name == "metrics.jsonl" and self.path.exists():
+            there = self.path.read_bytes()
+            mark = Mark(bytes=len(there), sha256=hashlib.sha256(there).hexdigest())
+        return append(self, mark, content)
+
+    durable.Ledger.append = keeping  # type: ignore[method-assign]
+
+
+def no_lock() -> None:
+    """Whoever comes runs the run."""
+
+    @contextmanager
+    def unguarded(self: Store) -> Iterator[None]:
+        durable.make_folder(self.paths.folder)
+        yield
+
+    Store.hold = unguarded  # type: ignore[method-assign]
+
+
+def pid_file() -> None:
+    """The lock is a file with the number of a process, held as long as there is a process of that number."""
+
+    @contextmanager
+    def guarded(self: Store) -> Iterator[None]:
+        durable.make_folder(self.paths.folder)
+        if self.paths.lock.exists():
+            with suppress(ProcessLookupError):
+                os.kill(int(self.paths.lock.read_text()), 0)
+                raise RunHeld("another process is running this run")
+        self.paths.lock.write_text(str(os.getpid()))
+        yield
+
+    Store.hold = guarded  # type: ignore[method-assign]
+
+
+def hashes_ignored() -> None:
+    """Whatever lies where a file should be is taken for it."""
+    durable.Ledger.problem = lambda self, mark: None  # type: ignore[method-assign]
+    checkpoints._hash_problems = lambda folder, sha256: []
+
+
+BROKEN: dict[str, Callable[[], None]] = {
+    "hashes_ignored": hashes_ignored,
+    "no_lock": no_lock,
+    "pid_file": pid_file,
+    "state_in_place": state_in_place,
+    "no_fsync": no_fsync,
+    "fsync_errors_ignored": fsync_errors_ignored,
+    "optimizer_forgotten": optimizer_forgotten,
+    "dead_rows_kept": dead_rows_kept,
+}
