@@ -379,3 +379,30 @@ def test_a_stage_that_begins_anew_warms_up_anew(simulation: Simulation) -> None:
     again = [row for row in map(json.loads, rows) if row["attempt"] == 4]
     assert again[0]["update"] == 0
     assert all(row["learning_rate"] > 0 for row in again)
+
+
+class RotsOnce(SimulatedEngine):
+    """The tokenizer's first checkpoint rots on the disk before it is judged."""
+
+    def problems(self, stage: Stage, config: Any, folder: Path, sha256: str | None) -> list[str]:
+        if folder.name == "video_tokenizer_step_9" and folder.exists():
+            (folder / "model_state_dict.pt").write_bytes(b"rotten")
+        return super().problems(stage, config, folder, sha256)
+
+
+def test_a_run_that_failed_for_want_of_a_valid_checkpoint_is_reopened_by_a_raised_budget(tmp_path: Path) -> None:
+    write_configs(tmp_path / "configs", {"loop": {"budgets": {"max_train_retries": 0}}})
+    simulation = Simulation(tmp_path)
+    assert simulation.run_with(RotsOnce()) == ExitCode.NOT_PASSED
+    assert simulation.run(max_train_retries=1) == ExitCode.PASSED
+
+
+def test_a_run_without_a_valid_checkpoint_still_gets_its_report(tmp_path: Path) -> None:
+    write_configs(tmp_path / "configs", {"loop": {"budgets": {"max_train_retries": 0}}})
+    (tmp_path / "docs").write_text("in the way")
+    simulation = Simulation(tmp_path)
+    with pytest.raises(DiskRefused):
+        simulation.run_with(RotsOnce())
+    (tmp_path / "docs").unlink()
+    assert simulation.run() == ExitCode.NOT_PASSED
+    assert len(simulation.state.reports) == 3

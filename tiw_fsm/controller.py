@@ -228,7 +228,7 @@ class Controller:
         previous = self.store.previous()
         for stage, progress in run.stages.items():
             candidates = [progress]
-            if stage is run.stage:
+            if progress.checkpoint != progress.accepted:
                 if previous and previous.state is run.state and previous.stages[stage].attempt == progress.attempt:
                     candidates.append(previous.stages[stage])
                 candidates.append(progress.rewound())

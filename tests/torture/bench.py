@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 from conftest import LENIENT, write_configs, write_frames
 from disk import Operation, Tree, read_log, replayed
 from launch import Ended, Fault, Launcher, Started
-from outcome import TIMES_AND_NAMES, outcome
+from outcome import TIMES_AND_NAMES, differences, outcome
 
 from tiw_fsm.errors import ExitCode, TiwFsmError
 from tiw_fsm.store import Store, fold
@@ -44,6 +44,7 @@ class Setup:
     script: Mapping[str, Any] | None = None
     """For the simulated engine."""
     frames: bool = False
+    ends: ExitCode = ExitCode.PASSED
 
 
 SIMULATED = Setup(
@@ -97,16 +98,17 @@ class Bench:
         """One start that nobody waits for yet."""
         return self._launcher.start(self.root, *self.setup.arguments, broken=self.broken, script=self.setup.script)
 
-    def run(self, fault: Fault | None = None, log: Path | None = None) -> Ended:
-        """One start."""
+    def run(self, *flags: str, fault: Fault | None = None, log: Path | None = None, **script: Any) -> Ended:
+        """One start, with more flags, or with other fields of the simulated engine's script."""
+        played = {**(self.setup.script or {}), **script} or None
         return self._launcher.run(
-            self.root, *self.setup.arguments, fault=fault, log=log, broken=self.broken, script=self.setup.script
+            self.root, *self.setup.arguments, *flags, fault=fault, log=log, broken=self.broken, script=played
         )
 
     def logged(self, fault: Fault | None = None) -> tuple[Ended, list[Operation]]:
         """One start, and its log."""
         self._log.unlink(missing_ok=True)
-        ended = self.run(fault, self._log)
+        ended = self.run(fault=fault, log=self._log)
         return ended, read_log(self._log) if self._log.exists() else []
 
     def disturbed(self, fault: Fault) -> tuple[Ended, list[Operation]]:
@@ -124,7 +126,7 @@ class Bench:
     def refused(self, fault: Fault) -> list[str]:
         """Troubles of a run whose disk refuses something, and of the one after it."""
         ended, log = self.disturbed(fault)
-        if ended.code == ExitCode.PASSED:  # it did not need what failed
+        if ended.code == self.setup.ends:  # it did not need what failed
             troubles = self.came_out_otherwise() or self.ends_otherwise_after_a_cut(log)
         elif ended.code != ExitCode.DISK or "Traceback" in ended.stderr or "run again" not in ended.stderr:
             troubles = [f"ended with {ended.code or ended.signal}, saying {ended.stderr[-SHOWN:]!r}"]
@@ -157,7 +159,7 @@ class Bench:
     def ends_otherwise(self) -> list[str]:
         """How a run that goes on from here ends otherwise than an undisturbed one."""
         ended = self.run()
-        if ended.code != ExitCode.PASSED:
+        if ended.code != self.setup.ends:
             return [f"the next run ended with {ended.code or ended.signal}, saying {ended.stderr[-SHOWN:]!r}"]
         return self.came_out_otherwise()
 
@@ -176,7 +178,7 @@ class Bench:
     def _undisturbed(self) -> list[Operation]:
         self.begin()
         ended, log = self.logged()
-        assert ended.code == ExitCode.PASSED, ended.stderr
+        assert ended.code == self.setup.ends, ended.stderr
         return log
 
 
@@ -192,18 +194,6 @@ def steady(value: Any) -> Any:
     if "pending" in kept:  # the result file tells the time in its picture's name, so it has another hash each time
         kept["pending"] = kept["pending"]["path"]
     return kept
-
-
-def differences(expected: Any, found: Any, where: str = "") -> Iterator[str]:
-    """What is not the same, a line for each smallest part."""
-    if isinstance(expected, dict) and isinstance(found, dict):
-        for key in expected | found:
-            yield from differences(expected.get(key), found.get(key), f"{where}/{key}")
-    elif isinstance(expected, list) and isinstance(found, list) and all(isinstance(x, str) for x in expected + found):
-        yield from (f"{where}: {line!r} is missing" for line in expected if line not in found)
-        yield from (f"{where}: {line!r} is too many" for line in found if line not in expected)
-    elif expected != found:
-        yield f"{where}: {expected!r} became {found!r}"
 
 
 def acknowledged(log: Sequence[Operation]) -> int:

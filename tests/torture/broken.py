@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import os
+import pickle
+import signal
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from tiw_fsm import activities, checkpoints, durable
+from tiw_fsm import activities, checkpoints, durable, fingerprint, signals
+from tiw_fsm.controller import Controller
 from tiw_fsm.engines.protocol import TrainRequest
 from tiw_fsm.errors import RunHeld
-from tiw_fsm.run_state import Mark
+from tiw_fsm.run_state import Mark, RunState
 from tiw_fsm.store import Store
 
 
@@ -103,7 +107,53 @@ def hashes_ignored() -> None:
     checkpoints._hash_problems = lambda folder, sha256: []
 
 
+def unpickled() -> None:
+    """Checkpoints are read as Python reads pickles."""
+
+    class Unpickler(pickle.Unpickler):
+        def persistent_load(self, pid: object) -> None:
+            """Tensors do not matter here."""
+
+    def read(path: Path) -> tuple[Any, list[str]]:
+        with zipfile.ZipFile(path) as archive, archive.open(f"{path.stem}/data.pkl") as file:
+            return Unpickler(file).load(), []
+
+    checkpoints.read_with_globals = read
+
+
+def links_followed() -> None:
+    """A link in the place of a file is as good as the file."""
+    durable.refuse_link = lambda path: None
+
+
+def crashes_forgotten() -> None:
+    """Each start begins to count the deaths of the child anew."""
+    begin = Controller._begin
+
+    def forgetful(self: Controller, before: RunState | None, context: activities.Context) -> RunState:
+        for stage in before.stages if before else ():
+            before = before and before.with_stage(stage, crashes=0)
+        return begin(self, before, context)
+
+    Controller._begin = forgetful  # type: ignore[method-assign]
+
+
+def hangup_unheeded() -> None:
+    """A closed terminal is left to what the system does about it."""
+    signals.STOP = tuple(number for number in signals.STOP if number != signal.SIGHUP)
+
+
+def changes_unnoticed() -> None:
+    """Whatever decides the weights may change, and nobody says so."""
+    fingerprint.changes = lambda old, new: []
+
+
 BROKEN: dict[str, Callable[[], None]] = {
+    "crashes_forgotten": crashes_forgotten,
+    "hangup_unheeded": hangup_unheeded,
+    "changes_unnoticed": changes_unnoticed,
+    "unpickled": unpickled,
+    "links_followed": links_followed,
     "hashes_ignored": hashes_ignored,
     "no_lock": no_lock,
     "pid_file": pid_file,

@@ -157,9 +157,9 @@ def group_ended(group: int) -> bool:
 
 @dataclass(frozen=True)
 class Fault:
-    """What shall go wrong at operation number ``at``, as ``shim.c`` says."""
+    """What shall go wrong at operation number ``at``, as ``shim.c`` says; ``marked`` is a death after commit ``at``."""
 
-    how: Literal["before", "after", "torn", "fail", "fail-from", "short"]
+    how: Literal["before", "after", "torn", "fail", "fail-from", "short", "marked"]
     at: int
     errno: int = 0
     whom: Literal["group", "self"] = "group"

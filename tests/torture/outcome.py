@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -59,9 +60,16 @@ def outcome(root: Path, run: str = "default") -> dict[str, Any]:
     return named
 
 
-def differences(expected: dict[str, Any], found: dict[str, Any]) -> list[str]:
-    """What is not the same, a line each."""
-    return [f"{key}: {expected[key]!r} became {found[key]!r}" for key in expected if expected[key] != found[key]]
+def differences(expected: Any, found: Any, where: str = "") -> Iterator[str]:
+    """What is not the same, a line for each smallest part."""
+    if isinstance(expected, dict) and isinstance(found, dict):
+        for key in expected | found:
+            yield from differences(expected.get(key), found.get(key), f"{where}/{key}")
+    elif isinstance(expected, list) and isinstance(found, list) and all(isinstance(x, str) for x in expected + found):
+        yield from (f"{where}: {line!r} is missing" for line in expected if line not in found)
+        yield from (f"{where}: {line!r} is too many" for line in found if line not in expected)
+    elif expected != found:
+        yield f"{where}: {expected!r} became {found!r}"
 
 
 def updates_missing_or_twice(root: Path, run: str = "default") -> list[str]:

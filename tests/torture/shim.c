@@ -13,6 +13,7 @@
  *                    fail       it fails with ERRNO
  *                    fail-from  it and all that follow fail with ERRNO
  *                    short      a write: half of it is performed; all that follows fails with ERRNO, as on a full disk
+ *                    marked     die at remark number N of those that torture_mark makes
  *                    WHOM dies is `group` (the process group: everybody at once) or `self` (who performs N).
  *
  * The calls themselves go straight to the kernel: so there is nothing to look up and nothing to recurse into.
@@ -196,7 +197,10 @@ static void finish(const struct operation *op, long result)
 /* For who runs the tool: a remark in the log, at its place between the operations; no operation itself. */
 void torture_mark(const char *text)
 {
+    static long marks;
     struct operation op = {.name = "mark"};
+    if (is("marked") && ++marks == fault_at)
+        die();
     if (!root_length || log_fd < 0)
         return;
     pthread_mutex_lock(&threads);

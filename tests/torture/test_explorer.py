@@ -72,6 +72,7 @@ def test_whatever_happens_a_run_ends_within_its_budgets_and_forgets_nothing(
     TAKEN.update(walk.rows)
     figures["explorer states"] += len(walk.successors)
     figures["explorer edges"] += walk.edges
+    figures["explorer lives of a process"] += walk.lives
     figures["explorer schedules"] += walk.schedules[walk.root]
 
 

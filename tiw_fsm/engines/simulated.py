@@ -51,6 +51,7 @@ class Script(Value):
     inference_crashes: int = 0
     baselines: dict[str, float] = {"copy_last": 0.03, "mean_frame": 0.04, "blurred_last": 0.02}
     device: str = "simulated"
+    torch: str = "simulated"
 
 
 class SimulatedEngine:
@@ -62,7 +63,7 @@ class SimulatedEngine:
         self._stopping = False
 
     def hello(self, request: HelloRequest) -> Hello:
-        return Hello(device=self.script.device, torch="simulated", threads=request.threads or 1)
+        return Hello(device=self.script.device, torch=self.script.torch, threads=request.threads or 1)
 
     def train(self, request: TrainRequest, progress: Progress) -> TrainResult:
         if self._stopping:

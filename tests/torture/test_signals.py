@@ -1,0 +1,143 @@
+"""Asked to stop by any of the four signals, at any moment, a run saves, exits with 75 and loses nothing."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from copy import copy
+from pathlib import Path
+
+import pytest
+from bench import SIMULATED, Bench, Setup
+from conftest import LENIENT
+from launch import Ended, Launcher, Started
+
+from tiw_fsm.errors import ExitCode
+from tiw_fsm.run_state import State
+
+pytestmark = pytest.mark.skipif(Launcher.unavailable() is not None, reason=str(Launcher.unavailable()))
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+LONG_INFERENCE = Setup(
+    ("run", "--max-mse", "0.9", "--allow-trivial"),
+    {"loop": LENIENT, "inference": {"generation_steps": 14}, "video_tokenizer": {"n_updates": 100}},
+    frames=True,
+)
+"""With an inference that takes long enough to be met, on the native engine and real frames."""
+PROMPT = 20.0
+"""Seconds within which a run has ended after a signal, on a busy machine; the promise is an update plus 2 s."""
+
+
+def heeds_signals(run: Started) -> bool:
+    """Whether a process has said what to do with SIGUSR1: Linux shows the mask of the signals it catches."""
+    status = Path(f"/proc/{run.pid}/status").read_text()
+    caught = next(line for line in status.splitlines() if line.startswith("SigCgt"))
+    return bool(int(caught.split()[1], 16) >> (signal.SIGUSR1 - 1) & 1)
+
+
+def children(run: Started) -> list[str]:
+    return Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
+
+
+def in_state(bench: Bench, *states: State) -> bool:
+    run = bench.store.load()
+    return run is not None and run.state in states
+
+
+MOMENTS: dict[str, Callable[[Bench, Started], bool]] = {
+    "start-up": lambda bench, run: heeds_signals(run),
+    "while torch is imported": lambda bench, run: bool(children(run)),
+    "training": lambda bench, run: in_state(bench, State.TRAIN_VIDEO, State.TRAIN_LATENT),
+    "inference": lambda bench, run: in_state(bench, State.INFER),
+}
+
+
+def stopped(bench: Bench, moment: str, number: signal.Signals, *, group: bool, twice: bool) -> Ended:
+    """A run from the beginning that is sent a signal at a moment, once or twice, alone or with all its group."""
+    bench.begin()
+    run = bench.start()
+    while not MOMENTS[moment](bench, run):
+        time.sleep(0.001)
+    for _ in range(1 + twice):
+        run.kill(number, group=group)
+    return run.wait(PROMPT)
+
+
+def troubles(bench: Bench, ended: Ended) -> list[str]:
+    """What is wrong with how a run ended that was asked to stop, and with how it goes on."""
+    if ended.code != ExitCode.INTERRUPTED:
+        return [f"ended with {ended.code or ended.signal}, saying {ended.stderr[-400:]!r}"]
+    return bench.ends_otherwise()
+
+
+@pytest.fixture(scope="module")
+def native(launcher: Launcher, tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    return Bench(launcher, tmp_path_factory.mktemp("native"), LONG_INFERENCE)
+
+
+CASES = [(moment, number) for moment in MOMENTS for number in SIGNALS]
+
+
+@pytest.mark.parametrize(("moment", "number"), CASES)
+def test_a_signal_at_any_moment_saves_and_exits_75(
+    native: Bench, request: pytest.FixtureRequest, figures: Counter[str], moment: str, number: signal.Signals
+) -> None:
+    """In the short form each signal meets one moment, sent in turn to the process alone and to its group."""
+    n = CASES.index((moment, number))
+    if not request.config.getoption("--kills") and n % len(SIGNALS) != n // len(SIGNALS):
+        pytest.skip("the short form tries each moment with one signal")
+    assert troubles(native, stopped(native, moment, number, group=n % 2 == 0, twice=False)) == []
+    figures["signals"] += 1
+
+
+@pytest.mark.parametrize("moment", ["training", "inference"])
+def test_a_second_signal_is_safe(native: Bench, figures: Counter[str], moment: str) -> None:
+    assert troubles(native, stopped(native, moment, signal.SIGINT, group=True, twice=True)) == []
+    figures["signals"] += 2
+
+
+def test_signals_at_random_instants_in_saves_and_commits_lose_nothing(
+    launcher: Launcher, tmp_path: Path, request: pytest.FixtureRequest, figures: Counter[str]
+) -> None:
+    """The simulated engine does little else than save and commit."""
+    bench, chance = Bench(launcher, tmp_path, SIMULATED), random.Random(0)
+    for _ in range(300 if request.config.getoption("--kills") else 30):
+        bench.begin()
+        run = bench.start()
+        while not heeds_signals(run):
+            time.sleep(0.001)
+        time.sleep(chance.uniform(0, 0.2))
+        for _ in range(chance.randint(1, 2)):
+            run.kill(chance.choice(SIGNALS), group=chance.random() < 0.5)
+            figures["signals"] += 1
+        ended = run.wait(PROMPT)
+        assert ended.code in (ExitCode.INTERRUPTED, ExitCode.PASSED), ended
+        assert bench.ends_otherwise() == []
+
+
+def test_a_signal_that_is_not_heeded_would_be_noticed(native: Bench) -> None:
+    deaf = copy(native)
+    deaf.broken = "hangup_unheeded"
+    assert troubles(deaf, stopped(deaf, "training", signal.SIGHUP, group=False, twice=False)) != []
+
+
+def test_a_run_under_nohup_outlives_its_terminal(tmp_path: Path, launcher: Launcher) -> None:
+    bench = Bench(launcher, tmp_path, SIMULATED)
+    bench.begin()
+    command = [sys.executable, "-m", "tiw_fsm", *SIMULATED.arguments, "--max-mse", "0.9", "--allow-trivial"]
+    ignoring = subprocess.Popen(
+        command,
+        cwd=bench.root,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN),
+    )
+    while bench.store.load() is None:
+        time.sleep(0.001)
+    os.kill(ignoring.pid, signal.SIGHUP)
+    assert ignoring.wait(PROMPT) == ExitCode.PASSED
