@@ -2,9 +2,10 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 DATA := data/crafter_frames.h5
+KILLS := 60
 DEMO := --config-dir configs/demo
 
-.PHONY: install run test check bench
+.PHONY: install run test check bench torture
 
 install: $(VENV)/installed
 
@@ -29,3 +30,6 @@ check: install
 
 bench: install
 	$(BIN)/python benchmarks/bench.py
+
+torture: install
+	$(BIN)/python -m pytest tests/torture --kills $(KILLS)

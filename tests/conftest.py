@@ -93,6 +93,22 @@ def figures() -> Counter[str]:
     return FIGURES
 
 
+Amount = Callable[[int, float], int]
+
+
+@pytest.fixture
+def amount(request: pytest.FixtureRequest) -> Amount:
+    """How much of something to try: so much in the short form; with --kills, so much for each kill asked for."""
+    kills = request.config.getoption("--kills")
+    return lambda short, per_kill: short if kills is None else round(kills * per_kill)
+
+
+@pytest.fixture
+def whole_bench(request: pytest.FixtureRequest) -> bool:
+    """Whether the whole torture bench was asked for, and not its short form."""
+    return request.config.getoption("--kills") is not None
+
+
 @pytest.fixture(scope="session")
 def launcher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
     """Starts the command line in milliseconds, with faults where a test wants them."""

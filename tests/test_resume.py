@@ -211,14 +211,14 @@ def test_state_damaged_in_both_generations_exits_4_and_overwrites_nothing(root: 
     assert [path.read_bytes() for path in files] == before
 
 
-def test_a_state_of_a_newer_version_exits_4_without_falling_back(root: Path, tiw: Tiw) -> None:
+@pytest.mark.parametrize(("schema", "said"), [(99, "newer version"), (1, "schema 1")])
+def test_a_state_of_another_schema_exits_4_without_falling_back(root: Path, tiw: Tiw, schema: int, said: str) -> None:
     assert tiw(root, "run", *FLAGS).returncode == ExitCode.PASSED
     state = root / "state/default/state.json"
-    document = json.loads(state.read_text())
-    state.write_text(json.dumps({**document, "schema_version": 99}))
+    state.write_text(json.dumps({**json.loads(state.read_text()), "schema_version": schema}))
     done = tiw(root, "run")
     assert done.returncode == ExitCode.DAMAGED
-    assert "newer version" in done.stderr
+    assert said in done.stderr
 
 
 def test_a_second_signal_ends_at_once_with_75(tmp_path: Path, tiw: Tiw, undisturbed: dict[str, str]) -> None:

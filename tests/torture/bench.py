@@ -201,9 +201,9 @@ def acknowledged(log: Sequence[Operation]) -> int:
     return max((op.acknowledged for op in log if op.acknowledged is not None), default=0)
 
 
-def spread(total: int, some: int | None) -> list[int]:
+def spread(total: int, some: int) -> list[int]:
     """Numbers from 1 to ``total``: all, or ``some``, one by chance out of each equal part, and the last."""
-    if some is None or some >= total:
+    if some >= total:
         return list(range(1, total + 1))
     chance = random.Random(total)
     parts = [round(total * n / some) for n in range(some + 1)]

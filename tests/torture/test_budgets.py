@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from bench import SIMULATED, Bench, Setup
+from conftest import Amount
 from disk import Tree
 from launch import Fault, Launcher
 
@@ -17,7 +18,6 @@ from tiw_fsm.errors import ExitCode
 from tiw_fsm.run_state import RunState
 
 pytestmark = pytest.mark.skipif(Launcher.unavailable() is not None, reason=str(Launcher.unavailable()))
-INTERRUPTIONS, SHORT_INTERRUPTIONS = 500, 40
 TOO_MANY = 200
 """Starts after which a run that should have used up its budget never will."""
 BUDGETS = Budgets()
@@ -95,10 +95,10 @@ def test_a_chunk_that_is_always_rejected_uses_exactly_its_retries(
 
 
 def test_interruptions_with_progress_between_them_cost_nothing(
-    launcher: Launcher, tmp_path: Path, request: pytest.FixtureRequest, figures: Counter[str]
+    launcher: Launcher, tmp_path: Path, amount: Amount, figures: Counter[str]
 ) -> None:
     """Each start is killed right after the first checkpoint, or the first new state, that it committed."""
-    wanted = INTERRUPTIONS if request.config.getoption("--kills") else SHORT_INTERRUPTIONS
+    wanted = min(500, amount(40, 8.4))
     slow = {"video_tokenizer": {"n_updates": wanted}, "loop": {"checkpoint_interval": 1}}
     bench = Bench(launcher, tmp_path, Setup(SIMULATED.arguments, slow))
     bench.begin()

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import write_configs
@@ -108,7 +109,7 @@ def interleaved(root: Path, runners: list[int]) -> list[str]:
     run = loaded(root)
     lines = store_of(root).journal(up_to=run.generation)
     numbers = [line["generation"] for line in lines]
-    documents: list[dict[str, object]] = [{}]
+    documents: list[dict[str, Any]] = [{}]
     for line in lines:
         documents.append(apply_patch(documents[-1], line["changes"]))
     wrote = [pid for pid, _ in groupby(document["runner"]["pid"] for document in documents[1:] if "runner" in document)]
@@ -237,7 +238,7 @@ def test_a_start_gives_up_within_a_second_of_reaching_the_lock(launcher: Launche
 
 # --- what the dead leave ----------------------------------------------------------------------------------------
 
-LEFT = {
+LEFT: dict[str, Callable[[], bytes]] = {
     "nothing": lambda: b"",
     "the number of a process that lives": lambda: f"{os.getpid()}\n".encode(),
     "garbage": lambda: bytes(range(256)),

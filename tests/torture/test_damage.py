@@ -15,17 +15,13 @@ from typing import Any
 
 import pytest
 from bench import NATIVE, SIMULATED, Bench, Setup, spread
-from conftest import merged
+from conftest import Amount, merged
 from disk import Tree
 from launch import Fault, Launcher
 from outcome import differences, outcome
 
 from tiw_fsm.errors import ExitCode
 
-SOME = 90
-"""Damages in the short form, of the simulated engine's run."""
-PER_GENERATION = 40
-"""And in the long one, of each of its generations."""
 REGIONS = 8
 OTHER_SEED = merged(SIMULATED.changes, {"loop": {"seed": 1}})
 NOT_STATE = {"lock", "log.jsonl", "child.log", "child_result.json", "refused.json"}
@@ -148,23 +144,17 @@ def simulated(launcher: Launcher, tmp_path_factory: pytest.TempPathFactory) -> B
     return Bench(launcher, tmp_path_factory.mktemp("damage"), SIMULATED)
 
 
-def test_a_damaged_file_is_never_taken_for_whole(
-    simulated: Bench, request: pytest.FixtureRequest, figures: Counter[str]
-) -> None:
-    last = len(simulated.states) - 1
-    if request.config.getoption("--kills"):
-        generations, some = list(range(1, last)), PER_GENERATION * last
-    else:
-        generations, some = [n * last // 6 for n in range(1, 6)], SOME
+def test_a_damaged_file_is_never_taken_for_whole(simulated: Bench, amount: Amount, figures: Counter[str]) -> None:
+    some = amount(90, 10)
+    generations = spread(len(simulated.states) - 2, some // 18)
     assert all_troubles(simulated, generations, some, figures) == ""
 
 
 def test_nor_is_one_of_the_native_engines_run(
-    launcher: Launcher, tmp_path: Path, request: pytest.FixtureRequest, figures: Counter[str]
+    launcher: Launcher, tmp_path: Path, amount: Amount, figures: Counter[str]
 ) -> None:
     bench = Bench(launcher, tmp_path, NATIVE)
-    some = 40 if request.config.getoption("--kills") else 6
-    assert all_troubles(bench, [3, len(bench.states) - 4], some, figures) == ""
+    assert all_troubles(bench, [3, len(bench.states) - 4], amount(6, 0.2), figures) == ""
 
 
 def test_hashes_that_nobody_looks_at_would_be_noticed(simulated: Bench) -> None:

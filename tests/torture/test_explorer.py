@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import explorer
 import pytest
+from conftest import Amount
 from explorer import (
     INFERRED,
     TRAINED,
@@ -59,10 +60,10 @@ def named(sizes: dict[str, Size], slow: bool) -> list[Any]:
 
 @pytest.mark.parametrize(("size", "slow"), [*named(SHORT, False), *named(LONG, True)])
 def test_whatever_happens_a_run_ends_within_its_budgets_and_forgets_nothing(
-    size: Size, slow: bool, tmp_path: Path, figures: Counter[str], request: pytest.FixtureRequest
+    size: Size, slow: bool, tmp_path: Path, figures: Counter[str], whole_bench: bool
 ) -> None:
     """``audit`` says what holds after every commit; that the graph has no cycle says that every schedule ends."""
-    if slow and not request.config.getoption("--kills", default=None):
+    if slow and not whole_bench:
         pytest.skip("needs --kills")
     with world(size, tmp_path) as place:
         walk = Explorer(place, size)
@@ -76,9 +77,9 @@ def test_whatever_happens_a_run_ends_within_its_budgets_and_forgets_nothing(
     figures["explorer schedules"] += walk.schedules[walk.root]
 
 
-def test_the_walks_take_every_row_of_the_table(request: pytest.FixtureRequest) -> None:
+def test_the_walks_take_every_row_of_the_table(whole_bench: bool) -> None:
     """But for those that reopen a run, and one for form's sake: a run that never left ALIGN has made no commit."""
-    if not request.config.getoption("--kills", default=None):
+    if not whole_bench:
         pytest.skip("needs --kills")
     rows = {(row.source, row.event, row.target) for row in machine.TABLE if row.event is not Event.REOPENED}
     assert rows - TAKEN == {(State.ALIGN, Event.STALLED, State.REPORT)}
@@ -397,14 +398,13 @@ class Lives(RuleBasedStateMachine):
 
 
 def test_long_lives_keep_every_promise_with_the_default_budgets(
-    tmp_path: Path, figures: Counter[str], request: pytest.FixtureRequest
+    tmp_path: Path, figures: Counter[str], amount: Amount
 ) -> None:
     assert LARGE.configs["loop"]["budgets"] == Budgets().model_dump()
-    slow = request.config.getoption("--kills", default=None)
     with world(LARGE, tmp_path) as Lives.place:
         Lives.lived = Counter()
         run_state_machine_as_test(
             Lives,
-            settings=settings(max_examples=400 if slow else 30, stateful_step_count=25, deadline=None),
+            settings=settings(max_examples=amount(30, 6), stateful_step_count=25, deadline=None),
         )
     figures["random lives with the default budgets"] += Lives.lived["lives"]

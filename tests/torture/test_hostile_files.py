@@ -551,12 +551,13 @@ def test_a_resume_runs_nothing_in_a_checkpoint_that_was_replaced_and_whose_hash_
 ) -> None:
     def lay(scene: Scene) -> None:
         poison(scene.committed / name, scene.canary)
-        run, _ = (store := scene.store).resume()
+        store = scene.store
+        run, _ = store.resume()
         assert run is not None
         completed = run.stages[Stage.VIDEO].completed
         sha256 = checkpoints.write_manifest(scene.committed, Stage.VIDEO, completed, run.run_id)
         ref = CheckpointRef(path=str(scene.committed), update=completed - 1, sha256=sha256)
-        store.commit(run, run.with_stage(Stage.VIDEO, checkpoint=ref), "forged", {})
+        store.commit(run, run.with_stage(Stage.VIDEO, checkpoint=ref, accepted=ref), "forged", {})
 
     figures["hostile files"] += 1
     assert harm(native, Hostile(lay, name, (NATIVE,))) == []

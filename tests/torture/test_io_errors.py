@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 from bench import NATIVE, SIMULATED, Bench, spread
+from conftest import Amount
 from launch import Fault, Launcher
 
 pytestmark = pytest.mark.skipif(Launcher.unavailable() is not None, reason=str(Launcher.unavailable()))
-SHORT, SHORT_NATIVE = 50, 2
-"""Errors tried, and one at the very end, unless --kills asks for all."""
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EROFS)
 HOWS = ("fail", "fail-from", "short")
 
@@ -27,7 +26,7 @@ def native(launcher: Launcher, tmp_path_factory: pytest.TempPathFactory) -> Benc
     return Bench(launcher, tmp_path_factory.mktemp("native"), NATIVE)
 
 
-def faults(bench: Bench, some: int | None) -> list[Fault]:
+def faults(bench: Bench, some: int) -> list[Fault]:
     """Every operation refused once, from there on, or in its middle, by one error after the other; or some of these."""
     every = [(number, how) for number in range(1, bench.log[-1].number + 1) for how in HOWS]
     chosen = [every[n - 1] for n in spread(len(every), some)]
@@ -39,17 +38,17 @@ def troubles(bench: Bench, tried: list[Fault]) -> list[str]:
 
 
 def test_a_run_whose_disk_refuses_says_so_and_ends_the_same_once_it_is_mended(
-    simulated: Bench, figures: Counter[str], request: pytest.FixtureRequest
+    simulated: Bench, figures: Counter[str], amount: Amount
 ) -> None:
-    tried = faults(simulated, None if request.config.getoption("--kills") else SHORT)
+    tried = faults(simulated, amount(50, 5))
     figures["I/O errors, simulated engine"] += len(tried)
     assert troubles(simulated, tried) == []
 
 
 def test_a_native_run_whose_disk_refuses_says_so_and_ends_the_same_once_it_is_mended(
-    native: Bench, figures: Counter[str], request: pytest.FixtureRequest
+    native: Bench, figures: Counter[str], amount: Amount
 ) -> None:
-    tried = faults(native, request.config.getoption("--kills") or SHORT_NATIVE)
+    tried = faults(native, amount(2, 0.15))
     figures["I/O errors, native engine"] += len(tried)
     assert troubles(native, tried) == []
 

@@ -7,13 +7,11 @@ from pathlib import Path
 
 import pytest
 from bench import NATIVE, SIMULATED, Bench, spread
+from conftest import Amount
 from disk import replayed
 from launch import Fault, Launcher
 
 pytestmark = pytest.mark.skipif(Launcher.unavailable() is not None, reason=str(Launcher.unavailable()))
-SHORT = 60
-"""Kill points tried unless --kills asks for all."""
-SHORT_NATIVE = 1
 """The same; the last operation comes on top."""
 
 
@@ -27,7 +25,7 @@ def native(launcher: Launcher, tmp_path_factory: pytest.TempPathFactory) -> Benc
     return Bench(launcher, tmp_path_factory.mktemp("native"), NATIVE)
 
 
-def points(bench: Bench, some: int | None) -> list[Fault]:
+def points(bench: Bench, some: int) -> list[Fault]:
     """Before and after each operation, and in the middle of each write; or some of all these."""
     writes = {op.number for op in bench.log if op.name == "write"}
     every = [
@@ -51,18 +49,16 @@ def test_the_log_of_a_native_run_and_its_child_replays_to_exactly_the_files_it_l
     assert replayed(native.beginning, native.log).tree().differences(native.end) == []
 
 
-def test_a_run_killed_at_any_operation_ends_the_same(
-    simulated: Bench, figures: Counter[str], request: pytest.FixtureRequest
-) -> None:
-    faults = points(simulated, None if request.config.getoption("--kills") else SHORT)
+def test_a_run_killed_at_any_operation_ends_the_same(simulated: Bench, figures: Counter[str], amount: Amount) -> None:
+    faults = points(simulated, amount(60, 6))
     figures["kill points, simulated engine"] += len(faults)
     assert troubles(simulated, faults) == []
 
 
 def test_a_native_run_killed_at_any_operation_ends_with_the_same_weights(
-    native: Bench, figures: Counter[str], request: pytest.FixtureRequest
+    native: Bench, figures: Counter[str], amount: Amount
 ) -> None:
-    faults = points(native, request.config.getoption("--kills") or SHORT_NATIVE)
+    faults = points(native, amount(1, 0.15))
     figures["kill points, native engine"] += len(faults)
     assert troubles(native, faults) == []
 

@@ -9,12 +9,11 @@ from pathlib import Path
 
 import pytest
 from bench import NATIVE, SIMULATED, Bench, acknowledged, spread
+from conftest import Amount
 from disk import Disk, Operation, Tree, images, replayed
 from launch import Fault, Launcher
 
 pytestmark = pytest.mark.skipif(Launcher.unavailable() is not None, reason=str(Launcher.unavailable()))
-SHORT, SHORT_NATIVE = 50, 2
-"""Power cuts in a run, and one after its end, unless --kills asks for all."""
 IMAGES = 3
 """Of each cut tried at random in the long form, beside what is certainly there and what was asked for."""
 
@@ -71,27 +70,25 @@ def test_the_disk_keeps_bytes_only_of_synced_files_and_names_only_of_synced_fold
 
 
 def test_no_power_cut_takes_a_commit_back_or_changes_how_the_run_ends(
-    simulated: Bench, figures: Counter[str], request: pytest.FixtureRequest
+    simulated: Bench, figures: Counter[str], amount: Amount, whole_bench: bool
 ) -> None:
-    everything = request.config.getoption("--kills") is not None
-    cuts = spread(len(simulated.log), None if everything else SHORT)
-    assert troubles(simulated, cuts, figures, everything=everything) == []
+    cuts = spread(len(simulated.log), amount(50, 3))
+    assert troubles(simulated, cuts, figures, everything=whole_bench) == []
 
 
-def test_nor_does_one_in_a_native_run(native: Bench, figures: Counter[str], request: pytest.FixtureRequest) -> None:
-    cuts = spread(len(native.log), request.config.getoption("--kills") or SHORT_NATIVE)
+def test_nor_does_one_in_a_native_run(native: Bench, figures: Counter[str], amount: Amount) -> None:
+    cuts = spread(len(native.log), amount(2, 0.15))
     assert troubles(native, cuts, figures) == []
 
 
 def test_nor_does_one_after_a_kill_whose_half_made_files_the_next_run_found(
-    simulated: Bench, figures: Counter[str], request: pytest.FixtureRequest
+    simulated: Bench, figures: Counter[str], whole_bench: bool
 ) -> None:
     """What a killed run made and did not sync, the next one must not take for being on the disk."""
     lasting = simulated.end.folders | simulated.end.files.keys()
     made = {op.path: op.number for op in reversed(simulated.log) if op.name in ("mkdir", "open") and op.path in lasting}
-    everything = request.config.getoption("--kills") is not None
     found = []
-    for path, number in sorted(made.items())[:: 1 if everything else 3]:
+    for path, number in sorted(made.items())[:: 1 if whole_bench else 3]:
         _, killed = simulated.disturbed(Fault("after", number))
         log = [*killed, *simulated.logged()[1]]
         replayed(simulated.beginning, log).durable().materialize(simulated.root)

@@ -15,14 +15,12 @@ from pathlib import Path
 
 import pytest
 from bench import Bench, Setup
-from conftest import LENIENT, merged
+from conftest import LENIENT, Amount, merged
 from launch import Launcher, Started
 from outcome import updates_missing_or_twice
 
 from tiw_fsm.run_state import State
 
-KILLS = 6
-"""In the short form."""
 AT_MOST = 20
 """Kills of one run."""
 LATER = 0.15
@@ -120,9 +118,9 @@ def bench(launcher: Launcher, tmp_path_factory: pytest.TempPathFactory) -> Bench
 
 
 def test_killed_at_random_instants_a_run_ends_as_if_nobody_had_touched_it(
-    bench: Bench, request: pytest.FixtureRequest, figures: Counter[str]
+    bench: Bench, amount: Amount, figures: Counter[str]
 ) -> None:
-    left, chance = request.config.getoption("--kills") or KILLS, random.Random(0)
+    left, chance = amount(6, 1), random.Random(0)
     while left > 0:
         kills = min(left, chance.randint(1, AT_MOST))
         before = figures.total()

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from bench import SIMULATED, Bench, Setup
-from conftest import LENIENT
+from conftest import LENIENT, Amount
 from launch import Ended, Launcher, Started
 
 from tiw_fsm.errors import ExitCode
@@ -85,11 +85,11 @@ CASES = [(moment, number) for moment in MOMENTS for number in SIGNALS]
 
 @pytest.mark.parametrize(("moment", "number"), CASES)
 def test_a_signal_at_any_moment_saves_and_exits_75(
-    native: Bench, request: pytest.FixtureRequest, figures: Counter[str], moment: str, number: signal.Signals
+    native: Bench, whole_bench: bool, figures: Counter[str], moment: str, number: signal.Signals
 ) -> None:
     """In the short form each signal meets one moment, sent in turn to the process alone and to its group."""
     n = CASES.index((moment, number))
-    if not request.config.getoption("--kills") and n % len(SIGNALS) != n // len(SIGNALS):
+    if not whole_bench and n % len(SIGNALS) != n // len(SIGNALS):
         pytest.skip("the short form tries each moment with one signal")
     assert troubles(native, stopped(native, moment, number, group=n % 2 == 0, twice=False)) == []
     figures["signals"] += 1
@@ -102,11 +102,11 @@ def test_a_second_signal_is_safe(native: Bench, figures: Counter[str], moment: s
 
 
 def test_signals_at_random_instants_in_saves_and_commits_lose_nothing(
-    launcher: Launcher, tmp_path: Path, request: pytest.FixtureRequest, figures: Counter[str]
+    launcher: Launcher, tmp_path: Path, amount: Amount, figures: Counter[str]
 ) -> None:
     """The simulated engine does little else than save and commit."""
     bench, chance = Bench(launcher, tmp_path, SIMULATED), random.Random(0)
-    for _ in range(300 if request.config.getoption("--kills") else 30):
+    for _ in range(amount(30, 2)):
         bench.begin()
         run = bench.start()
         while not heeds_signals(run):

@@ -52,6 +52,7 @@ class Script(Value):
     baselines: dict[str, float] = {"copy_last": 0.03, "mean_frame": 0.04, "blurred_last": 0.02}
     device: str = "simulated"
     torch: str = "simulated"
+    threads: int = 1
 
 
 class SimulatedEngine:
@@ -63,7 +64,7 @@ class SimulatedEngine:
         self._stopping = False
 
     def hello(self, request: HelloRequest) -> Hello:
-        return Hello(device=self.script.device, torch=self.script.torch, threads=request.threads or 1)
+        return Hello(device=self.script.device, torch=self.script.torch, threads=self.script.threads)
 
     def train(self, request: TrainRequest, progress: Progress) -> TrainResult:
         if self._stopping:
