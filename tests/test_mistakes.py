@@ -264,9 +264,10 @@ def test_a_disk_that_refuses_the_training_process_exits_74_and_is_no_crash(root:
     assert json.loads(tiw(root, "status", "--json").stdout)["stages"]["video_tokenizer"]["crashes"] == 0
 
 
-def test_a_log_that_cannot_be_written_exits_74(root: Path, tiw: Tiw) -> None:
+def test_what_stands_in_the_place_of_a_file_and_is_none_exits_4(root: Path, tiw: Tiw) -> None:
     (root / "state/default/log.jsonl").mkdir(parents=True)
-    assert tiw(root, "run", *PASSING).returncode == ExitCode.DISK
+    done = tiw(root, "run", *PASSING)
+    assert (done.returncode, "log.jsonl is not a file" in done.stderr) == (ExitCode.DAMAGED, True)
 
 
 def test_frames_lost_in_the_middle_of_a_run_exit_2(root: Path, tiw: Tiw) -> None:

@@ -336,7 +336,7 @@ def test_writing_again_replaces_and_gives_the_same_bytes(eventful: Simulation) -
 def test_the_curves_are_a_png_with_a_panel_per_trained_stage(eventful: Simulation, tmp_path: Path) -> None:
     (path,) = (eventful.root / "docs" / "action").glob("train-to-inference-curves-*.png")
     metrics = RunPaths(Path(eventful.root / "results" / "default"), eventful.root).metrics
-    curves.draw(tmp_path / "one.png", {Stage.VIDEO: metrics(Stage.VIDEO)}, [])
+    curves.draw(tmp_path / "one.png", {Stage.VIDEO: metrics(Stage.VIDEO).read_bytes()}, [])
     with Image.open(path) as three, Image.open(tmp_path / "one.png") as one:
         three.load()
         assert (three.format, three.width) == ("PNG", one.width)
@@ -357,12 +357,12 @@ def test_a_gate_is_marked_in_the_colour_of_its_decision(tmp_path: Path, decision
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows_of_one_chunk))
     gate = {"stage": Stage.VIDEO, "completed": 15, "attempt": 1, "decision": decision}
     for name, gates in (("marked.png", [gate]), ("plain.png", [])):
-        assert curves.draw(tmp_path / name, {Stage.VIDEO: tmp_path / "metrics.jsonl"}, gates)
+        assert curves.draw(tmp_path / name, {Stage.VIDEO: (tmp_path / "metrics.jsonl").read_bytes()}, gates)
     assert close_to(tmp_path / "marked.png", colour) > close_to(tmp_path / "plain.png", colour) + 50
 
 
 def test_nothing_is_drawn_where_no_update_was_recorded(tmp_path: Path) -> None:
-    assert not curves.draw(tmp_path / "none.png", {Stage.VIDEO: tmp_path / "missing.jsonl"}, [])
+    assert not curves.draw(tmp_path / "none.png", {Stage.VIDEO: b""}, [])
     assert not (tmp_path / "none.png").exists()
 
 

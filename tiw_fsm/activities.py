@@ -19,7 +19,7 @@ from tiw_fsm import advice, checkpoints, durable, fingerprint, frames, gates, pi
 from tiw_fsm.config import Schedule, Settings, Tuning
 from tiw_fsm.display import Display
 from tiw_fsm.engines.protocol import Engine, Hello, InferRequest, TrainRequest, TrainResult
-from tiw_fsm.errors import EngineCrashed, UsageProblem, disk_errors
+from tiw_fsm.errors import EngineCrashed, UsageProblem
 from tiw_fsm.machine import Event
 from tiw_fsm.paths import RunPaths
 from tiw_fsm.run_state import (
@@ -34,6 +34,9 @@ from tiw_fsm.run_state import (
 )
 from tiw_fsm.stages import Stage
 from tiw_fsm.store import Store
+
+LARGEST_RESULT = 1 << 26
+"""Bytes of an attempt's result file: it has some figures for each step."""
 
 
 @dataclass
@@ -327,10 +330,10 @@ def gate(ctx: Context, run: RunState) -> Outcome:
     pending = run.inference.pending
     assert pending is not None, "INFER leaves a result"
     path = Path(pending.path)
-    content = b""
-    if path.is_file():
-        with disk_errors("reading", path):
-            content = path.read_bytes()
+    try:
+        content = durable.read_small(path, LARGEST_RESULT)
+    except ValueError:
+        content = b""
     if hashlib.sha256(content).hexdigest() != pending.sha256:
         ctx.log.warning(f"{path} is not the result that attempt {run.inference.started} left; inferring again")
         return Outcome(Event.RESULT_LOST, run, {"attempt": run.inference.started})
@@ -373,7 +376,7 @@ def announce_retune(ctx: Context, run: RunState) -> Outcome:
 
 def report(ctx: Context, run: RunState) -> Outcome:
     """Write the three Markdown reports, whatever the end."""
-    written = reports.write(run, ctx.store.journal(up_to=run.generation), ctx.settings, ctx.paths, ctx.store.paths)
+    written = reports.write(run, ctx.store.journal(), ctx.settings, ctx.paths, ctx.store.paths)
     return Outcome(Event.REPORTED, run.but(reports=[str(path) for path in written]))
 
 

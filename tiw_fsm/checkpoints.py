@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 from tiw_fsm import durable
-from tiw_fsm.errors import disk_errors
+from tiw_fsm.errors import DiskRefused, StateDamaged, TiwFsmError, disk_errors
 from tiw_fsm.torch_files import Record, StoredTensor, UnreadableFile, read, read_with_globals, tensors
 
 MODEL = "model_state_dict.pt"
@@ -81,8 +82,8 @@ def digest(folder: Path) -> str:
 def owner_of(folder: Path) -> str | None:
     """Id of the run that made the checkpoint; None for TinyWorlds' own, or when the manifest cannot be read."""
     try:
-        owner = json.loads((folder / MANIFEST).read_bytes())["owner"]
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        owner = json.loads(durable.read_small(folder / MANIFEST))["owner"]
+    except (DiskRefused, StateDamaged, ValueError, LookupError, TypeError, RecursionError):
         return None
     return owner if isinstance(owner, str) else None
 
@@ -96,7 +97,9 @@ def publish(temporary: Path, final: Path, owner: str) -> None:
     Raises:
         DiskRefused: the disk did not take it.
     """
-    if owner_of(final) == owner:
+    if final.is_symlink():
+        durable.set_aside(final)
+    elif owner_of(final) == owner:
         remove(final)
     elif final.exists():
         durable.set_aside(final)
@@ -104,6 +107,14 @@ def publish(temporary: Path, final: Path, owner: str) -> None:
         durable.sync(temporary)
         temporary.rename(final)
         durable.sync(final.parent)
+
+
+def clear(path: Path) -> None:
+    """Leave nothing at ``path``, be it a folder, a file or a link. Raises OSError."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def remove(folder: Path) -> None:
@@ -116,8 +127,7 @@ def remove(folder: Path) -> None:
         return
     discarded = folder.with_name(DISCARDED_PREFIX + folder.name)
     with disk_errors("Removing", folder):
-        if discarded.exists():  # an earlier removal was interrupted
-            shutil.rmtree(discarded)
+        clear(discarded)  # an earlier removal was interrupted
         folder.rename(discarded)
         durable.sync(folder.parent)
         shutil.rmtree(discarded)
@@ -159,7 +169,7 @@ def problems(folder: Path, *, expect: dict[str, tuple[int, ...]] | None = None, 
     """
     try:
         return _incomplete(folder) or [*_hash_problems(folder, sha256), *_content_problems(folder, expect)]
-    except (UnreadableFile, OSError) as exc:
+    except (TiwFsmError, OSError) as exc:
         return [f"{folder} cannot be read: {exc}"]
 
 
@@ -168,7 +178,7 @@ def altered(folder: Path, sha256: str) -> list[str]:
     try:
         missing = [f"{folder / name} is missing." for name in FILES if not (folder / name).is_file()]
         return missing or _hash_problems(folder, sha256)
-    except (UnreadableFile, OSError) as exc:
+    except (TiwFsmError, OSError) as exc:
         return [f"{folder} cannot be read: {exc}"]
 
 
@@ -249,37 +259,41 @@ def _incomplete(folder: Path) -> list[str]:
 
 
 def _hash_problems(folder: Path, sha256: str | None) -> list[str]:
-    manifest = folder / MANIFEST
-    if sha256 is None and not manifest.exists():
-        return []
-    files = _hash_files(folder)
-    found = _manifest_problems(manifest, files) if manifest.exists() else []
-    now = _digest_of(files)
+    """Where the three files are not those the manifest lists, or not those recorded under ``sha256``."""
+    listed, found = _listed(folder / MANIFEST)
+    if found or (listed is None and sha256 is None):
+        return found
+    if listed is not None:
+        resized = [name for name in FILES if (folder / name).stat().st_size != listed[name]["bytes"]]
+        files = _hash_files(folder) if not resized else {}  # one that has grown absurdly need not be read
+        if altered := resized or [name for name in FILES if files[name] != listed[name]]:
+            what = f"was altered or damaged: its hash or size is not the one {MANIFEST} lists."
+            return [f"{folder / name} {what}" for name in altered]
+    now = digest(folder)
     if sha256 not in (None, now):
-        found.append(f"{folder} is not what was recorded: its SHA-256 is {now}, recorded was {sha256}.")
-    return found
+        return [f"{folder} is not what was recorded: its SHA-256 is {now}, recorded was {sha256}."]
+    return []
 
 
-def _manifest_problems(path: Path, files: FileHashes) -> list[str]:
+def _listed(path: Path) -> tuple[FileHashes | None, list[str]]:
+    """What a manifest lists, None if there is none; and what is wrong with it."""
+    if not os.path.lexists(path):
+        return None, []
     try:
-        content = path.read_bytes()
+        content = durable.read_small(path)
         manifest = json.loads(content)
-        schema, completed, listed = manifest["schema"], manifest["completed"], dict(manifest["files"])
+        schema, completed = manifest["schema"], manifest["completed"]
+        files = {name: dict(manifest["files"][name]) for name in FILES}
     except (ValueError, LookupError, TypeError, RecursionError):
-        return [f"{path} is damaged: it is not a manifest."]
+        return None, [f"{path} is damaged: it is not a manifest."]
     if schema != _SCHEMA:
-        return [f"{path} has schema {schema}, this version reads {_SCHEMA}: use the version that wrote it."]
+        return None, [f"{path} has schema {schema}, this version reads {_SCHEMA}: use the version that wrote it."]
     manifest.pop("checksum", None)
     if content != _manifest_bytes(manifest):
-        return [f"{path} was altered or damaged: its checksum does not match its content."]
-    found = [
-        f"{path.with_name(name)} was altered or damaged: its hash or size is not the one {MANIFEST} lists."
-        for name in FILES
-        if listed.get(name) != files[name]
-    ]
+        return None, [f"{path} was altered or damaged: its checksum does not match its content."]
     if completed_of(path.parent) not in (None, completed):
-        found.append(f"{path} says {completed} updates are done, which its folder's name contradicts.")
-    return found
+        return None, [f"{path} says {completed} updates are done, which its folder's name contradicts."]
+    return files, []
 
 
 def _content_problems(folder: Path, expect: dict[str, tuple[int, ...]] | None) -> list[str]:

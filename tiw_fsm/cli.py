@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import traceback
 from enum import StrEnum
@@ -53,8 +54,8 @@ NOT_SAVED = ("run_name", "repo_root", "state_dir", "if_idle", "accept_changes", 
 
 
 def store_of(run: str, repo_root: Path, state_dir: Path | None) -> Store:
-    if not run or run in (".", "..") or "/" in run:
-        raise UsageProblem(f"--run {run!r} cannot be the name of a folder; use letters, digits, - and _")
+    if not re.fullmatch(r"\w[\w.-]{0,99}", run, re.ASCII):
+        raise UsageProblem(f"--run {run!r}: cannot be the name of a folder; use up to 100 letters, digits, - and _")
     return Store((state_dir or repo_root / "state").resolve() / run)
 
 

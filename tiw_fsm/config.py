@@ -16,8 +16,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tiw_fsm.stages import Stage
 
-Positive = Annotated[int, Field(gt=0)]
-Count = Annotated[int, Field(ge=0)]
+LARGEST = 10**9
+Positive = Annotated[int, Field(gt=0, le=LARGEST)]
+Several = Annotated[int, Field(ge=2, le=LARGEST)]
+Count = Annotated[int, Field(ge=0, le=LARGEST)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(gt=0, le=1)]
 
@@ -58,15 +60,15 @@ class SharedKeys(Value):
     """Share of the rows to train on, from the first."""
     patch_size: Positive | None = None
     """Side of a square patch, in pixels."""
-    context_length: Annotated[int, Field(ge=2)] | None = None
+    context_length: Several | None = None
     """Frames in a training clip."""
     frame_size: Positive | None = None
     """Side of a square frame, in pixels."""
     latent_dim: Positive | None = None
     """Dimensions of a video token before quantization."""
-    num_bins: Annotated[int, Field(ge=2)] | None = None
+    num_bins: Several | None = None
     """Quantization bins per latent dimension; the codebook has num_bins ** latent_dim codes."""
-    n_actions: Annotated[int, Field(ge=2)] | None = None
+    n_actions: Several | None = None
     """Number of latent actions, a power of two."""
     embed_dim: Positive | None = None
     """Width of the transformer."""
@@ -163,7 +165,7 @@ class InferenceFile(Value):
     """Where to compute; auto takes CUDA if there is one."""
     generation_steps: Positive | None = None
     """Frames to generate, a prediction horizon at a time."""
-    context_window: Annotated[int, Field(ge=2)] | None = None
+    context_window: Several | None = None
     """Frames the model sees before each step."""
     fps: Positive | None = None
     """Frame rate of TinyWorlds' video; unused here."""
@@ -398,7 +400,7 @@ class InferenceConfig(Value):
     """What the inference gate runs with, all sources merged."""
 
     generation_steps: Positive = 12
-    context_window: Annotated[int, Field(ge=2)] = 2
+    context_window: Several = 2
     prediction_horizon: Positive = 1
     decode_steps: Positive = 10
     temperature: Annotated[float, Field(ge=0)] = 0.5

@@ -159,8 +159,10 @@ class Controller:
     def _save_config(self, before: RunState | None) -> None:
         """Lay the effective configuration beside the state; the commit that follows vouches for it."""
         path = self.store.paths.config
-        durable.refuse_link(path)
-        there = path.read_bytes() if path.exists() else b""
+        try:
+            there = durable.read_small(path)
+        except ValueError:
+            there = b""
         if there == self.config:
             return
         if before and hashlib.sha256(there).hexdigest() != before.config_sha256:

@@ -11,6 +11,7 @@ import os
 from contextlib import nullcontext, suppress
 from itertools import count
 from pathlib import Path
+from typing import IO
 
 from tiw_fsm.errors import StateDamaged, disk_errors
 from tiw_fsm.run_state import Mark
@@ -63,13 +64,38 @@ def replace(path: Path, content: bytes) -> None:
         sync(path.parent)
 
 
-def refuse_link(path: Path) -> None:
-    """Raise StateDamaged if a symbolic link stands in the place of one of our files."""
-    if path.is_symlink():
+def require_plain(path: Path) -> None:
+    """Raise StateDamaged if a link, a folder or a pipe stands in the place of one of our files."""
+    if os.path.lexists(path) and (path.is_symlink() or not path.is_file()):
+        what = f"a symbolic link to {os.readlink(path)}" if path.is_symlink() else "not a file"
         raise StateDamaged(
-            f"{path} is a symbolic link to {os.readlink(path)}; tiw-fsm keeps plain files there and follows no link. "
+            f"{path} is {what}; tiw-fsm keeps plain files there and follows no link. "
             "Nothing was changed: put the file itself in its place, or begin anew with another --run."
         )
+
+
+def read_small(path: Path, limit: int = 1 << 20) -> bytes:
+    """The content of one of our smaller files.
+
+    Raises:
+        DiskRefused: it cannot be read.
+        StateDamaged: a link, a folder or a pipe stands in its place.
+        ValueError: it is gone, or has more than ``limit`` bytes.
+    """
+    require_plain(path)
+    if not path.exists():
+        raise ValueError("it is gone")
+    with disk_errors("reading", path), open(path, "rb") as file:
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise ValueError(f"it has more than {limit} bytes")
+    return content
+
+
+def open_new(path: Path) -> IO[str]:
+    """Open a text file for writing, in the place of whatever bore the name. Raises OSError."""
+    path.unlink(missing_ok=True)
+    return open(path, "x", encoding="utf-8")
 
 
 def set_aside(path: Path) -> Path:
@@ -79,7 +105,7 @@ def set_aside(path: Path) -> Path:
         DiskRefused: the disk did not let it be renamed.
     """
     names = (path.with_name(f"{path.name}.set-aside-{n}") for n in count(1))
-    aside = next(name for name in names if not name.exists())
+    aside = next(name for name in names if not os.path.lexists(name))
     with disk_errors("setting aside", path):
         path.rename(aside)
         sync(path.parent)
@@ -125,7 +151,7 @@ class Ledger:
 
         Raises:
             DiskRefused: it cannot be read.
-            StateDamaged: it does not, or a link stands in its place.
+            StateDamaged: it does not, or no plain file stands in its place.
         """
         if problem := self.problem(mark):
             raise StateDamaged(
@@ -137,9 +163,9 @@ class Ledger:
 
         Raises:
             DiskRefused: it cannot be read.
-            StateDamaged: a link stands in its place.
+            StateDamaged: no plain file stands in its place.
         """
-        refuse_link(self.path)
+        require_plain(self.path)
         if mark == self._known:
             return None
         found = hashlib.sha256()
@@ -164,6 +190,8 @@ class Ledger:
             DiskRefused, StateDamaged: as ``verify``.
         """
         self.verify(end)
+        if start == end:
+            return b""
         with disk_errors("reading", self.path), open(self.path, "rb") as file:
             file.seek(start.bytes)
             return file.read(end.bytes - start.bytes)

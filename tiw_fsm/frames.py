@@ -18,6 +18,9 @@ Rows = NDArray[np.int64]
 
 SOURCE_FPS = 60
 DEFAULT_STRIDE = 4
+LARGEST_STRIDE = 10_000
+MOST_ROWS = 20_000_000
+"""More than three days of play at 60 frames per second; a file that claims more is damaged, or a trap."""
 HELD_OUT_EVERY = 10
 """Every tenth episode is held out; without episodes, the last tenth of the rows."""
 
@@ -79,12 +82,14 @@ def _stride_attribute(path: Path) -> int | None:
     try:
         with h5py.File(path, "r") as file:
             stride = file.attrs.get("stride")
-    except OSError:
+    except (OSError, OverflowError):
         return None  # `inspect` says what is wrong with the file
     if stride is None:
         return None
-    if not isinstance(stride, int | np.integer) or stride < 1:
-        raise UsageProblem(f"{path}: attribute `stride` is {stride}; make it a positive integer, or remove it")
+    if not isinstance(stride, int | np.integer) or not 1 <= stride <= LARGEST_STRIDE:
+        raise UsageProblem(
+            f"{path}: attribute `stride` is {stride}; make it an integer from 1 to {LARGEST_STRIDE}, or remove it"
+        )
     return int(stride)
 
 
@@ -150,16 +155,16 @@ def inspect(
     preload_ratio: float | None,
 ) -> list[str]:
     """Why ``path`` cannot be trained and judged on, each problem with its remedy; empty when it can."""
-    if not path.is_file():
-        return [f"{path}: no such file; record one with `tiw-fsm record`, or correct the dataset"]
     try:
+        if not path.is_file():
+            return [f"{path}: no such file; record one with `tiw-fsm record`, or correct the dataset"]
         with h5py.File(path, "r") as file:
             problems = _shape_problems(file, path, frame_size)
             if problems:
                 return problems
             rows = file["frames"].shape[0]
             episode = file["episode"][:] if "episode" in file else None
-    except OSError as exc:
+    except (OSError, KeyError, RuntimeError, OverflowError) as exc:
         return [f"{path}: not readable as HDF5 ({exc}); it may be cut short: copy or record it again"]
     numbers, held_out = split_rows(rows, episode, skip)
     starts = partial(clip_starts, numbers, held_out, stride=stride, preload_ratio=preload_ratio)
@@ -192,6 +197,8 @@ def _shape_problems(file: h5py.File, path: Path, frame_size: int) -> list[str]:
         problems.append(f"{path}: `frames` has type {frames.dtype}; it must be uint8, 0 to 255")
     if frames.shape[0] == 0:
         problems.append(f"{path}: `frames` is empty; record some")
+    if frames.shape[0] > MOST_ROWS:
+        problems.append(f"{path}: `frames` claims {frames.shape[0]} rows; give at most {MOST_ROWS}")
     if frames.shape[1:3] != (frame_size, frame_size):
         problems.append(
             f"{path}: frames are {frames.shape[1]} by {frames.shape[2]} pixels, frame_size is {frame_size}; "

@@ -23,9 +23,9 @@ def make_log(console: Console, path: Path) -> FilteringBoundLogger:
 
     Raises:
         DiskRefused: the file cannot be opened; later, that it cannot be written.
-        StateDamaged: a symbolic link stands in its place.
+        StateDamaged: no plain file stands in its place.
     """
-    durable.refuse_link(path)
+    durable.require_plain(path)
     with disk_errors("opening", path):
         file = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 - lives as long as the process
 

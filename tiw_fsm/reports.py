@@ -19,7 +19,7 @@ from tiw_fsm.advice import next_steps, verdict_line
 from tiw_fsm.config import Settings
 from tiw_fsm.errors import disk_errors
 from tiw_fsm.paths import RunPaths, StatePaths
-from tiw_fsm.run_state import Attempt, RunState, State
+from tiw_fsm.run_state import Attempt, Mark, RunState, State
 from tiw_fsm.stages import Stage
 from tiw_fsm.store import apply_patch
 
@@ -47,7 +47,8 @@ def write(run: RunState, journal: Sequence[Json], settings: Settings, paths: Run
     entered = [line["time"] for line in journal if line["to"] == State.REPORT != line["from"]]
     stamp = (entered[-1] if entered else run.updated_at).translate(str.maketrans("-T:", "___", "Z"))
     picture = paths.reports / f"train-to-inference-curves-{stamp}.png"
-    drawn = curves.draw(picture, {stage: paths.metrics(stage) for stage in Stage}, gates(journal))
+    metrics = {stage: durable.Ledger(paths.metrics(stage)).read(Mark(), p.metrics) for stage, p in run.stages.items()}
+    drawn = curves.draw(picture, metrics, gates(journal))
     tale = Tale(
         run,
         journal,

@@ -93,14 +93,32 @@ WARM_START_FLAGS = {
 }
 
 
-class _Yaml12Floats(yaml.SafeLoader):
-    """SafeLoader that reads 1e-4 as a number, as YAML 1.2 and OmegaConf do."""
+LARGEST_YAML = 1 << 18
+"""Bytes; a config has some kilobytes."""
+DEEPEST_YAML = 20
 
 
-_Yaml12Floats.yaml_implicit_resolvers = {
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that reads 1e-4 as a number, as YAML 1.2 and OmegaConf do; with no way for few lines to mean a lot."""
+
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.MarkedYAMLError(problem="an alias (*name); write the value itself", problem_mark=mark)
+        if self.depth > DEEPEST_YAML:
+            raise yaml.MarkedYAMLError(problem=f"nested more than {DEEPEST_YAML} deep", problem_mark=mark)
+        self.depth += 1
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+
+_Loader.yaml_implicit_resolvers = {
     first: list(resolvers) for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_Yaml12Floats.add_implicit_resolver(
+_Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9]*(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
 )
 
@@ -121,10 +139,14 @@ class Source:
         """Read a YAML mapping; what is wrong with the file itself is added to ``problems``."""
         source = cls(label=str(path))
         try:
-            text = path.read_text(encoding="utf-8")
-            root = yaml.compose(text, Loader=_Yaml12Floats)
-            data = yaml.load(text, Loader=_Yaml12Floats) or {}
-        except (yaml.YAMLError, UnicodeDecodeError, OSError) as exc:
+            with open(path, encoding="utf-8") as file:
+                text = file.read(LARGEST_YAML + 1)
+            if len(text) > LARGEST_YAML:
+                raise ValueError(f"more than {LARGEST_YAML} letters")
+            loader = _Loader(text)
+            root = loader.get_single_node()
+            data = (loader.construct_document(root) if root else None) or {}
+        except (yaml.YAMLError, OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError) as exc:
             mark = getattr(exc, "problem_mark", None)
             where = f"{path}:{mark.line + 1}" if mark else str(path)
             problems.append(f"{where}: not readable as YAML ({getattr(exc, 'problem', exc)}); correct it")
@@ -132,6 +154,10 @@ class Source:
         if not isinstance(data, dict):
             problems.append(f"{path}:1: expected `key: value` lines, found {type(data).__name__}")
             return source
+        for key in _keys(root):
+            if key.tag != "tag:yaml.org,2002:str":
+                problems.append(f"{path}:{key.start_mark.line + 1}: a key that is no plain word; correct it")
+                return source
         source.data = data
         if root is not None:
             source.lines = {keys: f"{path}:{line}" for keys, line in _key_lines(root)}
@@ -154,6 +180,17 @@ class Source:
         while keys and keys not in self.lines:
             keys = keys[:-1]
         return self.lines.get(keys, self.label)
+
+
+def _keys(node: yaml.Node | None) -> Iterator[yaml.Node]:
+    """Every key of every mapping."""
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            yield key
+            yield from _keys(value)
+    elif isinstance(node, yaml.SequenceNode):
+        for value in node.value:
+            yield from _keys(value)
 
 
 def _key_lines(node: yaml.Node, prefix: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], int]]:
@@ -195,8 +232,14 @@ def load_settings(flags: Mapping[str, Any], *, run: str, repo_root: Path) -> Set
     Raises:
         UsageProblem: anything is missing, unknown, mistyped, impossible or misaligned; all of it at once.
     """
+    try:
+        return _load_settings(flags, run, repo_root.resolve())
+    except OSError as exc:
+        raise UsageProblem(f"{exc.filename}: {exc.strerror}; correct the path") from exc
+
+
+def _load_settings(flags: Mapping[str, Any], run: str, repo_root: Path) -> Settings:
     problems: list[str] = []
-    repo_root = repo_root.resolve()
     sources = _read_sources(flags, repo_root, problems)
     on_disk = {name: dict(source.data) for name, source in sources.items()}
     _apply_flags(sources, flags)

@@ -44,6 +44,11 @@ def asked_to_stop(tell: Callable[[], None]) -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
+def hold_back() -> None:
+    """Let no signal through any more."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP)
+
+
 @contextmanager
 def held_back() -> Iterator[None]:
     """Keep the signals back within the block; a process started in it never gets them, from its first instant on."""

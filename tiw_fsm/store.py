@@ -27,8 +27,6 @@ from tiw_fsm.run_state import SCHEMA_VERSION, Mark, RunState
 Json = dict[str, Any]
 LOCK_PATIENCE = 0.2
 """Seconds a runner waits for the lock: a reader that looks whether a run is alive holds it for an instant."""
-LARGEST_STATE = 1 << 20
-"""Bytes; a state is kept below 16 KiB, so anything of this size is not one."""
 WHAT_TO_DO = "Nothing was overwritten: put a backup back, or begin anew with another --run."
 
 
@@ -98,7 +96,7 @@ class Store:
             StateDamaged: a symbolic link stands in the lock's place.
         """
         durable.make_folder(self.paths.folder)
-        durable.refuse_link(self.paths.lock)
+        durable.require_plain(self.paths.lock)
         with disk_errors("locking", self.paths.lock):
             lock = FileLock(self.paths.lock, timeout=LOCK_PATIENCE)
             try:
@@ -114,7 +112,12 @@ class Store:
             lock.release()
 
     def alive(self) -> bool:
-        """Whether a runner holds this run now."""
+        """Whether a runner holds this run now.
+
+        Raises:
+            StateDamaged: no plain file stands in the lock's place.
+        """
+        durable.require_plain(self.paths.lock)
         if not self.paths.lock.exists():
             return False
         lock = FileLock(self.paths.lock, blocking=False)
@@ -173,21 +176,18 @@ class Store:
 
     def _refuse_to_begin_anew(self, damage: list[str]) -> None:
         """Raise StateDamaged where no state can be used, but there is damage, or the journal tells of commits."""
-        if not damage and any(line["generation"] > 1 for line in self.journal()):
-            damage = [f"{self.paths.journal} has lines, but {self.paths.state.name} is gone."]
+        durable.require_plain(self.paths.journal)
+        if not damage and self.paths.journal.exists():
+            with disk_errors("reading", self.paths.journal), open(self.paths.journal, "rb") as file:
+                lines = [file.readline(1 << 20), file.readline(1)]
+            if all(lines):  # one line alone is of a first commit that never came to be
+                damage = [f"{self.paths.journal} has lines, but {self.paths.state.name} is gone."]
         if damage:
             raise StateDamaged("\n".join([*dict.fromkeys(damage), WHAT_TO_DO]))
 
     def _read(self, path: Path) -> Generation:
-        durable.refuse_link(path)
-        if not path.exists():
-            raise ValueError("it is gone")
-        with disk_errors("reading", path):
-            if path.stat().st_size > LARGEST_STATE:
-                raise ValueError(f"it has {path.stat().st_size} bytes, more than any state")
-            content = path.read_bytes()
         try:
-            document = json.loads(content)
+            document = json.loads(durable.read_small(path))
         except RecursionError as exc:
             raise ValueError("it is not a state") from exc
         if not isinstance(document, dict):
@@ -227,21 +227,24 @@ class Store:
         self._mark = mark
         return after
 
-    def journal(self, up_to: int | None = None) -> list[Json]:
-        """The lines of all generations up to ``up_to``, oldest first. A torn last line does not count.
+    def journal(self) -> list[Json]:
+        """The lines that the newest readable state vouches for, oldest first.
 
         Raises:
-            StateDamaged: a line is not JSON, or a link stands in the journal's place.
+            StateDamaged: a line is not JSON, or no plain file stands in the journal's place.
         """
-        durable.refuse_link(self.paths.journal)
-        if not self.paths.journal.exists():
+        durable.require_plain(self.paths.journal)
+        mark = self._mark
+        if not mark.bytes:
+            readable = (found.journal for found in self.generations() if isinstance(found, Generation))
+            mark = next(readable, mark)
+        if not mark.bytes or not self.paths.journal.exists():
             return []
-        with disk_errors("reading", self.paths.journal):
-            *lines, _ = self.paths.journal.read_bytes().split(b"\n")
+        with disk_errors("reading", self.paths.journal), open(self.paths.journal, "rb") as file:
+            content = file.read(mark.bytes)
         try:
-            found = [json.loads(line) for line in lines]
-            return [line for line in found if up_to is None or line["generation"] <= up_to]
-        except (ValueError, LookupError, TypeError, RecursionError) as exc:
+            return [json.loads(line) for line in content.splitlines()]
+        except (ValueError, RecursionError) as exc:
             raise StateDamaged(f"{self.paths.journal} is damaged: not all its lines are JSON. {WHAT_TO_DO}") from exc
 
     def previous(self) -> RunState | None:
@@ -259,8 +262,8 @@ class Store:
     def refused(self) -> Json | None:
         """The word a refused start left, if no start has succeeded since."""
         try:
-            word = json.loads(self.paths.refused.read_bytes())
-        except (OSError, ValueError):
+            word = json.loads(durable.read_small(self.paths.refused))
+        except (ValueError, RecursionError, StateDamaged):
             return None
         return word if isinstance(word, dict) else None
 

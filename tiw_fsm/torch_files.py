@@ -25,7 +25,9 @@ from numpy.typing import NDArray
 from tiw_fsm.errors import ExitCode, TiwFsmError
 
 _LEGACY_MAGIC = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"
-_LARGEST_PICKLE = 64 * 2**20  # a state_dict's is some hundred bytes per tensor
+_LARGEST_PICKLE = 8 * 2**20  # a state_dict's is some hundred bytes per tensor
+_DEEPEST = 32  # an optimizer's tensors lie three deep
+_LONGEST_NAME = 200  # letters shown of one key
 _SCALARS = (str, int, float, bytes, type(None))
 
 # What damaged bytes make zipfile, pickletools and the machine raise; none of it is an error of this program.
@@ -95,25 +97,19 @@ class StoredTensor:
         Raises:
             UnreadableFile: the storage's checksum is wrong, or memory does not suffice.
         """
-        return self._laid_out(self.shape)
+        elements = self._storage.elements(self.dtype)
+        strides = tuple(stride * elements.itemsize for stride in self.strides)
+        with _damage_as(self._storage.archive.path, "holds a tensor of impossible shape"):
+            view = np.lib.stride_tricks.as_strided(elements[self.offset :], self.shape, strides, writeable=False)
+            return _decode(view, self.dtype)
 
     def is_finite(self) -> bool:
-        """Whether no element is NaN or infinite. Reads, and so checks, integer tensors too.
+        """Whether the storage it views has no NaN and nothing infinite. Reads, and so checks, integer tensors too.
 
         Raises:
             UnreadableFile: as `array`.
         """
-        # An expanded dimension repeats the same elements: one look suffices, however long it claims to be.
-        sizes = zip(self.shape, self.strides, strict=True)
-        once = tuple(size if stride else min(size, 1) for size, stride in sizes)
-        return bool(np.isfinite(self._laid_out(once)).all())
-
-    def _laid_out(self, shape: tuple[int, ...]) -> NDArray[Any]:
-        elements = self._storage.elements(self.dtype)
-        strides = tuple(stride * elements.itemsize for stride in self.strides)
-        with _damage_as(self._storage.archive.path, "holds a tensor of impossible shape"):
-            view = np.lib.stride_tricks.as_strided(elements[self.offset :], shape, strides, writeable=False)
-            return _decode(view, self.dtype)
+        return 0 in self.shape or self._storage.is_finite(self.dtype)
 
 
 def read(path: Path) -> Any:
@@ -135,21 +131,34 @@ def read_with_globals(path: Path) -> tuple[Any, list[str]]:
     """
     machine = _Machine(_Archive(path))
     content = machine.run()
-    return content, [name for name in dict.fromkeys(machine.named) if name not in _HARMLESS]
+    return content, [_shown(name) for name in dict.fromkeys(machine.named) if name not in _HARMLESS]
 
 
 def tensors(value: Any) -> Iterator[tuple[str, StoredTensor]]:
-    """Every tensor within nested dicts, lists and tuples, with its dotted name; each container only once."""
-    pending, seen = [("", value)], set()
+    """Every tensor within nested dicts, lists and tuples, with its dotted name; each container only once.
+
+    Raises:
+        UnreadableFile: they are nested deeper than any checkpoint's.
+    """
+    pending, seen = [("", 0, value)], set()
     while pending:
-        name, node = pending.pop()
+        name, depth, node = pending.pop()
+        if depth > _DEEPEST:
+            raise UnreadableFile(f"values are nested more than {_DEEPEST} deep, which no checkpoint's are.")
         if isinstance(node, StoredTensor):
             yield name, node
         if id(node) in seen or not isinstance(node, dict | list | tuple):
             continue
         seen.add(id(node))
         children = node.items() if isinstance(node, dict) else enumerate(node)
-        pending += reversed([(f"{name}.{key}" if name else str(key), child) for key, child in children])
+        dot = "." if name else ""
+        pending += reversed([(f"{name}{dot}{_shown(key)}", depth + 1, child) for key, child in children])
+
+
+def _shown(key: object) -> str:
+    """A key for people, without what a terminal would obey."""
+    text = str(key)[:_LONGEST_NAME]
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 @contextmanager
@@ -167,6 +176,7 @@ class _Archive:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.finite: dict[tuple[str, str], bool] = {}
         with _damage_as(path, "cannot be read"), path.open("rb") as file:
             if file.read(len(_LEGACY_MAGIC)) == _LEGACY_MAGIC:
                 raise UnreadableFile(f"{path} has torch's format from before 1.6: save it anew with torch.")
@@ -213,6 +223,14 @@ class _Storage:
     def elements(self, dtype: str) -> NDArray[Any]:
         layout = np.dtype(_DTYPES[dtype]).newbyteorder(self.archive.byte_order)  # type: ignore[arg-type]
         return np.frombuffer(self.archive.read(self.record), layout)
+
+    def is_finite(self, dtype: str) -> bool:
+        """Whether it has no NaN and nothing infinite, looked at only once however many tensors view it."""
+        known = self.archive.finite
+        if (self.record, dtype) not in known:
+            with _damage_as(self.archive.path, "holds a tensor of impossible size"):
+                known[self.record, dtype] = bool(np.isfinite(_decode(self.elements(dtype), dtype)).all())
+        return known[self.record, dtype]
 
 
 class _Machine:

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tiw_fsm import checkpoints, durable, frames
-from tiw_fsm.errors import StateDamaged, disk_errors
+from tiw_fsm.activities import LARGEST_RESULT
+from tiw_fsm.errors import StateDamaged
 from tiw_fsm.paths import RunPaths
 from tiw_fsm.readiness import Finding
 from tiw_fsm.run_state import CheckpointRef, RunState, State
@@ -71,7 +72,7 @@ def _look(store: Store, generations: list[Generation | str]) -> Iterator[Finding
 def _refold_problems(store: Store, run: RunState) -> list[str]:
     """Why the journal does not add up to the state; an intact one whose hash is right always does."""
     try:
-        lines = store.journal(up_to=run.generation)
+        lines = store.journal()
     except StateDamaged as exc:
         return [str(exc)]
     if [line["generation"] for line in lines] != list(range(1, run.generation + 1)):
@@ -111,7 +112,7 @@ def _checkpoint_remedy(run: RunState, stage: Stage, ref: CheckpointRef) -> str:
 
 
 def _sha256(path: Path) -> str | None:
-    if not path.is_file():
+    try:
+        return hashlib.sha256(durable.read_small(path, LARGEST_RESULT)).hexdigest()
+    except ValueError:
         return None
-    with disk_errors("reading", path):
-        return hashlib.sha256(path.read_bytes()).hexdigest()

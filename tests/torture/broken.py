@@ -123,7 +123,7 @@ def unpickled() -> None:
 
 def links_followed() -> None:
     """A link in the place of a file is as good as the file."""
-    durable.refuse_link = lambda path: None
+    durable.require_plain = lambda path: None
 
 
 def crashes_forgotten() -> None:

@@ -107,10 +107,9 @@ def warm_up() -> None:
     from tiw_fsm.stages import Stage
 
     with TemporaryDirectory() as folder:
-        metrics, picture = Path(folder) / "metrics.jsonl", Path(folder) / "curves.png"
+        picture = Path(folder) / "curves.png"
         row = {"attempt": 1, "update": 0, "loss": 1.0, "learning_rate": 0.1}
-        metrics.write_text(json.dumps(row) + "\n")
-        curves.draw(picture, {Stage.VIDEO: metrics}, [])
+        curves.draw(picture, {Stage.VIDEO: json.dumps(row).encode() + b"\n"}, [])
         painted = picture.read_bytes()
     Figure.savefig = lambda self, file, **options: file.write(painted)  # type: ignore[method-assign]
     gc.freeze()  # a fork need not look through, and thereby copy, what it shares

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import write_configs
+from conftest import Amount, write_configs
 from launch import Ended, Fault, Launcher, Started
 
 from tiw_fsm.errors import ExitCode, RunHeld, TiwFsmError
@@ -24,8 +24,6 @@ from tiw_fsm.store import Store, apply_patch, document_of
 
 pytestmark = pytest.mark.skipif(Launcher.unavailable() is not None, reason=str(Launcher.unavailable()))
 AT_ONCE = 20
-ROUNDS, SHORT = 100, 3
-"""Rounds of so many starts; the short form unless --kills asks for all."""
 RUN = ("run", "--engine", "simulated")
 ENDLESS = (*RUN, "--target-updates", "10000000")
 PATIENCE = 60.0
@@ -171,11 +169,11 @@ def contest(
 
 
 def test_of_twenty_starts_at_once_one_works_and_the_others_go_while_it_is_stopped(
-    launcher: Launcher, root: Path, figures: Counter[str], request: pytest.FixtureRequest
+    launcher: Launcher, root: Path, figures: Counter[str], amount: Amount
 ) -> None:
     """Each round goes on with the run that the round before left killed."""
     runners: list[int] = []
-    for _ in range(ROUNDS if request.config.getoption("--kills", default=None) else SHORT):
+    for _ in range(min(100, amount(3, 1.7))):
         figures["concurrent starts"] += AT_ONCE
         assert contest(launcher, root, runners) == []
 

@@ -22,7 +22,7 @@ from disk import Tree
 from launch import Ended, Fault, Launcher
 
 from tiw_fsm import checkpoints
-from tiw_fsm.checkpoints import FILES, MANIFEST, MODEL, OPTIMIZER, STATE
+from tiw_fsm.checkpoints import FILES, MANIFEST, MODEL, OPTIMIZER, STATE, clear
 from tiw_fsm.errors import ExitCode
 from tiw_fsm.run_state import CheckpointRef, FileRef, RunState, State
 from tiw_fsm.stages import Stage
@@ -161,10 +161,7 @@ LINKED = {name: f"state/default/{name}" for name in STATE_FILES} | {
 
 
 def link(path: Path, target: Path) -> None:
-    """Put a link in the place of ``path``; what was there, if anything, is now behind it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.exists():
-        path.rename(target)
     path.symlink_to(target)
 
 
@@ -176,7 +173,10 @@ def to_what_was_there(path: str) -> Hostile:
     """A link to what was in its place; where nothing was, to somebody's file."""
 
     def lay(scene: Scene) -> None:
-        link(linked(scene, path), scene.outside / "precious")
+        there, moved = linked(scene, path), scene.outside / "moved"
+        if there.exists():
+            there.rename(moved)
+        link(there, moved if moved.exists() else scene.outside / "precious")
 
     return Hostile(lay, Path(path).name.partition("{")[0])
 
@@ -216,6 +216,7 @@ def test_links_in_the_place_of_reports_are_replaced(scene: Scene) -> None:
         scene.run(RUN)
         shutil.copy(scene.store.paths.previous, scene.store.paths.state)  # back in REPORT, which the journal dates
         for n, path in enumerate(sorted((scene.root / "docs/action").iterdir())):
+            path.rename(scene.outside / f"{n}")
             link(path, scene.outside / f"{n}")
             link(path.with_name(f"{path.name}.tmp"), scene.outside / f"{n}.tmp")
 
@@ -425,7 +426,7 @@ class Claims:
     """Saved as a tensor of one stored number that claims to be more."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        storage = torch.zeros(1).storage()
+        storage = torch.zeros(1)._typed_storage()
         return torch._utils._rebuild_tensor_v2, (storage, 0, (10**18,), (1,), False, None)
 
 
@@ -578,7 +579,7 @@ def test_what_links_in_the_place_of_the_childs_files_point_to_stays_as_it_is(
 
     def lay(scene: Scene) -> None:
         for path in paths:
-            linked(scene, path).unlink(missing_ok=True)
+            clear(linked(scene, path))
             to_what_was_there(path).lay(scene)
 
     figures["hostile files"] += len(paths)
@@ -589,8 +590,9 @@ def test_what_links_in_the_place_of_the_childs_files_point_to_stays_as_it_is(
 
 
 def test_the_bench_catches_a_reader_that_unpickles(scene: Scene) -> None:
-    assert harm(scene, poisoned(MODEL), broken="unpickled") != []
+    assert f"outside: {scene.canary.name} is in one of them only" in harm(scene, poisoned(MODEL), broken="unpickled")
 
 
 def test_the_bench_catches_links_that_are_followed(scene: Scene) -> None:
-    assert harm(scene, to_what_was_there(LINKED["log.jsonl"]), broken="links_followed") != []
+    troubles = harm(scene, to_what_was_there(LINKED["log.jsonl"]), broken="links_followed")
+    assert any(trouble.startswith("outside: moved: ") for trouble in troubles)

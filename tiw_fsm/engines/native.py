@@ -88,7 +88,7 @@ class NativeEngine:
     def _start(self, request: HelloRequest) -> Mapping[str, Any]:
         self.close()
         read_end, write_end = os.pipe()
-        durable.refuse_link(self._paths.child_log)
+        durable.require_plain(self._paths.child_log)
         environment = os.environ | {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
         with disk_errors("opening", self._paths.child_log), open(self._paths.child_log, "ab") as log:
             command = [self._python, "-m", "tiw_fsm.engines.native_child"]

@@ -16,6 +16,8 @@ import sys
 import threading
 from pathlib import Path
 
+from tiw_fsm import durable
+
 PR_SET_PDEATHSIG = 1
 
 
@@ -40,7 +42,8 @@ def serve(pipe_descriptor: int, result_file: Path) -> None:
         content = json.dumps(answer(worker, requests.get()))
         temporary = result_file.with_suffix(".tmp")
         try:
-            temporary.write_text(content)
+            with durable.open_new(temporary) as file:
+                file.write(content)
             temporary.replace(result_file)
         except OSError as exc:
             print(json.dumps(f"the child's answer: {exc}"), file=pipe)

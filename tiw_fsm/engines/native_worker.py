@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import threading
 import time
 import traceback
@@ -14,7 +13,7 @@ from typing import Any, cast
 
 import torch
 
-from tiw_fsm import checkpoints, pictures
+from tiw_fsm import checkpoints, durable, pictures
 from tiw_fsm.config import DataSource, StageConfig, Value
 from tiw_fsm.engines.protocol import HelloRequest, InferRequest, ShapesRequest, TrainRequest
 from tiw_fsm.errors import DiskRefused, StateDamaged, UsageProblem
@@ -90,7 +89,7 @@ class Worker:
             raise Stopped
         completed = request.start + len(rows)
         folder = Path(request.checkpoint)
-        shutil.rmtree(folder, ignore_errors=True)
+        checkpoints.clear(folder)
         trainer.save(folder, completed, request.tuning)
         sha256 = checkpoints.write_manifest(folder, request.stage, completed, request.owner)
         if request.picture and completed == request.stop_at:
@@ -141,7 +140,7 @@ class Worker:
 
     def infer(self, request: InferRequest) -> dict[str, Any]:
         began = time.monotonic()
-        with open(request.log, "w", encoding="utf-8") as log:
+        with durable.open_new(Path(request.log)) as log:
 
             def say(line: str) -> None:
                 print(line, file=log, flush=True)

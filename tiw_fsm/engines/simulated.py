@@ -7,14 +7,13 @@ checkpoint would depend on, so that two runs with the same updates have the same
 from __future__ import annotations
 
 import json
-import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tiw_fsm import checkpoints, pictures
+from tiw_fsm import checkpoints, durable, pictures
 from tiw_fsm.config import StageConfig, Value
 from tiw_fsm.engines.protocol import (
     Hello,
@@ -90,7 +89,7 @@ class SimulatedEngine:
         folder = Path(request.checkpoint)
         before = request.resume.sha256 if request.resume else str(request.seed)
         with disk_errors("writing", folder):
-            shutil.rmtree(folder, ignore_errors=True)
+            checkpoints.clear(folder)
             folder.mkdir(parents=True)
             for name in checkpoints.FILES:
                 (folder / name).write_text(json.dumps([stage, before, request.stop_at, request.tuning.model_dump()]))
@@ -104,8 +103,8 @@ class SimulatedEngine:
             raise Interrupted("asked to stop")
         self._fault("inference crash", self.script.inference_crashes)
         mse = _nth(self.script.mse, request.number - 1)
-        with disk_errors("writing", Path(request.log)):
-            Path(request.log).write_text(f"Inference stats:\nMean Squared Error (GT vs Pred): {mse:.6f}\n")
+        with disk_errors("writing", Path(request.log)), durable.open_new(Path(request.log)) as log:
+            log.write(f"Inference stats:\nMean Squared Error (GT vs Pred): {mse:.6f}\n")
         _draw(Path(request.picture))
         frames = request.inference.generation_steps * request.inference.prediction_horizon * request.clips
         return {
