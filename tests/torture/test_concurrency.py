@@ -105,7 +105,7 @@ def not_held(ended: Ended) -> list[str]:
 def interleaved(root: Path, runners: list[int]) -> list[str]:
     """Why the journal is not what these processes wrote, one after the other."""
     run = loaded(root)
-    lines = store_of(root).journal(up_to=run.generation)
+    lines = store_of(root).journal()[: run.generation]
     numbers = [line["generation"] for line in lines]
     documents: list[dict[str, Any]] = [{}]
     for line in lines:
