@@ -89,7 +89,7 @@ def owner_of(folder: Path) -> str | None:
 
 
 def publish(temporary: Path, final: Path, owner: str) -> None:
-    """Give a finished checkpoint its name, durably and at once.
+    """Give a finished checkpoint, which ``write_manifest`` brought to the disk, its name, durably and at once.
 
     A folder already at ``final`` is a leftover of this run that no state names, and is removed; one that somebody
     else made is set aside.
@@ -104,7 +104,6 @@ def publish(temporary: Path, final: Path, owner: str) -> None:
     elif final.exists():
         durable.set_aside(final)
     with disk_errors("Publishing", final):
-        durable.sync(temporary)
         temporary.rename(final)
         durable.sync(final.parent)
 
@@ -129,7 +128,6 @@ def remove(folder: Path) -> None:
     with disk_errors("Removing", folder):
         clear(discarded)  # an earlier removal was interrupted
         folder.rename(discarded)
-        durable.sync(folder.parent)
         shutil.rmtree(discarded)
         durable.sync(folder.parent)
 

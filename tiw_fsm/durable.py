@@ -46,8 +46,10 @@ def make_folder(folder: Path) -> None:
                 _named.add(path)
 
 
-def replace(path: Path, content: bytes) -> None:
+def replace(path: Path, content: bytes, *, named_later: bool = False) -> None:
     """Give ``path`` new content: afterwards it is whole and on disk, before it is the old one; never in between.
+
+    ``named_later`` leaves it to the caller to sync the folder: until then a power cut may bring the old one back.
 
     Raises:
         DiskRefused: the operating system refused; ``path`` is the old one, or whole and new.
@@ -61,7 +63,8 @@ def replace(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-        sync(path.parent)
+        if not named_later:
+            sync(path.parent)
 
 
 def require_plain(path: Path) -> None:

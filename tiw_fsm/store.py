@@ -222,7 +222,7 @@ class Store:
         }
         mark = self._journal.append(self._mark, json.dumps(line).encode() + b"\n")
         if before:
-            durable.replace(self.paths.previous, _serialized(old, self._mark))
+            durable.replace(self.paths.previous, _serialized(old, self._mark), named_later=True)
         durable.replace(self.paths.state, _serialized(new, mark))
         self._mark = mark
         return after

@@ -24,7 +24,7 @@ def state_in_place() -> None:
     """The state is written over the old one, and the generation before is not kept."""
     replace = durable.replace
 
-    def in_place(path: Path, content: bytes) -> None:
+    def in_place(path: Path, content: bytes, *, named_later: bool = False) -> None:
         if path.name == "state.json":
             path.write_bytes(content)
             durable.sync(path)

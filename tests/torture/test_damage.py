@@ -70,8 +70,8 @@ def vouched_for(tree: Tree) -> list[str]:
     ]
 
 
-def troubles(bench: Bench, damaged: Tree, name: str) -> list[str]:
-    """What is wrong with how a run goes on from a tree in which ``name`` is damaged."""
+def troubles(bench: Bench, whole: Tree, damaged: Tree, name: str) -> list[str]:
+    """What is wrong with how a run goes on from ``damaged``, which is ``whole`` but for the file ``name``."""
     damaged.materialize(bench.root)
     ended = bench.run()
     if ended.code == ExitCode.PASSED:
@@ -85,9 +85,8 @@ def troubles(bench: Bench, damaged: Tree, name: str) -> list[str]:
     if ended.code != ExitCode.DAMAGED or not named(name, ended.stderr) or not says_what_to_do(ended.stderr):
         return [f"ended with {ended.code or ended.signal}, saying {ended.stderr[-400:]}"]
     after = Tree.read(bench.root)
-    kept = {file for file in vouched_for(damaged) if after.files.get(file) == damaged.files[file]}
-    lost = set(vouched_for(damaged)) - kept
-    return [f"{file} was overwritten" for file in sorted(lost)]
+    lost = [file for file in vouched_for(whole) if after.files.get(file) != damaged.files[file]]
+    return [f"{file} was overwritten" for file in lost]
 
 
 def named(name: str, said: str) -> bool:
@@ -135,7 +134,7 @@ def all_troubles(bench: Bench, generations: list[int], some: int, figures: Count
     for generation, tree in zip(generations, snapshots(bench, generations), strict=True):
         for what, name, damaged in damages(tree, some // len(generations)):
             figures["damaged files"] += 1
-            found += [f"generation {generation}: {what}: {trouble}" for trouble in troubles(bench, damaged, name)]
+            found += [f"generation {generation}: {what}: {trouble}" for trouble in troubles(bench, tree, damaged, name)]
     return "\n".join(found)
 
 
@@ -175,7 +174,7 @@ def test_files_of_another_run_are_not_taken_for_its_own(
         if theirs.files.get(name, mine.files[name]) != mine.files[name]:
             swapped = copy(mine)
             swapped.files = {**mine.files, name: theirs.files[name]}
-            found += [f"{name}: {trouble}" for trouble in troubles(simulated, swapped, name)]
+            found += [f"{name}: {trouble}" for trouble in troubles(simulated, mine, swapped, name)]
             figures["swapped files"] += 1
     assert "\n".join(found) == ""
 
@@ -192,4 +191,4 @@ def test_a_checkpoint_of_another_update_is_not_taken_for_the_one_the_state_names
     moved = {name: tree.files[name.replace(later, earlier)] for name in tree.files if name.startswith(f"{later}/")}
     swapped.files = {**tree.files, **moved}
     figures["swapped files"] += len(moved)
-    assert troubles(simulated, swapped, f"{later}/manifest.json") == []
+    assert troubles(simulated, tree, swapped, f"{later}/manifest.json") == []
