@@ -53,6 +53,7 @@ from tiw_fsm.tinyworlds.trainer import Trainer, make_model
 REPO = Path(__file__).resolve().parents[1]
 RECORDED = REPO / "data" / "crafter_frames.h5"
 RUN = "bench"
+CHECKPOINT_EVERY = 50
 POLL_SECONDS = 0.01
 STAGES = tuple(stage.value for stage in Stage)
 
@@ -314,17 +315,20 @@ def training(bench: Bench) -> list[Figure]:
     size = bench.amount(30, 10)
     root = bench.root(dict.fromkeys(STAGES, 4 * size), size, size // 2, share=0.03)
     calls = drive(root, bench.flags(), lambda settings, store: NativeEngine(settings.python_exec, store.paths))
-    figures = []
+    plain, whole = boundaries(calls, ends_chunk=False), boundaries(calls, ends_chunk=True)
+    figures, shares = [], []
     for stage in Stage:
         rates = [call.updates / call.seconds for call in calls if call.stage is stage][2:]
+        shares.append(median(plain) / (median(plain) + CHECKPOINT_EVERY / median(rates)))
         note = f"median of {len(rates)} × {size // 2} updates" + (
             ", clips tokenized" if stage is Stage.DYNAMICS else ""
         )
         figures.append(Figure(f"updates, {stage}", median(rates), "/s", note))
-    plain, whole = boundaries(calls, ends_chunk=False), boundaries(calls, ends_chunk=True)
+    told = f"a checkpoint every {CHECKPOINT_EVERY} updates; by stage {', '.join(f'{100 * s:.1f}' for s in shares)} %"
     figures += [
         Figure("chunk boundary with its picture", 1e3 * median(whole), "ms", spread(whole), 100),
         Figure("checkpoint boundary", 1e3 * median(plain), "ms", spread(plain)),
+        Figure("wall time that durability takes", 100 * statistics.fmean(shares), "%", told, 1),
     ]
     return figures
 
