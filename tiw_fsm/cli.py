@@ -158,11 +158,39 @@ def status(
 
 @app.command()
 def graph(run: Run = "default", repo_root: RepoRoot = Path("."), state_dir: StateDir = None) -> None:
-    """The state machine as Mermaid, from the live table, with the run's state marked."""
+    """The state machine as Mermaid, from the live table, with the run's state and the ways it took."""
+    from tiw_fsm.history import taken
     from tiw_fsm.machine import mermaid
 
-    found = store_of(run, repo_root, state_dir).load()
-    print(mermaid(found.state if found else None))
+    store = store_of(run, repo_root, state_dir)
+    found = store.load()
+    print(mermaid(found.state, taken(store.journal())) if found else mermaid())
+
+
+@app.command()
+def history(
+    run: Run = "default",
+    repo_root: RepoRoot = Path("."),
+    state_dir: StateDir = None,
+    since: Annotated[str | None, option("Only from then on: 2026-01-31T12:00, or 2h for two hours ago.")] = None,
+    state: Annotated[str | None, option("Only steps out of or into this state.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """What happened, step by step, and how long each took."""
+    from tiw_fsm import history as module
+    from tiw_fsm.run_state import State
+
+    if state is not None and state.upper() not in list(State):
+        raise UsageProblem(f"--state {state} is none of {', '.join(State)}")
+    journal = store_of(run, repo_root, state_dir).journal()
+    found = module.entries(
+        journal, since=module.moment(since) if since else None, state=state.upper() if state else None
+    )
+    if as_json:
+        print(json.dumps(found, indent=1))
+    else:
+        module.show(out, found)
+        out.print(module.conclusion(journal, found, run), soft_wrap=True)
 
 
 @app.command()

@@ -6,7 +6,7 @@ and event match and whose guard holds gives the effect and the next state; the c
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from functools import partial
 from typing import Any, NamedTuple
@@ -299,17 +299,26 @@ class Machine:
         return after if after.state == run.state else after.but(stalled_starts=0)
 
 
-def mermaid(current: State | None = None) -> str:
-    """The table as a Mermaid state diagram, the run's state marked."""
+Way = tuple[State, Event, State]
+
+
+def mermaid(current: State | None = None, taken: Mapping[Way, int] | None = None) -> str:
+    """The table as a Mermaid state diagram: the run's state marked, and how often it has ``taken`` each row."""
+    counts = taken or {}
     lines = ["stateDiagram-v2", "    [*] --> ALIGN"]
     for row in TABLE:
-        if row.event is Event.STALLED or row.event is Event.REOPENED:
+        times = counts.get((row.source, row.event, row.target))
+        if row.event in (Event.STALLED, Event.REOPENED) and not times:
             continue
         guard = "" if row.guard is always else f" [{_name(row.guard)}]"
         effect = "" if row.effect is unchanged else f" / {_name(row.effect)}"
-        lines.append(f"    {row.source} --> {row.target}: {row.event}{guard}{effect}")
+        count = f" ×{times}" if times else ""
+        lines.append(f"    {row.source} --> {row.target}: {row.event}{guard}{effect}{count}")
     lines += [f"    {state} --> [*]" for state in sorted(TERMINAL)]
     lines.append("    note right of ALIGN : stalled leads from any working state to REPORT, reopened from FAILED back")
+    visited = {state for source, _, target in counts for state in (source, target)} - {current}
+    if visited:
+        lines += ["    classDef visited fill:#cde,stroke:#369", f"    class {','.join(sorted(visited))} visited"]
     if current is not None:
         lines += ["    classDef current fill:#fd6,stroke:#333,stroke-width:3px", f"    class {current} current"]
     return "\n".join(lines)

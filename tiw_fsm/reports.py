@@ -8,20 +8,20 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import quote
 
 from tiw_fsm import durable
 from tiw_fsm.advice import next_steps, verdict_line
 from tiw_fsm.config import Settings
 from tiw_fsm.errors import disk_errors
+from tiw_fsm.history import Step, steps
 from tiw_fsm.paths import RunPaths, StatePaths
 from tiw_fsm.run_state import Attempt, Mark, RunState, State
 from tiw_fsm.stages import Stage
-from tiw_fsm.store import apply_patch
 
 Json = dict[str, Any]
 Lines = list[str]
@@ -64,32 +64,6 @@ def write(run: RunState, journal: Sequence[Json], settings: Settings, paths: Run
 
 
 # --- what the reports are made of -------------------------------------------------------------------------------
-
-
-class Step(NamedTuple):
-    """A journal line with the state before and after it."""
-
-    line: Json
-    before: Json
-    after: Json
-
-    @property
-    def event(self) -> str:
-        return str(self.line["event"])
-
-    @property
-    def facts(self) -> Json:
-        facts: Json = self.line["facts"]
-        return facts
-
-
-def steps(journal: Iterable[Json]) -> Iterator[Step]:
-    """The journal, unfolded."""
-    before: Json = {}
-    for line in journal:
-        after = apply_patch(before, line["changes"])
-        yield Step(line, before, after)
-        before = after
 
 
 @dataclass
@@ -327,35 +301,19 @@ def _calls(history: Iterable[Step]) -> Iterable[Json]:
     return calls.values()
 
 
-EVENTS: dict[str, Callable[[Json], str]] = {
-    "crashed": lambda facts: f"the process died: {_last_line(facts['error'])}",
-    "out_of_memory": lambda facts: f"out of memory: {_last_line(facts['error'])}",
-    "interrupted": lambda facts: "asked to stop; all progress was saved",
-    "started": lambda facts: _how_started(facts),
-    "reopened": lambda facts: f"reopened with budgets {facts['budgets']}",
-    "stalled": lambda facts: f"{facts['stalled_starts']} starts in a row made no progress",
-}
-"""Journal events that are not the plain course of a run, in words."""
-
-
-def _how_started(facts: Json) -> str:
-    died = ["the runner before had died without warning"] if "died" in facts else []
-    return "; ".join(["resumed", *died, *(f"changed: {what}" for what in facts.get("changed", []))])
-
-
-def _last_line(text: str) -> str:
-    return (text.strip().splitlines() or ["no message"])[-1]
+UNUSUAL = ("crashed", "out_of_memory", "interrupted", "started", "reopened", "stalled", "result_lost")
+"""Journal events that are not the plain course of a run."""
 
 
 def _events(history: Iterable[Step]) -> Lines:
     rows = []
     for step in history:
-        if step.event not in EVENTS:
+        if step.event not in UNUSUAL:
             continue
         stage = step.facts.get("stage")
         where = f"{stage} at or after update {step.facts['completed']}" if stage else step.line["from"]
         patch = _patch(step, stage) if stage else ""
-        rows.append((step.line["time"], step.event, where, EVENTS[step.event](step.facts), patch))
+        rows.append((step.line["time"], step.event, where, step.words, patch))
     return _table(("time", "event", "where", "what", "config patch applied"), rows)
 
 
