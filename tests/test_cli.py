@@ -144,6 +144,16 @@ def test_check_finds_a_trained_run_ready_and_says_why_a_damaged_one_is_not(root:
         assert "model_state_dict.pt" in damaged.stdout
 
 
+def test_on_finish_is_told_the_outcome_once_and_cannot_change_it(tmp_path: Path, tiw: Tiw) -> None:
+    command = 'echo "$TIW_RUN $TIW_OUTCOME $TIW_EXIT_CODE $TIW_MSE" >> told; test -f "$TIW_REPORT"; exit 7'
+    write_configs(tmp_path / "configs", {"loop": {"on_finish": command}})
+    done = tiw(tmp_path, "run", "--engine", "simulated")
+    assert done.returncode == ExitCode.PASSED
+    assert "on_finish ended with 7" in done.stderr
+    assert tiw(tmp_path, "run").returncode == ExitCode.PASSED
+    assert (tmp_path / "told").read_text() == "default passed 0 0.01\n"
+
+
 LAYERS = [
     {"stages", "errors"},
     {"config", "paths", "schedule", "signals", "run_state"},

@@ -318,6 +318,8 @@ class LoopConfig(Value):
     retune: Retune = Retune()
     retune_policy: Literal["dynamics", "cause"] = "dynamics"
     """What a retune trains: dynamics alone, or the stage at fault and then dynamics."""
+    on_finish: str | None = None
+    """Shell command to run when a run has ended; the outcome stands in TIW_RUN, TIW_OUTCOME, and so on."""
 
 
 # --- effective values -------------------------------------------------------------------------------------------

@@ -171,7 +171,8 @@ class Controller:
 
     def _reopens(self, run: RunState) -> bool:
         """A failed run is reopened at its gate by a change of budgets or thresholds."""
-        return run.state is State.FAILED and run.failed_in is not None and run.loop != self.settings.loop
+        loop = self.settings.loop.but(on_finish=run.loop.on_finish)
+        return run.state is State.FAILED and run.failed_in is not None and run.loop != loop
 
     def _refuse_other_settings(self, run: RunState) -> None:
         """An ended run stands for the settings and data it ended with.

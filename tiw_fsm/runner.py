@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from structlog.typing import FilteringBoundLogger
 
 from tiw_fsm import advice
 from tiw_fsm.config import Settings
@@ -18,7 +21,7 @@ from tiw_fsm.engines.protocol import Engine
 from tiw_fsm.engines.simulated import SimulatedEngine
 from tiw_fsm.errors import ExitCode, RunChanged, StateDamaged, TiwFsmError, UsageProblem
 from tiw_fsm.log import make_log
-from tiw_fsm.run_state import RunState
+from tiw_fsm.run_state import TERMINAL, RunState
 from tiw_fsm.settings import load_settings
 from tiw_fsm.status import near, print_rows
 from tiw_fsm.store import Store
@@ -74,9 +77,30 @@ def run_once(
             except Exception:
                 log.error("a bug in tiw-fsm; the state is as last committed", exc_info=True)
                 raise
-        assert controller.committed is not None
-        say_how_it_ended(out, controller.committed)
-        return code
+        ended = controller.committed
+        assert ended is not None
+        say_how_it_ended(out, ended)
+    if settings.loop.on_finish and not (before and before.state in TERMINAL and before.generation == ended.generation):
+        tell_the_user(settings.loop.on_finish, ended, code, Path(settings.repo_root), log)
+    return code
+
+
+def tell_the_user(command: str, run: RunState, code: ExitCode, folder: Path, log: FilteringBoundLogger) -> None:
+    """Run ``on_finish``, once, with the run let go of. Whatever becomes of it, the outcome stands."""
+    attempt = run.inference.attempts[-1] if run.inference.attempts else None
+    outcome = {
+        "TIW_RUN": run.run,
+        "TIW_OUTCOME": run.outcome,
+        "TIW_EXIT_CODE": int(code),
+        "TIW_REASON": run.reason,
+        "TIW_MSE": attempt and attempt.mse,
+        "TIW_SKILL": attempt and attempt.skill,
+        "TIW_REPORT": run.reports[0] if run.reports else None,
+    }
+    environment = {name: str(value) for name, value in outcome.items() if value is not None}
+    done = subprocess.run(command, shell=True, cwd=folder, env=os.environ | environment, check=False)
+    if done.returncode:
+        log.warning(f"on_finish ended with {done.returncode}; the outcome stands: {command}")
 
 
 @contextmanager
