@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import json
 import re
+import shutil
 import subprocess
 import sys
 import types
@@ -81,26 +82,56 @@ def test_status_of_a_run_that_never_began_answers(tmp_path: Path, tiw: Tiw) -> N
     assert not (tmp_path / "state").exists()
 
 
+STATUS = {
+    "run",
+    "state",
+    "outcome",
+    "reason",
+    "alive",
+    "runner",
+    "stopped",
+    "next",
+    "command",
+    "refused",
+    "stages",
+    "inference",
+    "retunes",
+    "budgets",
+    "used",
+    "interruptions",
+    "recent_interruptions",
+    "checkpoint_age_seconds",
+    "inexact",
+    "fingerprint",
+    "reports",
+    "generation",
+    "created_at",
+    "updated_at",
+}
+STATUS_OF_A_STAGE = {
+    "target",
+    "completed",
+    "checkpoint",
+    "accepted",
+    "retries",
+    "crashes",
+    "tuning",
+    "verdict",
+    "picture",
+    "updates_per_second",
+    "eta_seconds",
+}
+"""What scripts may rely on, as docs/status.md has it."""
+
+
 def test_status_as_json_has_the_fields_scripts_rely_on(simulation: Simulation, tiw: Tiw) -> None:
     simulation.run(Script(mse=[0.5, 0.01]))
     found = json.loads(tiw(simulation.root, "status", "--json").stdout)
-    keys = {
-        "run",
-        "state",
-        "outcome",
-        "alive",
-        "next",
-        "stages",
-        "inference",
-        "budgets",
-        "interruptions",
-        "fingerprint",
-    }
-    assert keys <= found.keys()
+    assert found.keys() == STATUS
     assert (found["state"], found["outcome"], found["alive"]) == ("PASSED", "passed", False)
     assert list(found["stages"]) == ["video_tokenizer", "latent_actions", "dynamics"]
     for stage in found["stages"].values():
-        assert {"target", "completed", "checkpoint", "retries", "crashes", "tuning"} <= stage.keys()
+        assert stage.keys() == STATUS_OF_A_STAGE
         assert {"path", "update", "sha256"} == stage["checkpoint"].keys()
         assert Path(stage["checkpoint"]["path"]).is_absolute()
     first, second = found["inference"]["attempts"]
@@ -113,6 +144,44 @@ def test_status_says_what_happens_next(simulation: Simulation, tiw: Tiw) -> None
     simulation.run(Script(mse=[0.5]))
     done = tiw(simulation.root, "status")
     assert "max_inference_retries is used up in GATE; raise it and run again" in done.stdout
+
+
+def test_every_field_of_the_status_is_documented() -> None:
+    documented = set(
+        re.findall(r"^\| `(?:stages\.<stage>\.)?(\w+)", (PROJECT / "docs/status.md").read_text(), re.MULTILINE)
+    )
+    assert documented == STATUS | STATUS_OF_A_STAGE
+
+
+def test_status_says_who_runs_it_and_how_fast_and_afterwards_why_nobody_does(root: Path, tiw: Tiw) -> None:
+    command = [sys.executable, "-m", "tiw_fsm", "run", "--target-updates", "100000"]
+    run = subprocess.Popen(command, cwd=root, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        while (found := json.loads(tiw(root, "status", "--json").stdout)).get("generation", 0) < 6:
+            assert run.poll() is None
+    finally:
+        run.kill()
+        run.wait()
+    assert (found["alive"], found["runner"]["pid"], found["stopped"]) == (True, run.pid, None)
+    progress = found["stages"]["video_tokenizer"]
+    assert progress["updates_per_second"] > 0
+    assert progress["eta_seconds"] > 0
+    dead = tiw(root, "status").stdout
+    assert f"process {run.pid} on " in dead
+    assert "died without warning" in dead
+    assert "tiw-fsm run --run default" in dead
+
+
+def test_status_reads_a_copied_state_folder(simulation: Simulation, tiw: Tiw, tmp_path: Path) -> None:
+    simulation.run()
+    shutil.copytree(simulation.root / "state", tmp_path / "elsewhere/state")
+    found = json.loads(tiw(tmp_path / "elsewhere", "status", "--json").stdout)
+    assert (found["state"], found["alive"]) == ("PASSED", False)
+
+
+def test_watching_ends_with_the_run(simulation: Simulation, tiw: Tiw) -> None:
+    simulation.run()
+    assert "[PASSED]" in tiw(simulation.root, "status", "--watch").stdout
 
 
 def test_graph_marks_the_state_the_run_is_in(simulation: Simulation, tiw: Tiw) -> None:

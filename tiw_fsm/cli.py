@@ -144,12 +144,20 @@ def run(
 
 @app.command()
 def status(
-    run: Run = "default", repo_root: RepoRoot = Path("."), state_dir: StateDir = None, as_json: AsJson = False
+    run: Run = "default",
+    repo_root: RepoRoot = Path("."),
+    state_dir: StateDir = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Show it again every 2 seconds, until the run ends.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Where the run is and what happens next."""
     from tiw_fsm import status as module
 
-    found = module.status(store_of(run, repo_root, state_dir))
+    store = store_of(run, repo_root, state_dir)
+    if watch:
+        module.watch(out, lambda: module.status(store), every=2.0)
+        return
+    found = module.status(store)
     if as_json:
         print(json.dumps(found, indent=1))
     else:

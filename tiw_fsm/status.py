@@ -1,58 +1,140 @@
-"""Where a run is: the object ``tiw-fsm status --json`` prints, and the same for people. Never imports torch."""
+"""Where a run is: the object ``tiw-fsm status --json`` prints, and one screen of it for people. Never imports torch.
+
+Read from the state and the end of the journal alone, so that it is as fast after a month as after a minute; nothing is
+locked for longer than a look, and a copied state folder tells the same.
+"""
 
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from itertools import pairwise
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.text import Text
 
 from tiw_fsm import advice
-from tiw_fsm.run_state import TRAINING, Attempt, RunState, State
-from tiw_fsm.store import Store
+from tiw_fsm.run_state import TERMINAL, TRAINING, Attempt, RunState, State
+from tiw_fsm.stages import Stage
+from tiw_fsm.store import Json, Store
+
+STAGE_KEYS = ("target", "completed", "checkpoint", "accepted", "retries", "crashes", "tuning", "verdict", "picture")
+RECENT = 3
+"""Saved checkpoints over which the speed is taken, and interruptions that are told of."""
+BAR = 24
+STOPS: dict[str, Callable[[Json], str]] = {
+    "started": lambda facts: "the runner died without warning" if "died" in facts else "",
+    "interrupted": lambda facts: "asked to stop, all saved",
+}
+"""How the journal's lines tell of interruptions."""
 
 
-def status(store: Store) -> dict[str, Any]:
-    """The run's status, with the fields that scripts may rely on."""
-    run, name = store.load(), store.paths.folder.name
+def status(store: Store, now: datetime | None = None) -> Json:
+    """The run's status, with the fields that scripts may rely on.
+
+    Raises:
+        StateDamaged: neither generation of the state can be read.
+    """
+    run, name, alive = store.load(), store.paths.folder.name, store.alive()
     if run is None:
-        alive = store.alive()
-        return {
-            "run": name,
-            "state": None,
-            "outcome": None,
-            "alive": alive,
-            "next": "ALIGN" if alive else "`tiw-fsm run` begins it",
-            "refused": None,
-            "stages": {},
-            "inference": {"attempts": [], "best": None},
-            "budgets": None,
-            "interruptions": 0,
-            "fingerprint": None,
-        }
+        return _nothing_yet(name, alive)
+    now = now or datetime.now(UTC)
+    recent = store.recent()
     document = run.model_dump(mode="json")
-    keys = ("target", "completed", "checkpoint", "retries", "crashes", "tuning", "verdict", "picture")
-    alive = store.alive()
+    stages = {stage: {key: values[key] for key in STAGE_KEYS} for stage, values in document["stages"].items()}
+    for stage, values in stages.items():
+        speed = _speed(recent, stage)
+        left = values["target"] - values["completed"]
+        values["updates_per_second"] = speed
+        values["eta_seconds"] = round(left / speed) if speed and left > 0 else None
+    saved = [line["time"] for line in recent if line["event"] == "saved"]
     return {
         "run": run.run,
         "state": run.state,
         "outcome": run.outcome,
         "reason": run.reason,
         "alive": alive,
+        "runner": document["runner"],
+        "stopped": None if alive else _stopped(run, recent),
         "next": what_next(run, alive),
+        "command": f"tiw-fsm run --run {run.run}",
         "refused": None if alive else store.refused(),
-        "stages": {stage: {key: values[key] for key in keys} for stage, values in document["stages"].items()},
+        "stages": stages,
         "inference": {"attempts": document["inference"]["attempts"], "best": document["inference"]["best"]},
         "retunes": run.retunes,
         "budgets": document["loop"]["budgets"],
+        "used": _used(run),
         "interruptions": run.interruptions,
+        "recent_interruptions": _interruptions(recent),
+        "checkpoint_age_seconds": round((now - _moment(saved[-1])).total_seconds()) if saved else None,
         "inexact": document["inexact"],
         "fingerprint": document["fingerprint"],
         "reports": run.reports,
         "generation": run.generation,
+        "created_at": run.created_at,
         "updated_at": run.updated_at,
     }
+
+
+def _nothing_yet(name: str, alive: bool) -> Json:
+    return {
+        "run": name,
+        "state": None,
+        "outcome": None,
+        "alive": alive,
+        "next": "ALIGN" if alive else "`tiw-fsm run` begins it",
+        "command": f"tiw-fsm run --run {name}",
+        "refused": None,
+        "stages": {},
+        "inference": {"attempts": [], "best": None},
+        "budgets": None,
+        "interruptions": 0,
+        "fingerprint": None,
+    }
+
+
+def _speed(recent: Iterable[Json], stage: str) -> float | None:
+    """Updates per second of the stage's last few checkpoints, without what lies between them."""
+    lines = [line for line in recent if line["facts"].get("stage") == stage and line["event"] == "saved"]
+    done = [line["facts"] for line in lines][-RECENT - 1 :]
+    updates = sum(after["completed"] - before["completed"] for before, after in pairwise(done))
+    seconds = sum(facts["seconds"] for facts in done[1:])
+    return round(updates / seconds, 3) if updates > 0 and seconds > 0 else None
+
+
+def _stopped(run: RunState, recent: list[Json]) -> Json:
+    """When and why nothing runs."""
+    if run.state in TERMINAL:
+        why = "the run has ended"
+    elif run.runner is not None:
+        why = f"process {run.runner.pid} on {run.runner.host} died without warning"
+    elif recent and recent[-1]["event"] == "interrupted":
+        why = "it was asked to stop, and saved"
+    else:
+        why = "nobody has started it again"
+    return {"at": run.updated_at, "why": why}
+
+
+def _used(run: RunState) -> Json:
+    """What of each budget is used up, in the order of ``budgets``."""
+    progress = run.stages.get(TRAINING[run.state]) if run.state in TRAINING else None
+    return {
+        "max_train_retries": progress.retries if progress else 0,
+        "max_inference_retries": run.retunes,
+        "max_crashes": progress.crashes if progress else run.inference.crashes,
+        "max_stalled_starts": run.stalled_starts,
+    }
+
+
+def _interruptions(recent: Iterable[Json]) -> list[Json]:
+    told = [
+        {"at": line["time"], "why": STOPS[line["event"]](line["facts"])} for line in recent if line["event"] in STOPS
+    ]
+    return [entry for entry in told if entry["why"]][-RECENT:]
 
 
 def what_next(run: RunState, alive: bool) -> str:
@@ -68,29 +150,143 @@ def what_next(run: RunState, alive: bool) -> str:
     return doing if alive else f"{doing}, as soon as `tiw-fsm run` is started again"
 
 
-def show(console: Console, found: dict[str, Any]) -> None:
+# --- for people -------------------------------------------------------------------------------------------------
+
+PICTURE = (
+    (State.ALIGN, "ALIGN"),
+    (State.TRAIN_VIDEO, "VIDEO"),
+    (State.TRAIN_LATENT, "LATENT"),
+    (State.TRAIN_DYNAMICS, "DYNAMICS"),
+    (State.INFER, "INFER"),
+    (State.GATE, "GATE"),
+    (State.RETUNE, "RETUNE"),
+    (State.REPORT, "REPORT"),
+    (State.PASSED, "PASSED"),
+    (State.FAILED, "FAILED"),
+)
+"""The machine in one line, in the order of its states."""
+
+
+def show(console: Console, found: Json) -> None:
     """Print a status for people."""
-    rows: list[tuple[str, Any]] = [
-        ("run", found["run"]),
-        ("state", f"{found['state'] or 'not begun'}{' (running)' if found['alive'] else ''}"),
-    ]
-    for stage, progress in found.get("stages", {}).items():
-        checkpoint = progress["checkpoint"]
-        at = f", checkpoint {near(checkpoint['path'])}" if checkpoint else ""
-        gate = f", last gate: {progress['verdict']}" if progress["verdict"] else ""
-        rows.append((stage, f"{progress['completed']} of {progress['target']} updates{gate}{at}"))
-    attempts = found.get("inference", {}).get("attempts", [])
+    console.print(screen(found), soft_wrap=True)
+
+
+def watch(console: Console, look: Callable[[], Json], every: float) -> None:
+    """Show the status again and again, in place, until the run has ended."""
+    with Live(console=console, auto_refresh=False) as live:
+        while True:
+            found = look()
+            live.update(screen(found), refresh=True)
+            if found["outcome"]:
+                return
+            time.sleep(every)
+
+
+def screen(found: Json) -> Group:
+    """One screen, readable in five seconds."""
+    rows: list[tuple[str, Any]] = [("run", found["run"]), ("state", _state_line(found))]
+    if found["state"]:
+        rows.append(("machine", _machine(found["state"])))
+    rows += [(stage, _stage_line(progress)) for stage, progress in found["stages"].items()]
+    attempts = found["inference"]["attempts"]
     rows += [("inference", advice.verdict_line(Attempt.model_validate(a))) for a in attempts[-1:]]
     rows += [("picture", near(attempts[-1]["png"]))] if attempts else []
+    rows += [("tuning", change) for change in _tuning_changes(found)]
     rows += [("report", near(path)) for path in found.get("reports", [])]
     rows += [
         ("not bitwise", f"{i['stage']} from update {i['completed']}: {i['what']}") for i in found.get("inexact", [])
     ]
+    if found["budgets"]:
+        rows.append(("budgets", _budgets(found["used"], found["budgets"])))
+    rows.append(("interruptions", _interruption_line(found)))
     if refused := found["refused"]:
         rows.append(("refused", f"the start at {refused['time']} (exit {refused['exit_code']}): {refused['message']}"))
-    rows.append(("interruptions", found.get("interruptions")))
+    if age := found.get("checkpoint_age_seconds"):
+        rows.append(("checkpoint", f"the newest was saved {_ago(age)} ago"))
     rows.append(("next", found["next"]))
-    print_rows(console, rows)
+    if not found["alive"] and not found["outcome"]:
+        rows.append(("command", found["command"]))
+    return _columns(rows)
+
+
+def _state_line(found: Json) -> Text:
+    if not found["state"]:
+        return Text("not begun")
+    line = Text(found["state"], style="bold")
+    if found["alive"] and (runner := found["runner"]):
+        line.append(f" (running since {runner['started_at']}: process {runner['pid']} on {runner['host']})", "green")
+    elif found["stopped"] and not found["outcome"]:
+        line.append(f" (not running since {found['stopped']['at']}: {found['stopped']['why']})", "yellow")
+    return line
+
+
+def _machine(state: str) -> Text:
+    """The states in order, the present one marked; of the two ends only the one that was reached, or the good one."""
+    ends = {State.PASSED, State.FAILED} - {State.FAILED if state != State.FAILED else State.PASSED}
+    shown = [(s, name) for s, name in PICTURE if s not in TERMINAL or s in ends]
+    line = Text()
+    for n, (each, name) in enumerate(shown):
+        line.append(" → " if n else "", "dim")
+        line.append(f"[{name}]" if each == state else name, "bold reverse" if each == state else "dim")
+    return line
+
+
+def _stage_line(progress: Mapping[str, Any]) -> Text:
+    share = min(1.0, progress["completed"] / progress["target"]) if progress["target"] else 1.0
+    full = int(share * BAR)
+    line = Text("█" * full, "green" if share == 1.0 else "cyan") + Text("░" * (BAR - full), "dim")
+    line.append(f"  {progress['completed']} of {progress['target']} updates")
+    if progress["eta_seconds"] is not None:
+        line.append(f", {progress['updates_per_second']:.1f}/s, {_ago(progress['eta_seconds'])} to go", "cyan")
+    if progress["verdict"]:
+        line.append(f", last gate: {progress['verdict']}")
+    if checkpoint := progress["checkpoint"]:
+        line.append(f", checkpoint {near(checkpoint['path'])}", "dim")
+    return line
+
+
+def _tuning_changes(found: Json) -> list[str]:
+    """Settings in force that are not the configured ones, and what changed them."""
+    config = (found.get("fingerprint") or {}).get("config", {})
+    changes = []
+    for stage, progress in found["stages"].items():
+        moved = [
+            f"{key} {config[f'{stage}.{key}']:g} → {value:g}"
+            for key, value in progress["tuning"].items()
+            if key != "log_interval" and config.get(f"{stage}.{key}", value) != value
+        ]
+        if moved:
+            retuned = stage == Stage.DYNAMICS and found["retunes"]
+            cause = f"retune {found['retunes']}" if retuned else "rejected chunks or deaths of the training process"
+            changes.append(f"{stage}: {', '.join(moved)} (by {cause})")
+    return changes
+
+
+def _budgets(used: Mapping[str, int], allowed: Mapping[str, int]) -> str:
+    names = {"max_train_retries": "chunk retries", "max_inference_retries": "retunes", "max_crashes": "deaths"}
+    names["max_stalled_starts"] = "starts without progress"
+    return ", ".join(f"{name} {used[key]}/{allowed[key]}" for key, name in names.items())
+
+
+def _interruption_line(found: Json) -> str:
+    recent = found.get("recent_interruptions") or []
+    told = "; ".join(f"{entry['at']} {entry['why']}" for entry in reversed(recent))
+    return f"{found['interruptions']}" + (f", last: {told}" if told else "")
+
+
+def _ago(seconds: float) -> str:
+    """A length of time, to two figures."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    parts = [(days, "d"), (hours, "h"), (minutes, "min"), (rest, "s")]
+    first = next((n for n, (value, _) in enumerate(parts) if value), len(parts) - 1)
+    return " ".join(f"{value} {unit}" for value, unit in parts[first : first + 2] if value or unit == "s")
+
+
+def _moment(text: str) -> datetime:
+    return datetime.fromisoformat(text)
 
 
 def near(path: str | None) -> str | None:
@@ -100,7 +296,13 @@ def near(path: str | None) -> str | None:
 
 def print_rows(console: Console, rows: list[tuple[str, Any]]) -> None:
     """Two aligned columns; rows without a value are left out."""
-    shown = [(name, str(value)) for name, value in rows if value not in (None, "")]
+    console.print(_columns(rows), soft_wrap=True)
+
+
+def _columns(rows: list[tuple[str, Any]]) -> Group:
+    shown = [(name, value) for name, value in rows if value not in (None, "")]
     width = max(len(name) for name, _ in shown)
-    for name, value in shown:
-        console.print(Text(f"{name:<{width}}  {value}"), soft_wrap=True)
+    lines = (
+        Text(f"{name:<{width}}  ") + (value if isinstance(value, Text) else Text(str(value))) for name, value in shown
+    )
+    return Group(*lines)

@@ -27,6 +27,8 @@ from tiw_fsm.run_state import SCHEMA_VERSION, Mark, RunState
 Json = dict[str, Any]
 LOCK_PATIENCE = 0.2
 """Seconds a runner waits for the lock: a reader that looks whether a run is alive holds it for an instant."""
+RECENT_BYTES = 1 << 16
+"""Of the journal's end, for those who want to know what happened lately."""
 WHAT_TO_DO = "Nothing was overwritten: put a backup back, or begin anew with another --run."
 
 
@@ -233,6 +235,13 @@ class Store:
         Raises:
             StateDamaged: a line is not JSON, or no plain file stands in the journal's place.
         """
+        return self._lines(from_end=None)
+
+    def recent(self) -> list[Json]:
+        """The last of these lines, so few that reading them takes no longer however long the run."""
+        return self._lines(from_end=RECENT_BYTES)
+
+    def _lines(self, from_end: int | None) -> list[Json]:
         durable.require_plain(self.paths.journal)
         mark = self._mark
         if not mark.bytes:
@@ -240,10 +249,12 @@ class Store:
             mark = next(readable, mark)
         if not mark.bytes or not self.paths.journal.exists():
             return []
+        start = max(0, mark.bytes - from_end) if from_end else 0
         with disk_errors("reading", self.paths.journal), open(self.paths.journal, "rb") as file:
-            content = file.read(mark.bytes)
+            file.seek(start)
+            lines = file.read(mark.bytes - start).splitlines()[1 if start else 0 :]  # the first may be half of one
         try:
-            return [json.loads(line) for line in content.splitlines()]
+            return [json.loads(line) for line in lines]
         except (ValueError, RecursionError) as exc:
             raise StateDamaged(f"{self.paths.journal} is damaged: not all its lines are JSON. {WHAT_TO_DO}") from exc
 

@@ -118,6 +118,7 @@ def warm_up() -> None:
 def become(request: Mapping[str, Any]) -> None:
     """Turn this fork into the process that was asked for."""
     os.setpgid(0, 0)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # a bench started with nohup ignores it, and its runs would too
     os.chdir(request["folder"])
     for descriptor, path in enumerate((os.devnull, request["stdout"], request["stderr"])):
         opened = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
