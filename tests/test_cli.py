@@ -17,8 +17,11 @@ import typer
 from conftest import Simulation, Tiw, write_configs
 
 from tiw_fsm.cli import app
+from tiw_fsm.config import Budgets
 from tiw_fsm.engines.simulated import Script
 from tiw_fsm.errors import ExitCode
+from tiw_fsm.machine import Event
+from tiw_fsm.run_state import State
 
 PROJECT = Path(__file__).parent.parent
 DOCS = "\n".join(path.read_text() for path in [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))])
@@ -295,3 +298,36 @@ def test_check_says_when_models_were_not_made_for_each_other_or_one_is_missing(t
     said = " ".join(problem for finding in json.loads(done.stdout) for problem in finding["problems"])
     assert "frame_size differs: video_tokenizer 64, dynamics 128" in said
     assert "inference needs all three models" in said
+
+
+# --- the documents ----------------------------------------------------------------------------------------------
+
+
+def test_the_reference_of_the_configs_is_what_the_code_says() -> None:
+    printed = subprocess.run([sys.executable, PROJECT / "docs/generate.py"], capture_output=True, text=True, check=True)
+    assert (PROJECT / "docs/configs.md").read_text() == printed.stdout
+
+
+def test_every_state_event_and_budget_is_explained() -> None:
+    text = (PROJECT / "docs/machine.md").read_text()
+    for name in [*State, *Event, *Budgets.model_fields]:
+        assert f"`{name}`" in text or name in re.findall(r"\b[A-Z_]+\b", text), name
+
+
+def test_every_message_that_is_explained_is_one_that_the_code_can_say() -> None:
+    """Of each heading the words between the dots; what the operating system says is not ours."""
+    code = " ".join(path.read_text() for path in (PROJECT / "tiw_fsm").rglob("*.py"))
+    said = re.sub(r'"\s*f?"', "", code)  # sentences go over several lines
+    said = re.sub(r"\{[^{}]*\}", "…", said)
+    headings = re.findall(r"^## (.*)$", (PROJECT / "docs/faq.md").read_text(), re.MULTILINE)
+    assert len(headings) > 10
+    for heading in headings:
+        if "No space left on device" not in heading:
+            for part in filter(None, (part.strip(" 0123456789") for part in heading.split("…"))):
+                assert part in said, heading
+
+
+def test_links_between_the_documents_lead_somewhere() -> None:
+    for document in [PROJECT / "README.md", *(PROJECT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[\w-]+)?\)", document.read_text()):
+            assert (document.parent / target).exists(), f"{document.name}: {target}"

@@ -139,11 +139,17 @@ class TrainingFile(SharedKeys):
     """training.yaml: where the shared keys live."""
 
     video_tokenizer_config: str | None = None
+    """Here the folder and the --*-config flags say it."""
     latent_actions_config: str | None = None
+    """Here the folder and the --*-config flags say it."""
     dynamics_config: str | None = None
+    """Here the folder and the --*-config flags say it."""
     run_video_tokenizer: bool | None = None
+    """Here --train-stage says it."""
     run_latent_actions: bool | None = None
+    """Here --train-stage says it."""
     run_dynamics: bool | None = None
+    """Here --train-stage says it."""
 
 
 class InferenceFile(Value):
@@ -180,6 +186,7 @@ class InferenceFile(Value):
     use_actions: bool | None = None
     """Here actions are always inferred from the true clip."""
     use_gt_actions: bool | None = None
+    """Here actions are always inferred from the true clip."""
     use_interactive_mode: bool | None = None
     """Always off."""
     seed: Count | None = None
@@ -187,8 +194,11 @@ class InferenceFile(Value):
     sample_index: Count | None = None
     """TinyWorlds' single clip; here several held-out clips are judged."""
     amp: bool | None = None
+    """bfloat16 autocast on CUDA."""
     tf32: bool | None = None
+    """TensorFloat-32 matrix products on CUDA."""
     compile: bool | None = None
+    """torch.compile the models."""
 
 
 # --- loop.yaml --------------------------------------------------------------------------------------------------
@@ -224,11 +234,13 @@ class Ladder(Value):
     """One step of a stage's retune."""
 
     learning_rate_factor: Rate
+    """What the learning rate is multiplied by."""
     accumulation_step: int = 0
     """Added to gradient_accumulation_steps, which never falls below 1."""
     log_interval_floor: Positive
     """log_interval is halved down to this, and never exceeds the chunk."""
     learning_rate_floor: Rate = 1e-6
+    """The rate never falls below this."""
 
 
 class Budgets(Value):
@@ -308,14 +320,19 @@ class LoopConfig(Value):
             }
         ),
     }
+    """When a chunk of a stage is accepted."""
     ladders: dict[Stage, Ladder] = {
         Stage.VIDEO: Ladder(learning_rate_factor=0.5, accumulation_step=1, log_interval_floor=500),
         Stage.LATENT: Ladder(learning_rate_factor=0.8, log_interval_floor=250),
         Stage.DYNAMICS: Ladder(learning_rate_factor=0.2, accumulation_step=-1, log_interval_floor=500),
     }
+    """What a rejected chunk is repeated with."""
     budgets: Budgets = Budgets()
+    """How often each thing may go wrong."""
     inference: InferenceGate = InferenceGate()
+    """When the world model has proved itself."""
     retune: Retune = Retune()
+    """What follows a failed inference gate."""
     retune_policy: Literal["dynamics", "cause"] = "dynamics"
     """What a retune trains: dynamics alone, or the stage at fault and then dynamics."""
     on_finish: str | None = None

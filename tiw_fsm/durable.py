@@ -70,9 +70,9 @@ def replace(path: Path, content: bytes, *, named_later: bool = False) -> None:
 def require_plain(path: Path) -> None:
     """Raise StateDamaged if a link, a folder or a pipe stands in the place of one of our files."""
     if os.path.lexists(path) and (path.is_symlink() or not path.is_file()):
-        what = f"a symbolic link to {os.readlink(path)}" if path.is_symlink() else "not a file"
+        what = f"is a symbolic link to {os.readlink(path)}" if path.is_symlink() else "is not a file"
         raise StateDamaged(
-            f"{path} is {what}; tiw-fsm keeps plain files there and follows no link. "
+            f"{path} {what}; tiw-fsm keeps plain files there and follows no link. "
             "Nothing was changed: put the file itself in its place, or begin anew with another --run."
         )
 
