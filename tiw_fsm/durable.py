@@ -6,9 +6,9 @@ and what lies behind it is not touched.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
-from contextlib import nullcontext, suppress
 from itertools import count
 from pathlib import Path
 from typing import IO
@@ -26,6 +26,8 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+NOT_OURS = {errno.EACCES, errno.EPERM, errno.EINVAL, errno.ENOTSUP}
+"""What a folder above ours may answer to a sync: it may not be read, or lies where folders cannot be synced."""
 _named: set[Path] = set()
 """Folders whose names this process has brought to the disk; one that is only there may be lost with the power."""
 
@@ -38,12 +40,16 @@ def make_folder(folder: Path) -> None:
     """
     with disk_errors("making", folder):
         for path in [*reversed(folder.parents), folder]:
-            if path not in _named or not path.is_dir():
-                made = not path.is_dir()
-                path.mkdir(exist_ok=True)
-                with nullcontext() if made else suppress(PermissionError):  # what is not ours need not be readable
-                    sync(path.parent)
-                _named.add(path)
+            there = path.is_dir()
+            if there and path in _named:
+                continue
+            path.mkdir(exist_ok=True)
+            try:
+                sync(path.parent)
+            except OSError as exc:
+                if not there or exc.errno not in NOT_OURS:
+                    raise
+            _named.add(path)
 
 
 def replace(path: Path, content: bytes, *, named_later: bool = False) -> None:
