@@ -18,6 +18,7 @@ from disk import Operation, Tree, read_log, replayed
 from launch import Ended, Fault, Launcher, Started
 from outcome import TIMES_AND_NAMES, differences, outcome
 
+from tiw_fsm import verification
 from tiw_fsm.errors import ExitCode, TiwFsmError
 from tiw_fsm.store import Store, fold
 
@@ -152,9 +153,13 @@ class Bench:
         expected = self.states[run.generation if run else 0]
         return [f"the state is another one: {trouble}" for trouble in differences(expected, found)]
 
+    def not_whole(self) -> list[str]:
+        """What `tiw-fsm verify` finds: whatever the state names is there, at any moment."""
+        return [problem for _, problems in verification.findings(self.store) for problem in problems]
+
     def troubles_after(self, log: Sequence[Operation]) -> list[str]:
         """Of what a first start with this log left, and of the run that goes on from there."""
-        return self.lost(acknowledged(log)) or self.strayed() or self.ends_otherwise()
+        return self.lost(acknowledged(log)) or self.strayed() or self.not_whole() or self.ends_otherwise()
 
     def ends_otherwise(self) -> list[str]:
         """How a run that goes on from here ends otherwise than an undisturbed one."""
