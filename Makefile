@@ -35,4 +35,4 @@ torture: install
 	$(BIN)/python -m pytest tests/torture --kills $(KILLS)
 
 test-schedulers: install
-	$(BIN)/python -m pytest tests/schedulers -rs
+	$(BIN)/python -m pytest tests/test_schedule.py tests/schedulers -rs
