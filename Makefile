@@ -5,7 +5,7 @@ DATA := data/crafter_frames.h5
 KILLS := 60
 DEMO := --config-dir configs/demo
 
-.PHONY: install run test check bench torture
+.PHONY: install run test check bench torture test-schedulers
 
 install: $(VENV)/installed
 
@@ -33,3 +33,6 @@ bench: install
 
 torture: install
 	$(BIN)/python -m pytest tests/torture --kills $(KILLS)
+
+test-schedulers: install
+	$(BIN)/python -m pytest tests/test_schedule.py tests/schedulers -rs

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from tiw_fsm import __version__
 from tiw_fsm.errors import ExitCode, Interrupted, RunHeld, TiwFsmError, UsageProblem
+from tiw_fsm.scheduling import Scheduler
 from tiw_fsm.store import Store
 
 app = typer.Typer(
@@ -232,6 +233,22 @@ def verify(
     if not as_json:
         out.print(verification.conclusion(found), soft_wrap=True)
     raise typer.Exit(ExitCode.PASSED if whole else ExitCode.DAMAGED)
+
+
+@app.command()
+def schedule(
+    scheduler: Annotated[Scheduler, typer.Argument(help="cron, systemd or slurm.", show_default=False)],
+    run: Run = "default",
+    repo_root: RepoRoot = Path("."),
+    state_dir: StateDir = None,
+) -> None:
+    """Print what cron, systemd or Slurm needs to keep this run going, wherever it is stopped."""
+    from tiw_fsm import scheduling
+
+    folder = store_of(run, repo_root, state_dir).paths.folder
+    job = scheduling.Job(scheduling.this_program(), repo_root.resolve(), run, folder.parent)
+    print(scheduling.snippet(scheduler, job), end="")
+    err.print(scheduling.ADVICE[scheduler], soft_wrap=True, markup=False)
 
 
 @app.command()
