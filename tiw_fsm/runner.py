@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from structlog.typing import FilteringBoundLogger
 
-from tiw_fsm import advice
+from tiw_fsm import advice, page_file
 from tiw_fsm.config import Settings
 from tiw_fsm.controller import Controller
 from tiw_fsm.display import Display
@@ -58,6 +58,7 @@ def run_once(
         log = make_log(err, store.paths.log)
         for what in damage:
             log.warning(f"{what} Going on from the generation before.")
+        keeper = page_file.Keeper(store, log)
         with Display(err) as display:
             controller = Controller(
                 settings,
@@ -69,6 +70,7 @@ def run_once(
                 log=log,
                 accept_changes=accept_changes,
                 require_exact=require_exact,
+                on_commit=keeper.committed,
             )
             try:
                 code = controller.run()
@@ -77,6 +79,9 @@ def run_once(
             except Exception:
                 log.error("a bug in tiw-fsm; the state is as last committed", exc_info=True)
                 raise
+            finally:
+                if controller.committed is not before or not store.paths.page.exists():
+                    keeper.ended()
         ended = controller.committed
         assert ended is not None
         say_how_it_ended(out, ended)
