@@ -26,6 +26,8 @@ REFRESH = 15
 SHOWN_STEPS, KEPT_STEPS = 50, 1000
 """Steps of the timeline that are seen at once, and that the page holds at all."""
 SHOWN_ATTEMPTS = 30
+ENLARGED = 300
+"""Height in pixels up to which the rollout in motion is enlarged, by a whole factor."""
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src 'unsafe-inline'"
 """What the browser may load: nothing. So the page proves itself that it needs no network."""
 
@@ -109,15 +111,21 @@ def _section(title: str, *content: object, note: object = "") -> Html:
 
 def _table(headers: Sequence[str], rows: Iterable[Sequence[object]], class_: str = "") -> Html:
     """A table; numbers stand right, under one another."""
-    body = []
-    for row in rows:
-        cells = [
-            tag("td", _shown(v), class_="n" if isinstance(v, int | float) and not isinstance(v, bool) else None)
-            for v in row
-        ]
-        body.append(tag("tr", *cells))
-    head = tag("tr", *(tag("th", name) for name in headers))
+    found = [tuple(row) for row in rows]
+    kinds = ["n" if all(map(_is_figure, column)) else None for column in zip(*found, strict=True)]
+    body = [tag("tr", *(tag("td", _shown(v), class_=k) for k, v in zip(kinds, row, strict=True))) for row in found]
+    head = tag("tr", *(tag("th", name, class_=kind) for kind, name in zip(kinds, headers, strict=True)))
     return tag("div", tag("table", tag("thead", head), tag("tbody", *body), class_=class_ or None), class_="wide")
+
+
+class Figure(str):
+    """A number as it shall be shown."""
+
+    __slots__ = ()
+
+
+def _is_figure(value: object) -> bool:
+    return value is None or (isinstance(value, int | float | Figure) and not isinstance(value, bool))
 
 
 def _shown(value: object) -> object:
@@ -216,29 +224,34 @@ def _attempts(seen: Seen, run: RunState) -> Html:
     rows = [_attempt_row(attempt, names) for attempt in reversed(found)]
     shown = found[-SHOWN_ATTEMPTS:]
     note = f"The last {len(shown)} of {len(found)} attempts are drawn." if len(found) > len(shown) else ""
-    pictures = [_rollout(a, seen.attempts[a.number], run) for a in reversed(found) if a.number in seen.attempts]
+    pictured = [attempt for attempt in reversed(found) if attempt.number in seen.attempts]
+    pictures = [_rollout(a, seen.attempts[a.number], run, first=a is pictured[0]) for a in pictured]
     return _section("Inference attempts", drawings.attempts(shown), _table(headers, rows), *pictures, note=note)
 
 
 def _attempt_row(attempt: Attempt, names: Sequence[str]) -> tuple[object, ...]:
     unmet = ", ".join(name for name, held in attempt.conditions.items() if not held)
     verdict = "passed" if attempt.passed else "failed"
-    skill = None if attempt.skill is None else Html(f'<span class="n">{attempt.skill:+.3f}</span>')
+    skill = None if attempt.skill is None else Figure(f"{attempt.skill:+.3f}")
     mark = tag("span", verdict, class_=f"verdict {verdict}")
-    figures = (attempt.number, attempt.updates, attempt.mse, attempt.max_mse)
-    return (*figures, *(attempt.baselines.get(name) for name in names), skill, mark, unmet)
+    errors = (attempt.mse, attempt.max_mse, *(attempt.baselines.get(name) for name in names))
+    shown = (None if error is None else Figure(f"{error:.4f}") for error in errors)
+    return (attempt.number, attempt.updates, *shown, skill, mark, unmet)
 
 
-def _rollout(attempt: Attempt, picture: Picture, run: RunState) -> Html:
+def _rollout(attempt: Attempt, picture: Picture, run: RunState, *, first: bool) -> Html:
+    """An attempt's pictures; the newest are seen at once."""
     best = run.inference.best
     title = f"Attempt {attempt.number}{', the best' if best and best.number == attempt.number else ''}"
     moving = []
     if picture.motion:
         caption = "above: the true clip; below: what the model made of its first frames and the inferred actions"
         still = tag("p", "The animation is hidden, because this device asks for less motion.", class_="still note")
-        image = _image(picture.motion, f"{title}: the rollout in motion", "pixels")
+        image = _image(picture.motion, f"{title}: the rollout in motion", enlarged=True)
         moving = [tag("figure", image, still, tag("figcaption", caption), class_="motion")]
-    return tag("div", tag("h3", title), *moving, _strips(picture, title), class_="rollout")
+    if first:
+        return tag("div", tag("h3", title), *moving, _strips(picture, title))
+    return tag("details", tag("summary", title), *moving, _strips(picture, title), id=f"attempt-{attempt.number}")
 
 
 def _strips(picture: Picture, title: str) -> Html:
@@ -248,9 +261,12 @@ def _strips(picture: Picture, title: str) -> Html:
     return tag("figure", image, tag("figcaption", picture.name))
 
 
-def _image(png: bytes, alt: str, class_: str | None = None) -> Html:
+def _image(png: bytes, alt: str, *, enlarged: bool = False) -> Html:
     source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
-    return Html(tag("img", src=source, alt=alt, class_=class_).removesuffix("</img>"))
+    width, height = (int.from_bytes(png[at : at + 4], "big") for at in (16, 20))
+    factor = max(1, ENLARGED // height) if enlarged else 1
+    image = tag("img", src=source, alt=alt, width=factor * width, height=factor * height)
+    return Html(image.removesuffix("</img>"))
 
 
 # --- training ---------------------------------------------------------------------------------------------------
@@ -340,7 +356,7 @@ def changes_of(step: Step) -> list[str]:
 
 def _changes(seen: Seen, run: RunState, history: Sequence[Step]) -> Html:
     rows = [
-        (_time(step.line["time"]), "retune" if step.event == "gate_failed" else step.event, what)
+        (tag("time", _time(step.line["time"])), "retune" if step.event == "gate_failed" else step.event, what)
         for step in history[1:]
         for what in changes_of(step)
     ]
@@ -356,7 +372,7 @@ def _timeline(seen: Seen) -> Html:
     rows = [
         (
             tag("time", _time(e["time"]).removesuffix(" UTC")),
-            tag("span", duration(e["seconds"]), class_="n"),
+            Figure(duration(e["seconds"])),
             e["to"] if e["from"] in (None, e["to"]) else f"{e['from']} → {e['to']}",
             tag("span", e["what"], class_=f"event {e['event']}"),
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import html
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -16,8 +16,8 @@ from tiw_fsm.machine import TABLE, Event, Way
 from tiw_fsm.run_state import TRAINING, Attempt, RunState, State
 
 Json = Mapping[str, Any]
-POINTS, HOVERS = 300, 60
-"""Points of a curve, and places of it that tell their values under the pointer."""
+POINTS, HOVERS, STACKED = 300, 60, 2
+"""Points of a curve, places of it that tell their values under the pointer, and gates above the first of a place."""
 
 
 class Html(str):
@@ -60,7 +60,7 @@ def line(x1: float, y1: float, x2: float, y2: float, class_: str, *content: Html
 
 # --- the machine ------------------------------------------------------------------------------------------------
 
-BOX_W, BOX_H, COLUMN = 108, 44, 132
+BOX_W, BOX_H, COLUMN = 118, 44, 146
 PLACES: dict[State, tuple[float, float]] = {
     State.ALIGN: (0, 0),
     State.TRAIN_VIDEO: (1, 0),
@@ -103,12 +103,12 @@ def machine(current: State | None, taken: Mapping[Way, int], run: RunState | Non
         )
         for kind in ("taken", "possible")
     ]
-    return svg(1060, 330, tag("defs", *heads), *arrows, *boxes, label="the state machine", class_="machine")
+    return svg(1156, 286, tag("defs", *heads), *arrows, *boxes, label="the state machine", class_="machine")
 
 
 def _centre(state: State) -> tuple[float, float]:
     column, row = PLACES[state]
-    return 66 + column * COLUMN, 140 + row * 105
+    return 66 + column * COLUMN, 128 + row * 100
 
 
 def _box(state: State, current: bool, visited: bool, run: RunState | None) -> Html:
@@ -165,11 +165,11 @@ def _path(source: State, target: State) -> tuple[str, tuple[float, float]]:
             return _curve((x1 - half_w, y1), (x2 + 44, y1), (x2 + 44, y2 + half_h + 2))
         return _curve((x1 + half_w, y1 + 12), (x2, y1 + 12), (x2, y2 + half_h + 2))
     if source is State.FAILED:
-        return _curve((x1, y1 + half_h), ((x1 + x2) / 2, 420), (x2 - 30, y2 + half_h + 2))
+        return _curve((x1, y1 + half_h), ((x1 + x2) / 2, 386), (x2 - 30, y2 + half_h + 2))
     columns = PLACES[target][0] - PLACES[source][0]
     if columns == 1:
         end = x2 - half_w - 2
-        return f"M{x1 + half_w} {y1}L{end} {y2}", ((x1 + half_w + end) / 2 - 1, (y1 + y2) / 2 - 8)
+        return f"M{x1 + half_w} {y1}L{end} {y2}", ((x1 + half_w + end) / 2 - 1, (y1 + y2) / 2 - 11)
     if columns < 0:
         return _curve((x1, y1 + half_h), ((x1 + x2) / 2, y1 + half_h + 30), (x2 + 34, y2 + half_h + 2))
     top = y1 - half_h
@@ -229,7 +229,7 @@ def scale(values: Sequence[float] | Floats, start: float, end: float, *, zero: b
 # --- loss curves ------------------------------------------------------------------------------------------------
 
 WIDTH, LEFT, RIGHT = 760, 58, 744
-LOSS_TOP, LOSS_END, RATE_TOP, RATE_END = 18, 190, 208, 240
+LOSS_TOP, LOSS_END, RATE_TOP, RATE_END = 40, 212, 230, 262
 
 
 def loss(stage: str, curve: Curve, gates: Sequence[Json], retunes: Sequence[tuple[int, int]]) -> Html:
@@ -249,7 +249,11 @@ def loss(stage: str, curve: Curve, gates: Sequence[Json], retunes: Sequence[tupl
         lines += [_line(x(thinned.completed), y(thinned.loss), f"loss {kind}")]
         lines += [_line(x(thinned.completed), rate(thinned.rate), f"rate {kind}")]
         hovers += _hovers(thinned, x)
-    marks = [_gate_mark(gate, x(gate["completed"])) for gate in gates]
+    above: Counter[int] = Counter()
+    marks = []
+    for gate in gates:
+        marks.append(_gate_mark(gate, x(gate["completed"]), min(above[gate["completed"]], STACKED)))
+        above[gate["completed"]] += 1
     marks += [
         join(
             [
@@ -263,11 +267,11 @@ def loss(stage: str, curve: Curve, gates: Sequence[Json], retunes: Sequence[tupl
         *_axis_y(y, "loss"),
         *(line(LEFT, RATE_END, RIGHT, RATE_END, "axis"), text(LEFT - 6, RATE_TOP + 8, f"{_top(curve):.2g}", "", "end")),
         text(LEFT - 6, RATE_END, "0", "", "end"),
-        text(LEFT + 4, RATE_TOP + 1, "learning rate", "name"),
+        text(RIGHT, RATE_TOP + 4, "learning rate", "name", "end"),
         *(text(x(v), RATE_END + 15, f"{v:g}", "", "middle") for v in x.ticks() if v == int(v)),
         text(RIGHT, RATE_END + 28, "updates", "name", "end"),
     ]
-    return svg(WIDTH, 274, *axes, *lines, *hovers, *marks, label=f"loss of {stage}", class_="plot")
+    return svg(WIDTH, 296, *axes, *lines, *hovers, *marks, label=f"loss of {stage}", class_="plot")
 
 
 def _top(curve: Curve) -> float:
@@ -317,13 +321,14 @@ def _hovers(curve: Curve, x: Scale) -> list[Html]:
     ]
 
 
-def _gate_mark(gate: Json, x: float) -> Html:
+def _gate_mark(gate: Json, x: float, above: int) -> Html:
+    """A gate; those of one chunk's repetitions stand above one another, so that none is hidden."""
     told = f"gate at update {gate['completed']}, attempt {gate['attempt']}: {gate['decision']} ({gate['reason']})"
     return tag(
         "g",
         tag("title", told),
         line(x, LOSS_TOP - 6, x, LOSS_END, "stem"),
-        tag("circle", cx=f"{x:.1f}", cy=LOSS_TOP - 8, r=4.5),
+        tag("circle", cx=f"{x:.1f}", cy=LOSS_TOP - 8 - 9 * above, r=4),
         class_=f"gate {gate['decision']}",
         data_gate=f"{gate['stage']}:{gate['completed']}:{gate['attempt']}",
     )
@@ -378,11 +383,11 @@ def _attempt_row(attempt: Attempt, y: float, x: Scale) -> list[Html]:
     marks = [line(low, y, high, y, "row"), text(low - 10, y + 4, f"attempt {attempt.number}", kind, "end")]
     threshold = tag("title", f"largest MSE that passes: {attempt.max_mse:g}")
     marks.append(line(x(attempt.max_mse), y - 11, x(attempt.max_mse), y + 11, "threshold", threshold))
+    if attempt.mse is not None and (attempt.mse > 0 or not x.logarithmic):
+        told = tag("title", f"attempt {attempt.number}: MSE {attempt.mse:.5g}")
+        marks.append(tag("circle", told, cx=f"{x(attempt.mse):.1f}", cy=f"{y:.1f}", r=6, class_=f"mse {kind}"))
     for name, value in attempt.baselines.items():
         if value > 0 or not x.logarithmic:
             shape = SHAPES.get(name, SHAPES["copy_last"])
             marks.append(tag("path", tag("title", f"{name} {value:.5g}"), d=shape(x(value), y), class_=f"base {name}"))
-    if attempt.mse is not None and (attempt.mse > 0 or not x.logarithmic):
-        told = tag("title", f"attempt {attempt.number}: MSE {attempt.mse:.5g}")
-        marks.append(tag("circle", told, cx=f"{x(attempt.mse):.1f}", cy=f"{y:.1f}", r=6, class_=f"mse {kind}"))
     return marks

@@ -142,6 +142,15 @@ def write(paths: StatePaths, text: str, mine: str = "") -> Path:
     return paths.page
 
 
+def refresh(store: Store, *, alive: bool) -> None:
+    """Write the page, as the runner of the run.
+
+    Raises:
+        StateDamaged, DiskRefused: as ``gather`` and ``write``.
+    """
+    write(store.paths, page(gather(store, alive=alive)))
+
+
 def report(store: Store) -> tuple[Path, Seen]:
     """Write the page of a run as it is now, for whoever asked.
 
@@ -178,7 +187,7 @@ class Keeper:
     def _write(self, *, alive: bool) -> None:
         began = self._clock()
         try:
-            write(self.store.paths, page(gather(self.store, alive=alive)))
+            refresh(self.store, alive=alive)
         except Exception as exc:
             self._warn(f"the page {self.store.paths.page} is not up to date: {exc}")
         took = self._clock() - began

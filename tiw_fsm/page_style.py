@@ -55,9 +55,10 @@ table{border-collapse:collapse;width:100%;font-size:13px}
 th,td{text-align:left;vertical-align:top;padding:5px 14px 5px 0;border-bottom:1px solid var(--rule)}
 th{color:var(--muted);font-weight:500;white-space:nowrap}
 td{overflow-wrap:normal}
+td:last-child:not(.n){min-width:240px}
 tr:last-child td{border-bottom:0}
 .n,td time{font-variant-numeric:tabular-nums;white-space:nowrap}
-td.n{text-align:left}
+td.n,th.n{text-align:right}
 .timeline td:nth-child(3){white-space:nowrap;color:var(--muted)}
 .timeline td:nth-child(4){min-width:280px}
 .config{width:auto}
@@ -72,8 +73,8 @@ gap:14px;align-items:center;font-size:13px}
 details{margin:8px 0}summary{cursor:pointer;color:var(--accent);font-size:13px;padding:3px 0}
 figure{margin:8px 0 14px}
 figure img{display:block;border-radius:6px}
-.motion img{max-width:100%;width:640px;image-rendering:pixelated}
-.wide img{height:auto;max-width:none}
+.motion img{max-width:100%;height:auto;image-rendering:pixelated}
+.wide img{max-width:none}
 .still{display:none}
 @media (prefers-reduced-motion:reduce){.motion img{display:none}.still{display:block}}
 .gone{font-style:italic}
@@ -84,12 +85,13 @@ svg text{fill:var(--muted)}
 .state .note{font-size:11px;font-variant-numeric:tabular-nums}
 .state.visited rect{fill:var(--tint);stroke:var(--accent);stroke-opacity:.5}.state.visited .name{fill:var(--text)}
 .state.current rect{fill:var(--accent);stroke:var(--accent);stroke-width:3}
-.state.current text{fill:var(--card)}
+.state.current .name,.state.current .note{fill:var(--card)}
 .state.current.passed rect{fill:var(--good);stroke:var(--good)}
 .state.current.failed rect{fill:var(--bad);stroke:var(--bad)}
 .way{fill:none;stroke:var(--rule);stroke-width:1.2}.way.taken{stroke:var(--accent);stroke-width:1.9}
 .head{fill:var(--rule)}.head.taken{fill:var(--accent)}
 .count{font-weight:600;font-size:11.5px;fill:var(--accent)!important;stroke:var(--card);stroke-width:4;paint-order:stroke}
+.plot{max-width:920px}
 .plot text{font-size:11px;font-variant-numeric:tabular-nums}
 .plot .name{font-size:11px}
 .grid{stroke:var(--rule);stroke-width:1}.axis{stroke:var(--muted);stroke-opacity:.6}

@@ -25,7 +25,7 @@ GEOMETRY = "tiw_fsm strips"
 """Key of the text in the PNG that says where its frames are, so that they can be cut out again."""
 STEP, LAST = 220, 1400
 """Milliseconds that a frame of a motion picture stays, and that the last one does."""
-BAR = 2
+BAR = 1
 """Height in pixels of the line under a motion picture that tells how far it is."""
 
 
@@ -92,7 +92,8 @@ def motion(picture: bytes) -> bytes | None:
     except (OSError, SyntaxError, ValueError, LookupError, TypeError, Image.DecompressionBombError):
         return None
     columns = [rows[n : n + 2] for n in range(0, len(rows), 2)]
-    size = (len(columns) * (width + GAP) - GAP, 2 * height + GAP + 2 * BAR)
+    tall = max(map(len, columns))
+    size = (len(columns) * (width + GAP) - GAP, tall * (height + GAP) + BAR)
     longest = max(counts)
     frames = []
     for t in range(longest):

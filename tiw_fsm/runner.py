@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +80,7 @@ def run_once(
                 log.error("a bug in tiw-fsm; the state is as last committed", exc_info=True)
                 raise
             finally:
-                if controller.committed is not before or not store.paths.page.exists():
+                if controller.committed is not before:
                     keeper.ended()
         ended = controller.committed
         assert ended is not None
@@ -116,6 +116,8 @@ def word_of_refusals(store: Store) -> Iterator[None]:
     except (UsageProblem, StateDamaged, RunChanged) as exc:
         if store.paths.state.exists():
             store.refuse(exc.exit_code, str(exc))
+            with suppress(Exception):  # of a run that cannot be read there is no page either
+                page_file.refresh(store, alive=False)
         raise
 
 
