@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tiw_fsm import page_drawings as drawings
+from tiw_fsm.advice import next_steps
 from tiw_fsm.curves import ACCEPTING, COLOURS, Curve
 from tiw_fsm.history import Step, duration, entries, steps, taken
 from tiw_fsm.page_drawings import Html, join, tag
 from tiw_fsm.page_style import SCRIPT, STYLE
 from tiw_fsm.reports import gates, judged, patch_of
-from tiw_fsm.run_state import TERMINAL, TRAINING, Attempt, RunState
+from tiw_fsm.run_state import TERMINAL, TRAINING, Attempt, RunState, State
 from tiw_fsm.stages import Stage
 from tiw_fsm.status import what_next
 
@@ -112,7 +113,8 @@ def _section(title: str, *content: object, note: object = "") -> Html:
 def _table(headers: Sequence[str], rows: Iterable[Sequence[object]], class_: str = "") -> Html:
     """A table; numbers stand right, under one another."""
     found = [tuple(row) for row in rows]
-    kinds = ["n" if all(map(_is_figure, column)) else None for column in zip(*found, strict=True)]
+    columns = list(zip(*found, strict=True)) or [("",)] * len(headers)
+    kinds = ["n" if all(map(_is_figure, column)) else None for column in columns]
     body = [tag("tr", *(tag("td", _shown(v), class_=k) for k, v in zip(kinds, row, strict=True))) for row in found]
     head = tag("tr", *(tag("th", name, class_=kind) for kind, name in zip(kinds, headers, strict=True)))
     return tag("div", tag("table", tag("thead", head), tag("tbody", *body), class_=class_ or None), class_="wide")
@@ -148,6 +150,7 @@ def _header(seen: Seen, following: str) -> Html:
         facts = [f"began {_time(run.created_at)}", f"last step {_time(run.updated_at)}"]
         facts += [f"interrupted {run.interruptions} ×"] if run.interruptions else []
         facts += [f"on {run.fingerprint.device}"] if run.fingerprint else []
+    steps_to_try = next_steps(run) if run and run.state is State.FAILED else []
     written = tag("span", f"page written {_time(seen.now)}", id="written", data_at=seen.now, data_alive=int(seen.alive))
     return tag(
         "header",
@@ -159,6 +162,7 @@ def _header(seen: Seen, following: str) -> Html:
             class_="state-line",
         ),
         tag("p", tag("b", "Next: "), following, class_="next"),
+        tag("ul", *(tag("li", step) for step in steps_to_try), class_="advice") if steps_to_try else "",
         tag("p", *(tag("span", fact) for fact in facts), written, class_="facts"),
     )
 
@@ -196,7 +200,7 @@ def _stages(run: RunState) -> Html:
                 tag(
                     "p",
                     f"learning rate {progress.tuning.learning_rate:.3g} · batch {progress.tuning.batch_size_per_gpu}"
-                    f" × {progress.tuning.gradient_accumulation_steps} · chunk attempt {progress.attempt}",
+                    f" × {progress.tuning.gradient_accumulation_steps}",
                     class_="note",
                 ),
                 class_="card now" if now else "card",
@@ -208,7 +212,7 @@ def _stages(run: RunState) -> Html:
 def _machine(seen: Seen) -> Html:
     drawn = drawings.machine(seen.run.state if seen.run else None, taken(seen.journal), seen.run)
     return _section(
-        "Machine", drawn, note="States visited are tinted, the present one is framed; ×n: ways taken so often."
+        "Machine", drawn, note="States visited are tinted, the present one is filled; ×n: ways taken so often."
     )
 
 

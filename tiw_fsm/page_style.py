@@ -27,6 +27,7 @@ p{margin:6px 0}
 section{background:var(--card);border:1px solid var(--rule);border-radius:12px;padding:18px 20px;margin:16px 0}
 #stages{background:none;border:0;padding:0}
 .note,figcaption,footer,.facts{color:var(--muted);font-size:13px}
+.advice{margin:4px 0 10px;padding-left:20px;font-size:14px}
 .facts span:not(:last-child)::after{content:" · "}
 .state-line{display:flex;gap:12px;align-items:center;margin:10px 0}
 .badge{font-weight:700;letter-spacing:.03em;padding:4px 12px;border-radius:8px;
@@ -113,6 +114,9 @@ svg text{fill:var(--muted)}
 footer{padding-bottom:40px}footer ul{margin:4px 0;padding-left:20px}
 @media (max-width:640px){header,main,footer{padding-left:12px;padding-right:12px}
 section{padding:14px 12px;border-radius:10px}
+.timeline thead{display:none}
+.timeline tr{display:grid;grid-template-columns:auto auto 1fr;padding:6px 0;border-bottom:1px solid var(--rule)}
+.timeline td{border:0;padding:0 10px 0 0}.timeline td:nth-child(4){grid-column:1/4;min-width:0}
 .budget{grid-template-columns:1fr 56px}.budget .meter{grid-column:1/3;grid-row:2}}
 """
     + DECISIONS
@@ -128,6 +132,12 @@ SCRIPT = """
       try { d.open ? sessionStorage.setItem(key, '1') : sessionStorage.removeItem(key); } catch (e) {}
     });
   });
+  // On a phone the machine is wider than its box: show the present state first.
+  var now = document.querySelector('.state.current'), box = now && now.closest('.wide');
+  if (box) {
+    var place = now.getBoundingClientRect(), frame = box.getBoundingClientRect();
+    box.scrollLeft += place.left + place.width / 2 - frame.left - frame.width / 2;
+  }
   // A runner that was killed cannot say so; the age of its last word can.
   var w = document.getElementById('written'), minutes = Math.floor((Date.now() - Date.parse(w.dataset.at)) / 60000);
   if (minutes >= 1) w.textContent += ', ' + minutes + ' min ago';
