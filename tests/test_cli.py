@@ -60,7 +60,7 @@ INSPECT = "import sys; from tiw_fsm.cli import app; app(sys.argv[1:], standalone
 ABSENT = "assert 'torch' not in sys.modules"
 
 
-@pytest.mark.parametrize("command", ["status", "graph", "check", "history", "verify"])
+@pytest.mark.parametrize("command", ["status", "graph", "check", "history", "verify", "report"])
 def test_commands_that_inspect_never_import_torch(simulation: Simulation, command: str) -> None:
     simulation.run()
     done = subprocess.run(

@@ -203,6 +203,22 @@ def history(
 
 
 @app.command()
+def report(
+    run: Run = "default", repo_root: RepoRoot = Path("."), state_dir: StateDir = None, as_json: AsJson = False
+) -> None:
+    """The run as one HTML page that opens from disk; a run at work keeps it current by itself."""
+    from tiw_fsm import page_file
+    from tiw_fsm.status import near
+
+    path, seen = page_file.report(store_of(run, repo_root, state_dir))
+    if as_json:
+        print(json.dumps({"path": str(path)}))
+        return
+    following = "" if seen.run else f" The run has not begun: `tiw-fsm run --run {run}` begins it."
+    out.print(f"{near(str(path))} is written: open it in a browser.{following}", soft_wrap=True)
+
+
+@app.command()
 def check(
     path: Annotated[Path | None, typer.Argument(help="A checkpoint, a folder of them or a run root.")] = None,
     run: Run = "default",

@@ -33,6 +33,7 @@ class Controller:
     """Runs one run from wherever it is to its end, to an interruption, or to an error.
 
     Use inside ``store.hold()``. ``before`` is what ``store.resume()`` gave, None for a run that never began.
+    ``on_commit`` is called after each commit and must not raise.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Controller:
         log: FilteringBoundLogger,
         accept_changes: bool = False,
         require_exact: bool = False,
+        on_commit: Callable[[], None] = lambda: None,
     ) -> None:
         self.settings = settings
         self.flags = dict(flags)
@@ -57,6 +59,7 @@ class Controller:
         self.make_engine = make_engine
         self.accept_changes = accept_changes
         self.require_exact = require_exact
+        self.on_commit = on_commit
         self.machine = Machine()
         self.committed = before
         self.kept: set[str] | None = None
@@ -115,6 +118,7 @@ class Controller:
             self.kept = named
             for stage in Stage:
                 checkpoints.sweep(self.paths.checkpoints(stage), {Path(path) for path in named}, self.committed.run_id)
+        self.on_commit()
         return self.committed
 
     # --- beginning ----------------------------------------------------------------------------------------------

@@ -131,7 +131,7 @@ def _scales(loss: Axes, rate: Axes, *, logarithmic: bool) -> None:
 
 
 def _lines(loss: Axes, rate: Axes, curve: Curve, colour: str) -> None:
-    for part in _rising(curve):
+    for part in rising(curve):
         thinned, lows, highs = thin(part)
         marker = "." if len(thinned.loss) == 1 else ""
         loss.plot(thinned.completed, thinned.loss, color=colour, linewidth=1.1, marker=marker, zorder=2)
@@ -140,7 +140,7 @@ def _lines(loss: Axes, rate: Axes, curve: Curve, colour: str) -> None:
         rate.plot(thinned.completed, thinned.rate, color=RATE if colour == KEPT else colour, linewidth=1)
 
 
-def _rising(curve: Curve) -> Iterator[Curve]:
+def rising(curve: Curve) -> Iterator[Curve]:
     """The curve cut where its updates step back, as after a stage that began anew."""
     cuts = np.flatnonzero(np.diff(curve.completed) <= 0) + 1
     for indices in np.split(np.arange(len(curve.loss)), cuts):

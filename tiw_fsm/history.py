@@ -161,13 +161,13 @@ def show(console: Console, found: Sequence[Json]) -> None:
     for entry in found:
         way = entry["to"] if entry["from"] in (None, entry["to"]) else f"{entry['from']} → {entry['to']}"
         line = Text(f"{entry['time'].replace('T', ' ').removesuffix('Z')}  ", style="dim")
-        line.append(f"{_duration(entry['seconds']):>8}  ", style="dim")
+        line.append(f"{duration(entry['seconds']):>8}  ", style="dim")
         line.append(f"{way:<32}")
         line.append(entry["what"], style=COLOURS.get(entry["event"], ""))
         console.print(line, soft_wrap=True)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """Seconds as people say them."""
     whole = round(seconds)
     if whole < 60:

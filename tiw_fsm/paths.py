@@ -58,6 +58,11 @@ class StatePaths:
         """Why the last start was refused, if it was."""
         return self.folder / "refused.json"
 
+    @property
+    def page(self) -> Path:
+        """The run as one HTML page; made anew from the rest at any time."""
+        return self.folder / "report.html"
+
 
 class RunPaths:
     """Artifacts under the run root, and those the seed's document places under the working root."""

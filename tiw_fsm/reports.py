@@ -165,7 +165,7 @@ def _change(before: Any, after: Any) -> str:
     return f"{_shown(before)} → {_shown(after)}"
 
 
-def _patch(step: Step, stage: str) -> str:
+def patch_of(step: Step, stage: str) -> str:
     """What a step changed in a stage's settings: the config patch applied."""
     old, new = (state.get("stages", {}).get(stage, {}) for state in (step.before, step.after))
     if not old or not new:
@@ -312,7 +312,7 @@ def _events(history: Iterable[Step]) -> Lines:
             continue
         stage = step.facts.get("stage")
         where = f"{stage} at or after update {step.facts['completed']}" if stage else step.line["from"]
-        patch = _patch(step, stage) if stage else ""
+        patch = patch_of(step, stage) if stage else ""
         rows.append((step.line["time"], step.event, where, step.words, patch))
     return _table(("time", "event", "where", "what", "config patch applied"), rows)
 
@@ -415,7 +415,7 @@ def _retunes(tale: Tale) -> Lines:
         for stage in step.facts["stages"]:
             loss = _change(*(_final(gates(lines, Stage(stage))) for lines in (older, newer)))
             file = tale.link(tale.paths.metrics(Stage(stage)))
-            rows.append((step.facts["retune"], stage, _patch(planned, stage), mse, loss, file))
+            rows.append((step.facts["retune"], stage, patch_of(planned, stage), mse, loss, file))
     return _table(("retune", "stage", "what it changed", "MSE", "final loss", "loss from"), rows)
 
 
@@ -438,7 +438,7 @@ def _final(found: Sequence[Json]) -> float | None:
 
 def _rejections(tale: Tale) -> Lines:
     rows = [
-        (s.facts["stage"], s.facts["completed"], s.facts["decision"], s.facts["reason"], _patch(s, s.facts["stage"]))
+        (s.facts["stage"], s.facts["completed"], s.facts["decision"], s.facts["reason"], patch_of(s, s.facts["stage"]))
         for s in tale.steps
         if s.event == "rejected"
     ]
@@ -492,7 +492,7 @@ def _gate_row(tale: Tale, step: Step) -> tuple[Any, ...]:
     picture = tale.link(facts["picture"], Path(facts["picture"]).name) if facts["picture"] else "none"
     start = f"`{Path(resume['path']).name}`" if resume else "the beginning"
     verdict = (facts["completed"], facts["attempt"], facts["decision"], facts["reason"])
-    return (*verdict, start, _patch(step, facts["stage"]) or "none", picture)
+    return (*verdict, start, patch_of(step, facts["stage"]) or "none", picture)
 
 
 def _gate_metrics(found: Sequence[Json]) -> Lines:
@@ -509,7 +509,7 @@ def _other_patches(history: Iterable[Step], stage: Stage) -> Lines:
     rows = [
         (step.line["time"], "retune" if step.event == "gate_failed" else step.event, patch)
         for step in history
-        if step.event not in ("accepted", "rejected") and (patch := _patch(step, stage))
+        if step.event not in ("accepted", "rejected") and (patch := patch_of(step, stage))
     ]
     return _table(("time", "event", "config patch applied"), rows)
 

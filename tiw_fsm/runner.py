@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from structlog.typing import FilteringBoundLogger
 
-from tiw_fsm import advice
+from tiw_fsm import advice, page_file
 from tiw_fsm.config import Settings
 from tiw_fsm.controller import Controller
 from tiw_fsm.display import Display
@@ -58,6 +58,7 @@ def run_once(
         log = make_log(err, store.paths.log)
         for what in damage:
             log.warning(f"{what} Going on from the generation before.")
+        keeper = page_file.Keeper(store, log)
         with Display(err) as display:
             controller = Controller(
                 settings,
@@ -69,6 +70,7 @@ def run_once(
                 log=log,
                 accept_changes=accept_changes,
                 require_exact=require_exact,
+                on_commit=keeper.committed,
             )
             try:
                 code = controller.run()
@@ -77,6 +79,9 @@ def run_once(
             except Exception:
                 log.error("a bug in tiw-fsm; the state is as last committed", exc_info=True)
                 raise
+            finally:
+                if controller.committed is not before:
+                    keeper.ended()
         ended = controller.committed
         assert ended is not None
         say_how_it_ended(out, ended)
@@ -111,6 +116,8 @@ def word_of_refusals(store: Store) -> Iterator[None]:
     except (UsageProblem, StateDamaged, RunChanged) as exc:
         if store.paths.state.exists():
             store.refuse(exc.exit_code, str(exc))
+            with suppress(Exception):  # of a run that cannot be read there is no page either
+                page_file.refresh(store, alive=False)
         raise
 
 
