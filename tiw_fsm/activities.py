@@ -352,6 +352,8 @@ def gate(ctx: Context, run: RunState) -> Outcome:
     best = min(measured, key=lambda a: a.mse or 0.0, default=None)
     run = run.but(inference=run.inference.but(attempts=judged[-ATTEMPTS_KEPT:], best=best))
     ctx.log.info(advice.verdict_line(attempt), **attempt.model_dump(mode="json"))
+    if error := result.get("error"):
+        ctx.log.warning(f"inference attempt {attempt.number}: {error}")
     event = Event.GATE_PASSED if attempt.passed else Event.GATE_FAILED
     return Outcome(event, run, {"attempt": attempt.model_dump(mode="json"), "error": result.get("error")})
 

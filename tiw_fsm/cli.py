@@ -130,7 +130,10 @@ def run(
     """Start a run, or resume it exactly where it stopped."""
     typed = {name: value for name, value in locals().items() if name not in NOT_SAVED and value is not None}
     from tiw_fsm.runner import run_once
+    from tiw_fsm.settings import unwritable
 
+    if state_dir is None and (problem := unwritable(repo_root.resolve())):
+        raise UsageProblem(problem)
     code = run_once(
         store_of(run_name, repo_root, state_dir),
         typed,
