@@ -10,6 +10,7 @@ import time
 
 import pytest
 from checkout_runs import MakeCheckout, kill, processes_below
+from files.mini import LOSS
 
 from tiw_fsm.stages import Stage
 
@@ -32,9 +33,7 @@ def test_a_run_passes_in_each_dialect_and_says_what_the_checkout_can_do(checkout
     for stage in Stage:
         updates = [row["update"] for row in tiny.rows(stage)]
         assert updates == list(range(state.stages[stage].completed))
-        assert tiny.rows(stage)[0]["loss"] == pytest.approx(
-            {"video_tokenizer": 0.02, "latent_actions": 0.04}.get(stage, 2)
-        )
+        assert tiny.rows(stage)[0]["loss"] == pytest.approx(LOSS[stage])  # undivided by the accumulation
     notes = [note for facts in tiny.journal("saved") for note in facts.get("notes", ())]
     assert any("began afresh" in note for note in notes) == (spoken != "newest")
     given = tiny.asked("run_inference")[-1]

@@ -1,4 +1,4 @@
-"""The machinery of a miniature TinyWorlds: what its scripts share. Python's own library only, so that it starts at once.
+"""The machinery of a miniature TinyWorlds: what its scripts share. Python's own library only, to start at once.
 
 It computes nothing: losses fall by a formula, weights are those of a template. What it honours is the contract:
 arguments, folders, printed lines, W&B's offline file, the layout of checkpoints. ``fault.json`` tells it to misbehave.
@@ -16,6 +16,7 @@ import sys
 import time
 import zipfile
 import zlib
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -40,7 +41,8 @@ def arguments(*flags):
         assert Path(getattr(parsed, flag.strip("-"))).is_file(), flag
     pairs = (word.partition("=") for word in parsed.overrides if "=" in word)
     values = {key: value for key, _, value in pairs}
-    Path("asked.jsonl").open("a").write(json.dumps({"script": sys.argv[0], **values}) + "\n")
+    with open("asked.jsonl", "a") as file:
+        file.write(json.dumps({"script": sys.argv[0], **values}) + "\n")
     return SimpleNamespace(**{key.replace(".", "_"): _typed(value) for key, value in values.items()})
 
 
@@ -62,7 +64,7 @@ def fault(what, stage):
             count = Path(f"fault.{number}.count")
             done = len(count.read_bytes()) if count.exists() else 0
             if done < planned.get("times", 10**9):
-                planned["happen"] = lambda: count.open("ab").write(b".")
+                planned["happen"] = partial(count.write_bytes, b"." * (done + 1))
                 return planned
     return None
 
