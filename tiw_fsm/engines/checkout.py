@@ -173,6 +173,7 @@ class CheckoutEngine:
         able = self._dialect.stages[request.stage]
         attempt = self._run_root / request.stage / "attempts" / f"{request.owner[:8]}_{request.attempt}"
         notes: list[str] = []
+        _tidy(attempt, request)
         if saved := self._left_behind(request, attempt, notes):
             return saved
         if self._stopping:
@@ -326,6 +327,8 @@ class CheckoutEngine:
         ended = self._run([self._settings.python_exec, INFERENCE_SCRIPT, *arguments], folder, heard)
         with disk_errors("writing", Path(request.log)), durable.open_new(Path(request.log)) as log:
             log.write(ended.output)
+        for packed in folder.glob("*.pth"):
+            packed.unlink()
         if ended.how == "stopped":
             raise Interrupted("asked to stop; the attempt leaves nothing")
         crashed = self._crashed(INFERENCE_SCRIPT, ended) if ended.how != "done" else None
@@ -479,6 +482,21 @@ class CheckoutEngine:
 def _process_folders(attempt: Path) -> list[Path]:
     folders = attempt.glob("process_*") if attempt.is_dir() else ()
     return sorted(folders, key=lambda path: int(path.name.rpartition("_")[2]))
+
+
+def _tidy(attempt: Path, request: TrainRequest) -> None:
+    """Remove the complete checkpoints of this run's earlier attempts, of which copies were published; torn ones stay.
+
+    Raises:
+        DiskRefused: the disk did not let one go.
+    """
+    for earlier in attempt.parent.glob(f"{request.owner[:8]}_*"):
+        if int(earlier.name.rpartition("_")[2]) < request.attempt:
+            saved = [*earlier.glob(f"process_*/{request.stage}/checkpoints/*"), *earlier.glob("process_*/from")]
+            for folder in saved:
+                if folder.name == "from" or not checkpoints.problems(folder):
+                    with disk_errors("removing", folder):
+                        checkpoints.clear(folder)
 
 
 def _new_folder(attempt: Path) -> Path:
