@@ -26,6 +26,7 @@ from tiw_fsm.settings import load_settings
 from tiw_fsm.store import Store
 
 if TYPE_CHECKING:
+    from checkout_runs import MakeCheckout  # of tests/checkout
     from launch import Launcher  # of the torture bench
 
 TINY: dict[str, dict[str, Any]] = {
@@ -226,3 +227,26 @@ def tiw() -> Tiw:
         )
 
     return call
+
+
+@pytest.fixture(scope="session")
+def templates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights that a miniature checkout's scripts save."""
+    from miniature import make_templates
+
+    folder = tmp_path_factory.mktemp("templates")
+    make_templates(folder / "stages", folder)
+    return folder / "stages"
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, tiw: Tiw, templates: Path) -> MakeCheckout:
+    """Makes a miniature checkout that speaks a dialect of TinyWorlds."""
+    from checkout_runs import Checkout
+    from miniature import make_checkout
+
+    def make(spoken: str = "newest", changes: dict[str, Any] | None = None) -> Checkout:
+        make_checkout(tmp_path, spoken, templates, changes)
+        return Checkout(tmp_path, tiw)
+
+    return make

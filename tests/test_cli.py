@@ -228,7 +228,7 @@ def test_on_finish_is_told_the_outcome_once_and_cannot_change_it(tmp_path: Path,
 
 LAYERS = [
     {"stages", "errors"},
-    {"config", "paths", "schedule", "signals", "run_state"},
+    {"config", "paths", "schedule", "signals", "dialect", "run_state"},
     {"alignment", "frames", "torch_files", "durable", "pictures", "retune", "gates"},
 ]
 """The bottom of the package: modules that import nothing above them."""
@@ -251,7 +251,9 @@ def test_the_world_model_knows_nothing_of_the_controller() -> None:
 
 def test_the_conformance_table_names_tests_that_exist() -> None:
     table = (PROJECT / "docs/conformance.md").read_text()
-    tests = set(re.findall(r"def test_(\w+)", "".join(path.read_text() for path in Path(__file__).parent.glob("*.py"))))
+    tests = set(
+        re.findall(r"def test_(\w+)", "".join(path.read_text() for path in Path(__file__).parent.rglob("*.py")))
+    )
     named = re.findall(
         r"`(\w+(?:_\w+){3,})(…?)`", "".join(row.rpartition("|")[0].rpartition("|")[2] for row in table.splitlines())
     )

@@ -178,7 +178,9 @@ def _advance(ctx: Context, run: RunState, stage: Stage) -> Outcome:
     request = _train_request(ctx, run, stage, end)
     with ctx.display.training(stage, progress.completed, progress.target) as advance:
         result = ctx.engine.train(request, advance)
-        advance(result.completed, request.stop_at, result.rows[-1]["loss"])
+        advance(result.completed, request.stop_at, result.rows[-1]["loss"] if result.rows else None)
+    for note in result.notes:
+        ctx.log.warning(f"{stage}: {note}")
     metrics = _append_metrics(ctx, stage, progress, result)
     if any(row["loss"] is None for row in result.rows):
         return _judge(ctx, run.with_stage(stage, metrics=metrics), stage)
@@ -186,17 +188,17 @@ def _advance(ctx: Context, run: RunState, stage: Stage) -> Outcome:
     checkpoints.publish(Path(request.checkpoint), final, run.run_id)
     ref = CheckpointRef(path=str(final.resolve()), update=result.completed - 1, sha256=result.sha256)
     picture = progress.picture
-    if result.completed == end:
+    if result.completed >= end:
         picture = request.picture if pictures.is_png(request.picture) else None
     run = run.with_stage(stage, completed=result.completed, checkpoint=ref, metrics=metrics, picture=picture)
     facts = {"stage": stage, "completed": result.completed, "checkpoint": ref.path, "seconds": result.seconds}
-    return Outcome(Event.SAVED, run, facts)
+    return Outcome(Event.SAVED, run, facts | ({"notes": result.notes} if result.notes else {}))
 
 
 def _train_request(ctx: Context, run: RunState, stage: Stage, end: int) -> TrainRequest:
     progress = run.progress()
     interval = min(progress.tuning.log_interval, run.loop.checkpoint_interval)
-    stop_at = min(end, (progress.completed // interval + 1) * interval)
+    stop_at = end if ctx.engine.saves_within_chunk else min(end, (progress.completed // interval + 1) * interval)
     folder = ctx.paths.checkpoints(stage)
     picture = ctx.paths.visualizations(stage) / f"{stage}_step_{end - 1}_attempt_{progress.attempt}.png"
     durable.make_folder(folder)
@@ -306,7 +308,7 @@ def infer(ctx: Context, run: RunState) -> Outcome:
         ctx.log.warning(f"inference attempt {number}: the process died: {exc}")
         return Outcome(Event.CRASHED, run, {"attempt": number, "error": str(exc)[-2000:]})
     path = ctx.paths.attempt(number)
-    result |= {"number": number, "path": str(path), "png_valid": pictures.is_png(str(picture))}
+    result |= {"number": number, "path": str(path), "png_valid": pictures.is_png(result.get("png"))}
     result["settings"] = ctx.settings.inference.model_dump()
     content = json.dumps(result, indent=1).encode()
     durable.replace(path, content)
@@ -350,6 +352,8 @@ def gate(ctx: Context, run: RunState) -> Outcome:
     best = min(measured, key=lambda a: a.mse or 0.0, default=None)
     run = run.but(inference=run.inference.but(attempts=judged[-ATTEMPTS_KEPT:], best=best))
     ctx.log.info(advice.verdict_line(attempt), **attempt.model_dump(mode="json"))
+    if error := result.get("error"):
+        ctx.log.warning(f"inference attempt {attempt.number}: {error}")
     event = Event.GATE_PASSED if attempt.passed else Event.GATE_FAILED
     return Outcome(event, run, {"attempt": attempt.model_dump(mode="json"), "error": result.get("error")})
 

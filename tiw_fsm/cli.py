@@ -40,6 +40,7 @@ class TrainStage(StrEnum):
 
 class EngineName(StrEnum):
     NATIVE = "native"
+    CHECKOUT = "checkout"
     SIMULATED = "simulated"
 
 
@@ -51,7 +52,7 @@ Run = Annotated[str, typer.Option(help="Name of the run.")]
 RepoRoot = Annotated[Path, typer.Option(help="Working root: configs, data, results and reports lie under it.")]
 StateDir = Annotated[Path | None, option("Where runs keep their state [default: state/ under the working root].")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object for scripts.")]
-NOT_SAVED = ("run_name", "repo_root", "state_dir", "if_idle", "accept_changes", "require_exact", "torchrun")
+NOT_SAVED = ("run_name", "repo_root", "state_dir", "if_idle", "accept_changes", "require_exact")
 
 
 def store_of(run: str, repo_root: Path, state_dir: Path | None) -> Store:
@@ -66,7 +67,7 @@ def run(
     repo_root: RepoRoot = Path("."),
     state_dir: StateDir = None,
     config_dir: Annotated[str | None, option("Folder of the YAML files [default: configs/].")] = None,
-    engine: Annotated[EngineName | None, option("Who trains [default: native].")] = None,
+    engine: Annotated[EngineName | None, option("Who trains: native, checkout, simulated [default: native].")] = None,
     if_idle: Annotated[
         bool, typer.Option("--if-idle", help="Exit 0 silently if a runner is at work: for cron.")
     ] = False,
@@ -93,8 +94,8 @@ def run(
     device: Annotated[str | None, option("auto, cpu or cuda [default: auto].")] = None,
     seed: Annotated[int | None, option("Seed of weights, batches, masks and clips.")] = None,
     python_exec: Annotated[str | None, option("Interpreter of the training process [default: this one].")] = None,
-    torchrun: Annotated[str | None, option("torchrun of a TinyWorlds checkout; the native engine needs none.")] = None,
-    nproc_per_node: Annotated[int | None, option("Processes; the native engine trains in one for now.")] = None,
+    torchrun: Annotated[str | None, option("torchrun of a checkout; the native engine needs none.")] = None,
+    nproc_per_node: Annotated[int | None, option("Processes of a checkout; the native engine trains in one.")] = None,
     target_updates: Annotated[int | None, option("Updates per trained stage, instead of n_updates.")] = None,
     video_chunk: Annotated[int | None, option("Tokenizer updates between gates.")] = None,
     latent_chunk: Annotated[int | None, option("Latent action updates between gates.")] = None,
@@ -130,7 +131,10 @@ def run(
     """Start a run, or resume it exactly where it stopped."""
     typed = {name: value for name, value in locals().items() if name not in NOT_SAVED and value is not None}
     from tiw_fsm.runner import run_once
+    from tiw_fsm.settings import unwritable
 
+    if state_dir is None and (problem := unwritable(repo_root.resolve())):
+        raise UsageProblem(problem)
     code = run_once(
         store_of(run_name, repo_root, state_dir),
         typed,

@@ -333,6 +333,8 @@ class LoopConfig(Value):
     """When the world model has proved itself."""
     retune: Retune = Retune()
     """What follows a failed inference gate."""
+    max_silence: Positive = 1800
+    """Seconds without a sign of life after which a checkout's script counts as hung, and is ended as a crash."""
     retune_policy: Literal["dynamics", "cause"] = "dynamics"
     """What a retune trains: dynamics alone, or the stage at fault and then dynamics."""
     on_finish: str | None = None
@@ -436,6 +438,25 @@ class InferenceConfig(Value):
         return self.context_window + self.generation_steps * self.prediction_horizon
 
 
+class CheckoutSettings(Value):
+    """What only the checkout engine needs."""
+
+    dataset: str
+    """The name its scripts know."""
+    configs: dict[str, str]
+    """Its YAML files, by name."""
+    torchrun: str | None = None
+    processes: Positive = 1
+    processes_typed: bool = False
+    """The number was typed; else it is training.yaml's, which holds where the device allows."""
+    shards: bool = False
+    """FSDP instead of DDP."""
+    mixture: bool = False
+    """Dynamics is a mixture of experts, which our own models are not."""
+    sample_index: int | None = None
+    """inference.yaml's clip, where it names one."""
+
+
 class Settings(Value):
     """One run's effective configuration: files, typed flags and built-in defaults merged."""
 
@@ -448,8 +469,10 @@ class Settings(Value):
     inference: InferenceConfig
     loop: LoopConfig
     warm_starts: dict[Stage, str] = {}
-    engine: Literal["native", "simulated"] = "native"
+    engine: Literal["native", "checkout", "simulated"] = "native"
     python_exec: str
+    checkout: CheckoutSettings | None = None
+    """Set for the checkout engine alone."""
     alignment: list[tuple[str, str, str]] = []
     """For the reports: key, where it was read, value."""
 

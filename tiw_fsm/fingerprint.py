@@ -35,10 +35,12 @@ def take(settings: Settings, hello: Hello) -> Fingerprint:
     return Fingerprint(
         config=_training_config(settings),
         data=frames.sha256(Path(settings.data.path)) if settings.engine != "simulated" else "simulated",
-        code=code_digest(),
+        code=code_digest() + hello.code,
         torch=hello.torch,
         device=hello.device,
         threads=hello.threads,
+        processes=hello.processes,
+        dialect=hello.dialect,
     )
 
 

@@ -102,6 +102,8 @@ def judge_inference(
     baselines = result.get("baselines", {})
     used = {stage: checkpoint["sha256"] for stage, checkpoint in result.get("checkpoints", {}).items()}
     mse = mse if _finite(mse) else math.nan  # no comparison with it holds
+    own: Any = result.get("own_mse", mse)  # on the clips that the baselines were measured on
+    own = own if _finite(own) else math.nan
     conditions = {
         "run_succeeded": result.get("status") == "ok",
         "checkpoints_as_named": bool(used) and used == dict(named),
@@ -112,14 +114,15 @@ def judge_inference(
     }
     if not gate.allow_trivial:
         for name in gate.beat:
-            conditions[f"beats_{name}"] = mse < baselines.get(name, -math.inf)
+            conditions[f"beats_{name}"] = own < baselines.get(name, -math.inf)
     return Attempt(
         number=number,
         updates=updates,
         max_mse=gate.max_mse,
         mse=mse if _finite(mse) else None,
         baselines=baselines,
-        skill=skill(mse, baselines) if _finite(mse) else None,
+        own_mse=result.get("own_mse") if _finite(result.get("own_mse")) else None,
+        skill=skill(own, baselines) if _finite(own) else None,
         conditions=conditions,
         passed=all(conditions.values()),
         png=result.get("png"),

@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Any, Self
 
 from tiw_fsm.config import LoopConfig, Schedule, Tuning, Value
+from tiw_fsm.dialect import Dialect
 from tiw_fsm.stages import Stage
 
 SCHEMA_VERSION = 2
@@ -111,6 +112,8 @@ class Attempt(Value):
     max_mse: float
     mse: float | None = None
     baselines: dict[str, float] = {}
+    own_mse: float | None = None
+    """Ours on our clips, where ``mse`` is what a checkout's script said; skill and baselines go by it."""
     skill: float | None = None
     conditions: dict[str, bool]
     passed: bool
@@ -144,6 +147,8 @@ class Fingerprint(Value):
     device: str
     threads: int
     processes: int = 1
+    dialect: Dialect | None = None
+    """What the checkout that trains can do; None where no checkout does."""
 
 
 class Inexact(Value):

@@ -16,6 +16,7 @@ from tiw_fsm import advice, page_file
 from tiw_fsm.config import Settings
 from tiw_fsm.controller import Controller
 from tiw_fsm.display import Display
+from tiw_fsm.engines.checkout import CheckoutEngine
 from tiw_fsm.engines.native import NativeEngine
 from tiw_fsm.engines.protocol import Engine
 from tiw_fsm.engines.simulated import SimulatedEngine
@@ -31,6 +32,8 @@ def make_engine(settings: Settings, store: Store) -> Engine:
     """The engine the settings ask for."""
     if settings.engine == "simulated":
         return SimulatedEngine()
+    if settings.engine == "checkout":
+        return CheckoutEngine(settings, store.paths)
     return NativeEngine(settings.python_exec, store.paths)
 
 

@@ -6,6 +6,7 @@ Precedence: typed flag, then training.yaml, then the stage's own file, then the 
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from collections.abc import Iterator, Mapping
@@ -16,8 +17,9 @@ from typing import Any, NamedTuple, TypeVar
 import yaml
 from pydantic import ValidationError
 
-from tiw_fsm import alignment, frames
+from tiw_fsm import alignment, dialect, frames
 from tiw_fsm.config import (
+    CheckoutSettings,
     DataSource,
     DynamicsFile,
     InferenceConfig,
@@ -248,10 +250,16 @@ def _load_settings(flags: Mapping[str, Any], run: str, repo_root: Path) -> Setti
         defaults = LoopConfig().model_dump(mode="json") if name == "loop" else {}
         parsed[name] = _validated(FILES[name].schema, _deep_merge(defaults, source.data), source, problems)
     problems += alignment.misaligned(on_disk, lambda name, key: sources[name].where((key,)))
-    problems += _refused_features(parsed, sources)
-    if flags.get("nproc_per_node", 1) > 1:
-        problems.append("--nproc-per-node: the native engine trains in one process for now; leave it out, or give 1")
     training, inference, loop = parsed["training"], parsed["inference"], parsed["loop"]
+    engine, checkout = flags.get("engine", "native"), None
+    if engine == "checkout":
+        checkout = _checkout(flags, parsed, sources, repo_root, problems)
+    else:
+        problems += _refused_features(parsed, sources)
+        if flags.get("nproc_per_node", 1) > 1:
+            problems.append(
+                "--nproc-per-node: the native engine trains in one process for now; leave it out, or give 1"
+            )
     stages = _stage_configs(parsed, sources, problems)
     gate = data = None
     if isinstance(inference, InferenceFile):
@@ -284,8 +292,9 @@ def _load_settings(flags: Mapping[str, Any], run: str, repo_root: Path) -> Setti
         inference=gate,
         loop=loop,
         warm_starts=warm_starts,
-        engine=flags.get("engine", "native"),
+        engine=engine,
         python_exec=python_exec,
+        checkout=checkout,
         alignment=alignment.table(on_disk, lambda name, key: sources[name].where((key,))),
     )
 
@@ -305,6 +314,57 @@ def _stage_configs(
     return stages
 
 
+def _checkout(
+    flags: Mapping[str, Any],
+    parsed: Mapping[str, Value | None],
+    sources: Mapping[str, Source],
+    repo_root: Path,
+    problems: list[str],
+) -> CheckoutSettings | None:
+    """What the checkout engine needs; what is wrong with the checkout itself is added to ``problems``."""
+    run_root = repo_root / flags.get("run_root", "results")
+    problems += [unwritable(path) or "" for path in (repo_root, run_root) if unwritable(path)]
+    try:
+        found = dialect.read(repo_root)
+    except UsageProblem as exc:
+        problems += exc.problems
+        return None
+    training, inference = parsed["training"], parsed["inference"]
+    if not isinstance(training, TrainingFile) or not isinstance(inference, InferenceFile):
+        return None
+    name = (training.dataset or "").upper()
+    if training.dataset and name not in found.datasets:
+        problems.append(
+            f"{sources['training'].where(('dataset',))}: dataset {training.dataset!r} is none that this checkout "
+            f"knows; it knows {', '.join(found.datasets)} (data/<name>_frames.h5 under its root)"
+        )
+    processes = flags.get("nproc_per_node") or training.nproc_per_node or 1
+    torchrun = flags.get("torchrun")
+    if torchrun is not None and not (repo_root / torchrun).is_file():
+        problems.append(f"--torchrun {torchrun}: no such file; give the path of torchrun, beside the checkout's python")
+    if torchrun is None and flags.get("nproc_per_node", 1) > 1:
+        problems.append("--nproc-per-node above 1 needs torchrun: give its path with --torchrun")
+    return CheckoutSettings(
+        dataset=name,
+        configs={name: source.label for name, source in sources.items()},
+        torchrun=str(repo_root / torchrun) if torchrun else None,
+        processes=processes if torchrun else 1,
+        processes_typed="nproc_per_node" in flags,
+        shards=bool((training.distributed or {}).get("use_fsdp")),
+        mixture=any(getattr(file, "use_moe", None) for file in (training, parsed["dynamics"])),
+        sample_index=inference.sample_index,
+    )
+
+
+def unwritable(path: Path) -> str | None:
+    """Why nothing can be written to ``path``, which need not exist yet; None if it can."""
+    there = next(folder for folder in (path, *path.parents) if folder.exists())
+    if there.is_dir() and os.access(there, os.W_OK | os.X_OK) and os.statvfs(there).f_blocks:
+        return None
+    what = "is no folder" if not there.is_dir() else "cannot be written to"
+    return f"{path}: {there} {what}; mend its permissions, or give another --repo-root or --run-root"
+
+
 def _interpreter(flags: Mapping[str, Any], repo_root: Path, problems: list[str]) -> str:
     """The child's interpreter. Not resolved: a virtual environment's python is a link, and must stay one."""
     typed = flags.get("python_exec")
@@ -312,7 +372,8 @@ def _interpreter(flags: Mapping[str, Any], repo_root: Path, problems: list[str])
         return sys.executable
     path = repo_root / typed
     if not path.is_file():
-        problems.append(f"--python-exec {typed}: no such file; give the path of a Python that has tiw_fsm installed")
+        needs = "the checkout's requirements" if flags.get("engine") == "checkout" else "tiw_fsm"
+        problems.append(f"--python-exec {typed}: no such file; give the path of a Python that has {needs} installed")
     return str(path)
 
 

@@ -11,7 +11,7 @@ import os
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, ClassVar
 
 from tiw_fsm import checkpoints, durable, signals
 from tiw_fsm.config import StageConfig, Value
@@ -20,6 +20,7 @@ from tiw_fsm.engines.protocol import (
     HelloRequest,
     InferRequest,
     InferResult,
+    PackRequest,
     Progress,
     ShapesRequest,
     TrainRequest,
@@ -38,6 +39,8 @@ STOP = b'{"kind": "stop"}\n'
 
 class NativeEngine:
     """Drives ``python -m tiw_fsm.engines.native_child``; starts it when needed, and anew after it died."""
+
+    saves_within_chunk: ClassVar[bool] = False
 
     def __init__(self, python_exec: str, paths: StatePaths) -> None:
         self._python = python_exec
@@ -68,6 +71,16 @@ class NativeEngine:
             answer = self._ask(ShapesRequest(stage=stage, config=config), lambda done, total, loss: None)
             self._shapes[stage, config] = {name: tuple(shape) for name, shape in answer.items()}
         return checkpoints.problems(folder, expect=self._shapes[stage, config], sha256=sha256)
+
+    def pack(self, folder: Path, file: Path) -> None:
+        """Write a checkpoint as one file that holds its weights and its config's plain values.
+
+        Raises:
+            UnreadableFile: its config cannot be read.
+            DiskRefused: the disk did not take it.
+        """
+        request = PackRequest(folder=str(folder), config=checkpoints.saved_config(folder), file=str(file))
+        self._ask(request, lambda done, total, loss: None)
 
     def stop(self) -> None:
         if self._child is not None and self._child.stdin is not None:

@@ -15,7 +15,7 @@ import torch
 
 from tiw_fsm import checkpoints, durable, pictures
 from tiw_fsm.config import DataSource, StageConfig, Value
-from tiw_fsm.engines.protocol import HelloRequest, InferRequest, ShapesRequest, TrainRequest
+from tiw_fsm.engines.protocol import HelloRequest, InferRequest, PackRequest, ShapesRequest, TrainRequest
 from tiw_fsm.errors import DiskRefused, StateDamaged, UsageProblem
 from tiw_fsm.run_state import CheckpointRef
 from tiw_fsm.stages import Stage
@@ -28,6 +28,7 @@ from tiw_fsm.tinyworlds.video_tokenizer import VideoTokenizer
 REQUESTS: dict[str, type[Value]] = {
     "hello": HelloRequest,
     "shapes": ShapesRequest,
+    "pack": PackRequest,
     "train": TrainRequest,
     "infer": InferRequest,
 }
@@ -217,6 +218,10 @@ def answer(worker: Worker, line: bytes) -> tuple[str, Any]:
                 with torch.device("meta"):
                     weights = make_model(request.stage, request.config).state_dict()
                 return "ok", {name: list(tensor.shape) for name, tensor in weights.items()}
+            case PackRequest():
+                weights = torch.load(Path(request.folder) / checkpoints.MODEL, map_location="cpu", weights_only=True)
+                torch.save({"model": weights, "config": request.config}, request.file)
+                return "ok", {}
             case TrainRequest():
                 return "ok", worker.train(request)
             case InferRequest():

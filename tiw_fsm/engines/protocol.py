@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 from tiw_fsm.config import DataSource, InferenceConfig, Schedule, StageConfig, Tuning, Value
+from tiw_fsm.dialect import Dialect
 from tiw_fsm.run_state import CheckpointRef
 from tiw_fsm.stages import Stage
 
@@ -27,6 +28,11 @@ class Hello(Value):
     """Model of the device, for example the GPU's name."""
     torch: str
     threads: int
+    processes: int = 1
+    code: str = ""
+    """Digest of code beside our own that trains: a checkout's."""
+    dialect: Dialect | None = None
+    """What a checkout can do."""
 
 
 class ShapesRequest(Value):
@@ -35,6 +41,15 @@ class ShapesRequest(Value):
     kind: Literal["shapes"] = "shapes"
     stage: Stage
     config: StageConfig
+
+
+class PackRequest(Value):
+    """Write a checkpoint's weights and plain config into one file, as some checkouts want to read them."""
+
+    kind: Literal["pack"] = "pack"
+    folder: str
+    config: dict[str, Any]
+    file: str
 
 
 class TrainRequest(Value):
@@ -71,13 +86,16 @@ class TrainResult(Value):
     """What one TrainRequest did."""
 
     completed: int
-    """Below ``stop_at`` if asked to stop, or if the loss was no longer finite."""
+    """Below ``stop_at`` if asked to stop, or if the loss was no longer finite; above it by less than the number of
+    saves in a chunk where a checkout saves only every so many updates."""
     sha256: str
-    """Digest of the checkpoint written."""
+    """Digest of the checkpoint written; empty if the loss was no longer finite."""
     rows: list[dict[str, Any]]
     """One per update: update, loss (None if not finite), learning_rate, grad_norm, and what the stage adds."""
     seconds: float
     """Time inside updates."""
+    notes: list[str] = []
+    """What was lost, repeated, passed over or done otherwise than asked, in sentences for the journal."""
 
 
 class InferRequest(Value):
@@ -98,7 +116,7 @@ class InferRequest(Value):
 InferResult = dict[str, Any]
 """status ("ok" or "error"), error, checkpoints, frames_expected, frames_inferred, statistics, mse, mse_per_step,
 mse_with_context, mse_random_actions, baselines, baselines_per_step, skill_per_step, blur_sigma, tokenizer_mse,
-unique_actions, action_entropy, png, png_valid, seconds."""
+unique_actions, action_entropy, png, png_valid, seconds; own_mse (ours) where mse is what a script said."""
 
 Progress = Callable[[int, int, float | None], None]
 """Called now and then with (done, total, loss)."""
@@ -106,6 +124,9 @@ Progress = Callable[[int, int, float | None], None]
 
 class Engine(Protocol):
     """Trains and infers. Every call may raise EngineCrashed."""
+
+    saves_within_chunk: ClassVar[bool]
+    """It keeps checkpoints of its own while it trains, so that one request can be a whole chunk."""
 
     def hello(self, request: HelloRequest) -> Hello:
         """Get ready and say what the results will depend on."""

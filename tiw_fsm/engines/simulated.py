@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -56,6 +56,8 @@ class Script(Value):
 
 class SimulatedEngine:
     """Plays a script. Users may give their own to see what a run would do."""
+
+    saves_within_chunk: ClassVar[bool] = False
 
     def __init__(self, script: Script | None = None) -> None:
         self.script = script or Script()
