@@ -24,7 +24,7 @@ from tiw_fsm.errors import ExitCode
 
 REGIONS = 8
 OTHER_SEED = merged(SIMULATED.changes, {"loop": {"seed": 1}})
-NOT_STATE = {"lock", "log.jsonl", "child.log", "child_result.json", "refused.json"}
+NOT_STATE = {"lock", "log.jsonl", "child.log", "child_result.json", "refused.json", "report.html", "report.html.tmp"}
 """Files of the state folder that nothing is decided by."""
 Damage = Callable[[bytes, int, int], bytes]
 """What becomes of a file's bytes, given where a region of it begins and ends."""

@@ -140,8 +140,8 @@ def _counted(figures: Counter[str], request: pytest.FixtureRequest) -> None:
 # --- links ------------------------------------------------------------------------------------------------------
 
 STATE_FILES = (
-    "state.json", "state.prev.json", "journal.jsonl", "lock", "log.jsonl", "config.json", "refused.json",
-    "state.json.tmp", "state.prev.json.tmp", "config.json.tmp", "refused.json.tmp",
+    "state.json", "state.prev.json", "journal.jsonl", "lock", "log.jsonl", "config.json", "refused.json", "report.html",
+    "state.json.tmp", "state.prev.json.tmp", "config.json.tmp", "refused.json.tmp", "report.html.tmp",
 )  # fmt: skip
 RESULTS = {
     "metrics": "video_tokenizer/metrics.jsonl",
