@@ -12,8 +12,9 @@ from conftest import Simulation, write_configs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tiw_fsm.engines.protocol import Progress, TrainRequest, TrainResult
 from tiw_fsm.engines.simulated import Script, SimulatedEngine
-from tiw_fsm.errors import DiskRefused, ExitCode, RunChanged, StateDamaged, UsageProblem
+from tiw_fsm.errors import DiskRefused, EngineCrashed, ExitCode, RunChanged, StateDamaged, UsageProblem
 from tiw_fsm.machine import TABLE, Event, Machine, always, mermaid
 from tiw_fsm.run_state import RunState, State
 from tiw_fsm.stages import Stage
@@ -124,6 +125,28 @@ def test_out_of_memory_halves_the_batch_and_so_does_a_second_crash_at_the_same_u
     assert stages[Stage.VIDEO].tuning.batch_size_per_gpu == 2
     assert stages[Stage.DYNAMICS].tuning.batch_size_per_gpu == 2
     assert stages[Stage.LATENT].tuning.batch_size_per_gpu == 4
+
+
+def test_a_crash_before_and_one_after_a_checkpoint_and_a_rejected_chunk_leave_the_batch(tmp_path: Path) -> None:
+    """The repeated chunk begins where the first crash was, but a checkpoint lay between: it is not the same crash."""
+    write_configs(tmp_path / "configs")
+    simulation = Simulation(tmp_path)
+
+    class DiesOnce(SimulatedEngine):
+        """At the first request of each attempt at the second chunk."""
+
+        died: set[int] = set()
+
+        def train(self, request: TrainRequest, progress: Progress) -> TrainResult:
+            if request.stage is Stage.VIDEO and request.start == 10 and request.attempt not in self.died:
+                self.died.add(request.attempt)
+                raise EngineCrashed("killed")
+            return super().train(request, progress)
+
+    losses = {**Script().losses, Stage.VIDEO: [GOOD, REJECTED, GOOD]}
+    assert simulation.run_with(DiesOnce(Script(losses=losses))) == ExitCode.PASSED
+    assert simulation.events().count("crashed") == 2
+    assert simulation.state.stages[Stage.VIDEO].tuning.batch_size_per_gpu == 4
 
 
 def test_a_failed_inference_gate_retunes_dynamics_with_a_falling_rate_until_it_passes(simulation: Simulation) -> None:

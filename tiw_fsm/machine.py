@@ -83,7 +83,7 @@ def unchanged(run: RunState) -> RunState:
 
 def new_checkpoint(run: RunState) -> RunState:
     """A committed checkpoint is progress: it clears what counts failures without progress."""
-    return run.with_stage(_stage(run), crashes=0).but(stalled_starts=0)
+    return run.with_stage(_stage(run), crashes=0, crashed_at=None).but(stalled_starts=0)
 
 
 def accept_chunk(run: RunState) -> RunState:

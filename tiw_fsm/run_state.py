@@ -88,7 +88,7 @@ class StageProgress(Value):
     retries: int = 0
     crashes: int = 0
     crashed_at: int | None = None
-    """Completed updates at the last crash; a second crash at the same place halves the batch."""
+    """Completed updates at the last crash since the newest checkpoint; a second one there halves the batch."""
     metrics: Mark = Mark()
     """What this state vouches for of the metrics file."""
     attempt_metrics: Mark = Mark()
