@@ -16,6 +16,7 @@ from typing import Any
 
 from tiw_fsm import durable
 from tiw_fsm.errors import DiskRefused, StateDamaged, TiwFsmError, disk_errors
+from tiw_fsm.run_state import CheckpointRef
 from tiw_fsm.torch_files import Record, StoredTensor, UnreadableFile, read, read_with_globals, tensors
 
 MODEL = "model_state_dict.pt"
@@ -28,6 +29,10 @@ TEMPORARY_PREFIX = ".tmp-"
 DISCARDED_PREFIX = ".discarded-"
 
 _SCHEMA = 2
+_REMEDY = (
+    "Nothing was overwritten: run again to go on from an earlier checkpoint where there is one; else put the folder "
+    "back from a backup, or begin anew with another --run."
+)
 _SMALLEST = 1000  # bytes; below, a model or optimizer file cannot hold one of TinyWorlds' models
 _DIFFERENCES_NAMED = 3
 _NAME = re.compile(r"(?P<stage>[^.].*)_step_(?P<last>[0-9]+)")  # the dot is for half-done folders
@@ -180,6 +185,17 @@ def altered(folder: Path, sha256: str) -> list[str]:
         return [f"{folder} cannot be read: {exc}"]
 
 
+def verified(ref: CheckpointRef) -> Path:
+    """The folder of a checkpoint whose bytes are the ones the state names.
+
+    Raises:
+        StateDamaged: they are not.
+    """
+    if wrong := altered(Path(ref.path), ref.sha256):
+        raise StateDamaged(f"{wrong[0]} {_REMEDY}")
+    return Path(ref.path)
+
+
 def newest_valid(checkpoints_dir: Path, stage: str) -> tuple[Path | None, list[tuple[Path, list[str]]]]:
     """``stage``'s newest usable checkpoint, and the newer ones passed over with their problems.
 
@@ -267,7 +283,9 @@ def _hash_problems(folder: Path, sha256: str | None) -> list[str]:
         if altered := resized or [name for name in FILES if files[name] != listed[name]]:
             what = f"was altered or damaged: its hash or size is not the one {MANIFEST} lists."
             return [f"{folder / name} {what}" for name in altered]
-    now = digest(folder)
+    else:
+        files = _hash_files(folder)
+    now = _digest_of(files)
     if sha256 not in (None, now):
         return [f"{folder} is not what was recorded: its SHA-256 is {now}, recorded was {sha256}."]
     return []

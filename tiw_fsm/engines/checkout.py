@@ -223,8 +223,8 @@ class CheckoutEngine:
         if request.stage is Stage.DYNAMICS:
             assert request.video_tokenizer is not None
             assert request.latent_actions is not None
-            given["video_tokenizer_path"] = _verified(request.video_tokenizer)
-            given["latent_actions_path"] = _verified(request.latent_actions)
+            given["video_tokenizer_path"] = checkpoints.verified(request.video_tokenizer)
+            given["latent_actions_path"] = checkpoints.verified(request.latent_actions)
         configs = self._checkout.configs
         files = ["--config", configs[request.stage], "--training_config", configs["training"]]
         return files + [f"{key}={_word(value)}" for key, value in given.items()]
@@ -239,7 +239,7 @@ class CheckoutEngine:
         """The checkpoint to go on from, such that the script uses the asked rate and counts as planned."""
         if request.resume is None:
             return None
-        source = _verified(request.resume)
+        source = checkpoints.verified(request.resume)
         if not (able.absolute_updates or able.restores_optimizer or able.restores_scheduler):
             return source
         target = folder / "from" / checkpoints.folder_name(request.stage, plan.first)
@@ -380,7 +380,7 @@ class CheckoutEngine:
     def _readable(self, request: InferRequest, folder: Path) -> dict[Stage, Path]:
         """The checkpoints in the form that this checkout's inference reads."""
         assert self._dialect is not None
-        given = {stage: _verified(ref) for stage, ref in request.checkpoints.items()}
+        given = {stage: checkpoints.verified(ref) for stage, ref in request.checkpoints.items()}
         if self._dialect.inference_reads_folders:
             return given
         files = {stage: folder / f"{path.name}.pth" for stage, path in given.items()}
@@ -638,17 +638,6 @@ def _used(
             instead = f"used {said}" if said else "named none that it used"
             wrong.append(f"inference fell back: it {instead} as {stage} checkpoint, and was given {given[stage]}")
     return used, wrong
-
-
-def _verified(ref: CheckpointRef) -> Path:
-    """The folder of a checkpoint whose bytes are the ones the state names.
-
-    Raises:
-        StateDamaged: they are not.
-    """
-    if wrong := checkpoints.altered(Path(ref.path), ref.sha256):
-        raise StateDamaged(f"{wrong[0]} Put it back from a backup, or begin anew with another --run.")
-    return Path(ref.path)
 
 
 def _word(value: Any) -> str:

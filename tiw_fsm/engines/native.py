@@ -30,10 +30,6 @@ from tiw_fsm.errors import DiskRefused, EngineCrashed, Interrupted, StateDamaged
 from tiw_fsm.paths import StatePaths
 from tiw_fsm.stages import Stage
 
-CHECKPOINT_REMEDY = (
-    "Nothing was overwritten: run again to go on from an earlier checkpoint where there is one; else put the folder "
-    "back from a backup, or begin anew with another --run."
-)
 STOP = b'{"kind": "stop"}\n'
 
 
@@ -106,9 +102,8 @@ class NativeEngine:
         with disk_errors("opening", self._paths.child_log), open(self._paths.child_log, "ab") as log:
             command = [self._python, "-m", "tiw_fsm.engines.native_child"]
             try:
-                with (
-                    signals.held_back()
-                ):  # Ctrl-C and Slurm signal every process; the controller decides what they mean
+                # Ctrl-C and Slurm signal every process; the controller decides what they mean.
+                with signals.held_back():
                     self._child = subprocess.Popen(
                         [*command, str(os.getpid()), str(write_end), str(self._paths.child_result)],
                         stdin=subprocess.PIPE,
@@ -158,7 +153,7 @@ class NativeEngine:
         if status == "usage":
             raise UsageProblem(content)
         if status == "damaged":
-            raise StateDamaged(f"{content} {CHECKPOINT_REMEDY}")
+            raise StateDamaged(content)
         if status == "disk":
             raise _refused(content)
         raise EngineCrashed(content, out_of_memory=status == "out_of_memory")

@@ -116,7 +116,7 @@ class Worker:
             actions = cast(LatentActionModel, self._frozen(Stage.LATENT, request.config, request.latent_actions))
         self.trainer = Trainer(request.stage, request.config, data, self.device, request.seed, tokenizer, actions)
         if request.resume is not None:
-            self.trainer.load(_verified(request.resume), weights_only=request.weights_only)
+            self.trainer.load(checkpoints.verified(request.resume), weights_only=request.weights_only)
         return self.trainer
 
     def _frames(self, source: DataSource) -> FrameData:
@@ -127,7 +127,7 @@ class Worker:
 
     def _frozen(self, stage: Stage, config: StageConfig, ref: CheckpointRef) -> torch.nn.Module:
         model = make_model(stage, config)
-        load_weights(model, _verified(ref))
+        load_weights(model, checkpoints.verified(ref))
         return model.to(self.device).eval().requires_grad_(False)
 
     def _draw_chunk(self, trainer: Trainer, path: Path, completed: int) -> None:
@@ -188,17 +188,6 @@ class Worker:
         pictures.draw_strips(Path(request.picture), title, rows)
         say(f"Visualization saved to: {request.picture}")
         return {**figures, "png": request.picture}
-
-
-def _verified(ref: CheckpointRef) -> Path:
-    """The folder of a checkpoint whose bytes are the ones the state names.
-
-    Raises:
-        StateDamaged: they are not.
-    """
-    if wrong := checkpoints.altered(Path(ref.path), ref.sha256):
-        raise StateDamaged(wrong[0])
-    return Path(ref.path)
 
 
 def _pixels(frames: torch.Tensor) -> Any:

@@ -24,7 +24,7 @@ from tiw_fsm.engines.protocol import (
     TrainRequest,
     TrainResult,
 )
-from tiw_fsm.errors import EngineCrashed, Interrupted, StateDamaged, disk_errors
+from tiw_fsm.errors import EngineCrashed, Interrupted, disk_errors
 from tiw_fsm.schedule import learning_rate
 from tiw_fsm.stages import Stage
 from tiw_fsm.torch_files import UnreadableFile
@@ -71,8 +71,8 @@ class SimulatedEngine:
         if self._stopping:
             raise Interrupted("asked to stop before the first update")
         stage = request.stage
-        if request.resume and (wrong := checkpoints.altered(Path(request.resume.path), request.resume.sha256)):
-            raise StateDamaged(f"{wrong[0]} Put it back from a backup, or begin anew with another --run.")
+        if request.resume:
+            checkpoints.verified(request.resume)
         self._fault(f"{stage} out of memory", self.script.out_of_memory.get(stage, 0), out_of_memory=True)
         self._fault(f"{stage} crash", self.script.crashes.get(stage, 0))
         loss = _nth(self.script.losses[stage], request.attempt - 1)
