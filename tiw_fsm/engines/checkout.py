@@ -1,7 +1,7 @@
 """The checkout engine: drives a user's TinyWorlds checkout by its own scripts. Nothing in the checkout is edited.
 
-A chunk is one process, since each costs many seconds of start. It writes into a folder of its own, where the newest
-complete checkpoint of a process that was killed is found again, and published, before anything new is started.
+A chunk is one process, since each costs many seconds of start. It writes into a folder of its own, where what a
+process that was killed had saved is found again, and published, before anything new is started (``process_folders``).
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -17,12 +16,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
 
-from pydantic import ValidationError
-
-from tiw_fsm import checkpoints, dialect, durable, pictures
-from tiw_fsm.config import Settings, StageConfig, Tuning, Value
+from tiw_fsm import checkpoints, dialect, durable
+from tiw_fsm.config import Settings, StageConfig
 from tiw_fsm.dialect import INFERENCE_SCRIPT, TRAINING_SCRIPTS, Dialect, StageDialect
-from tiw_fsm.engines import hand_over, prose, wandb_file
+from tiw_fsm.engines import hand_over, process_folders, prose
 from tiw_fsm.engines.native import NativeEngine
 from tiw_fsm.engines.protocol import Hello, HelloRequest, InferRequest, InferResult, Progress, TrainRequest, TrainResult
 from tiw_fsm.engines.scripts import Ended, run_script
@@ -44,7 +41,6 @@ print(json.dumps(found))
 """
 """Asks the checkout's interpreter what it has; torch is imported only if the checkout does."""
 PROBE_SECONDS = 300
-PROCESS = "process.json"
 UNDONE = {"WANDB_RUN_ID", "WANDB_RESUME", "WANDB_RUN_GROUP", "WANDB_NAME"}
 """Variables of the user's that would put the metrics elsewhere, or into an older run."""
 NO_METRICS = {"disabled", "dryrun"}
@@ -73,18 +69,6 @@ class Plan(NamedTuple):
         saves = max(1, math.ceil((n_updates - 1) / asked))
         interval = max(1, math.ceil((n_updates - 1) / saves))
         return cls(first, max(saves * interval + 1, n_updates) if n_updates > 1 else 1, interval, base)
-
-
-class Process(Value):
-    """What a process was begun with; lies in its folder from before its start."""
-
-    start: int
-    resume: str | None
-    first: int
-    n_updates: int
-    log_interval: int
-    offset: int
-    tuning: Tuning
 
 
 class CheckoutEngine:
@@ -173,20 +157,20 @@ class CheckoutEngine:
         able = self._dialect.stages[request.stage]
         attempt = self._run_root / request.stage / "attempts" / f"{request.owner[:8]}_{request.attempt}"
         notes: list[str] = []
-        _tidy(attempt, request)
-        if saved := self._left_behind(request, attempt, notes):
+        process_folders.tidy(attempt, request)
+        if saved := process_folders.left_behind(request, attempt, notes):
             return saved
         if self._stopping:
             raise Interrupted("asked to stop before the first update")
         plan = Plan.of(request, able)
-        folder = _new_folder(attempt)
-        process = Process(
+        folder = process_folders.new_folder(attempt)
+        process = process_folders.Process(
             start=request.start,
             resume=request.resume.sha256 if request.resume else None,
             tuning=request.tuning,
             **plan._asdict(),
         )
-        durable.replace(folder / PROCESS, process.model_dump_json().encode())
+        durable.replace(folder / process_folders.PROCESS, process.model_dump_json().encode())
         notes += _expected(request, plan, able)
         arguments = self._training_arguments(request, plan, able, folder)
         began = time.monotonic()
@@ -199,7 +183,7 @@ class CheckoutEngine:
         if ended.how == "done":
             return self._finished(request, folder, process, notes, time.monotonic() - began)
         if ended.how == "stopped":
-            if saved := self._left_behind(request, attempt, notes):
+            if saved := process_folders.left_behind(request, attempt, notes):
                 return saved
             raise Interrupted("asked to stop; the chunk left no checkpoint yet")
         raise self._crashed(f"{TRAINING_SCRIPTS[request.stage]}", ended)
@@ -257,55 +241,24 @@ class CheckoutEngine:
         return target
 
     def _finished(
-        self, request: TrainRequest, folder: Path, process: Process, notes: list[str], seconds: float
+        self, request: TrainRequest, folder: Path, process: process_folders.Process, notes: list[str], seconds: float
     ) -> TrainResult:
         """What a script that ended well has left.
 
         Raises:
             EngineCrashed: not what it should have.
         """
-        rows = _rows(folder, process)
+        rows = process_folders.rows_of(folder, process)
         rows = rows[: next((n + 1 for n, row in enumerate(rows) if row["loss"] is None), len(rows))]
         if rows and rows[-1]["loss"] is None:
             return TrainResult(completed=rows[-1]["update"] + 1, sha256="", rows=rows, seconds=seconds, notes=notes)
         notes += _undone_rate(rows, request.tuning.learning_rate)
-        newest = _newest(folder, request.stage, notes)
+        newest = process_folders.newest_saved(folder, request.stage, notes)
         if newest is None:
             raise EngineCrashed(f"{TRAINING_SCRIPTS[request.stage]} left no complete checkpoint in {folder}")
         if not rows:
             raise EngineCrashed(f"{TRAINING_SCRIPTS[request.stage]} left no W&B history in {folder / 'wandb'}")
-        return _published(request, folder, process, newest, rows, notes, seconds)
-
-    def _left_behind(self, request: TrainRequest, attempt: Path, notes: list[str]) -> TrainResult | None:
-        """What processes that were ended within this attempt had saved beyond its start; None if nothing."""
-        found: list[tuple[int, Path, Process, Path]] = []
-        for folder in _process_folders(attempt):
-            process = _process(folder)
-            if process is None or (process.start, process.resume) != (
-                request.start,
-                request.resume and request.resume.sha256,
-            ):
-                continue
-            newest = _newest(folder, request.stage, notes)
-            step = (checkpoints.completed_of(newest) or 0) - 1 if newest else -1
-            if newest and step > process.first:  # the first save of a process is worth one update
-                found.append((step, folder, process, newest))
-        if not found:
-            return None
-        step, folder, process, newest = max(found, key=lambda each: each[0])
-        rows = _rows(folder, process)
-        completed = step + 1 + process.offset
-        reached = max([_reached(folder, process), *(row["update"] + 1 for row in rows), completed])
-        kept = [row for row in rows if row["update"] < completed]
-        if reached > completed:
-            notes.append(
-                f"the script was ended at update {reached} or later; its newest complete checkpoint is that of update "
-                f"{completed}, so {reached - completed} updates are repeated"
-            )
-        if len(kept) < completed - request.start:
-            missing = completed - request.start - len(kept)
-            notes.append(f"W&B had not written the metrics of {missing} updates when the script was ended")
-        return _published(request, folder, process, newest, kept, notes, 0.0)
+        return process_folders.published(request, folder, process, newest, rows, notes, seconds)
 
     # --- infer --------------------------------------------------------------------------------------------------
 
@@ -313,10 +266,10 @@ class CheckoutEngine:
         assert self._dialect is not None, "hello comes first"
         if self._stopping:
             raise Interrupted("asked to stop")
-        folder = _new_folder(self._run_root / "inference" / "attempts")
+        folder = process_folders.new_folder(self._run_root / "inference" / "attempts")
         given = self._readable(request, folder)
         steps = request.inference.generation_steps
-        before = _stamps(Path(request.picture).parent)
+        before = _names(Path(request.picture).parent)
         began = time.monotonic()
 
         def heard(text: str) -> None:
@@ -416,13 +369,12 @@ class CheckoutEngine:
         own = {key: value for key, value in found.items() if key not in (*kept, "mse_with_context")}
         return own | {"own_mse": found["mse"], "own_png": found["png"]}
 
-    def _new_picture(self, said: str | None, before: Mapping[str, int]) -> str | None:
+    def _new_picture(self, said: str | None, before: set[str]) -> str | None:
         """The picture that the script says it saved, if it is one that was not there before."""
         if said is None:
             return None
         path = self._root / said
-        after = _stamps(path.parent)
-        return str(path) if path.name in after and after[path.name] != before.get(path.name) else None
+        return str(path) if path.name in _names(path.parent) - before else None
 
     # --- the rest of the protocol -------------------------------------------------------------------------------
 
@@ -476,126 +428,6 @@ class CheckoutEngine:
         )
 
 
-# --- the folders of processes ---------------------------------------------------------------------------------------
-
-
-def _process_folders(attempt: Path) -> list[Path]:
-    folders = attempt.glob("process_*") if attempt.is_dir() else ()
-    return sorted(folders, key=lambda path: int(path.name.rpartition("_")[2]))
-
-
-def _tidy(attempt: Path, request: TrainRequest) -> None:
-    """Remove the complete checkpoints of this run's earlier attempts, of which copies were published; torn ones stay.
-
-    Raises:
-        DiskRefused: the disk did not let one go.
-    """
-    for earlier in attempt.parent.glob(f"{request.owner[:8]}_*"):
-        if int(earlier.name.rpartition("_")[2]) < request.attempt:
-            saved = [*earlier.glob(f"process_*/{request.stage}/checkpoints/*"), *earlier.glob("process_*/from")]
-            for folder in saved:
-                if folder.name == "from" or not checkpoints.problems(folder):
-                    with disk_errors("removing", folder):
-                        checkpoints.clear(folder)
-
-
-def _new_folder(attempt: Path) -> Path:
-    before = _process_folders(attempt)
-    number = int(before[-1].name.rpartition("_")[2]) + 1 if before else 1
-    folder = attempt / f"process_{number}"
-    durable.make_folder(folder)
-    return folder
-
-
-def _process(folder: Path) -> Process | None:
-    """What the process of ``folder`` was begun with; None if that is not known, so that it counts for nothing."""
-    try:
-        return Process.model_validate_json(durable.read_small(folder / PROCESS))
-    except (ValueError, ValidationError):
-        return None
-
-
-def _newest(folder: Path, stage: Stage, notes: list[str]) -> Path | None:
-    """The newest complete checkpoint that a process saved; torn ones are named, and stay."""
-    newest, passed_over = checkpoints.newest_valid(folder / stage / "checkpoints", stage)
-    notes += [f"{torn} is not complete, so it is not used: {reasons[0]}" for torn, reasons in passed_over]
-    return newest
-
-
-def _published(
-    request: TrainRequest,
-    folder: Path,
-    process: Process,
-    source: Path,
-    rows: list[dict[str, Any]],
-    notes: list[str],
-    seconds: float,
-) -> TrainResult:
-    """A script's checkpoint, and its picture, copied to where the controller wants them."""
-    completed = (checkpoints.completed_of(source) or 0) + process.offset
-    target = Path(request.checkpoint)
-    with disk_errors("writing", target):
-        checkpoints.clear(target)
-        target.mkdir(parents=True)
-        for name in checkpoints.FILES:
-            shutil.copyfile(source / name, target / name)
-        drawn = [path for path in folder.glob(f"{request.stage}/visualizations/*.png") if pictures.is_png(str(path))]
-        if drawn and request.picture and completed >= request.stop_at:
-            shutil.copyfile(max(drawn, key=lambda path: path.stat().st_mtime_ns), request.picture)
-    sha256 = checkpoints.write_manifest(target, request.stage, completed, request.owner)
-    kept = [row for row in rows if row["update"] < completed]
-    return TrainResult(completed=completed, sha256=sha256, rows=kept, seconds=seconds, notes=list(dict.fromkeys(notes)))
-
-
-def _rows(folder: Path, process: Process) -> list[dict[str, Any]]:
-    """One row per update of the W&B run in a process's folder, with the loss undivided by the accumulation."""
-    logged: dict[int, dict[str, Any]] = {}
-    for path in sorted(folder.glob("wandb/*run-*/run-*.wandb")):
-        if path.parent.is_symlink():  # latest-run
-            continue
-        try:
-            history = wandb_file.history(path)
-        except (wandb_file.NotWandb, OSError):
-            continue
-        for row in history:
-            if "train/loss" in row and "_step" in row:
-                logged[int(row["_step"]) + process.offset] = row
-    rows = []
-    measured: dict[str, Any] = {}
-    for update in sorted(logged):
-        row = logged[update]
-        measured |= {key: row[key] for key in ("unique_actions", "action_entropy") if key in row}
-        loss = row["train/loss"]
-        finite = isinstance(loss, int | float) and math.isfinite(loss)
-        rows.append(
-            {
-                "update": update,
-                "loss": loss * process.tuning.gradient_accumulation_steps if finite else None,
-                "learning_rate": float(row.get("learning_rate/group_0", process.tuning.learning_rate)),
-                "grad_norm": None,
-                **measured,
-            }
-        )
-    return rows
-
-
-def _reached(folder: Path, process: Process) -> int:
-    """How many updates, by our count, the progress bar of a process showed last."""
-    try:
-        text = (folder / "output.log").read_text(errors="replace")
-    except OSError:
-        return 0
-    done = prose.updates_done(text, process.n_updates - process.first)
-    return process.start + done if done is not None else 0
-
-
-def _stamps(folder: Path) -> dict[str, int]:
-    try:
-        return {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
-    except OSError:
-        return {}
-
-
 # --- small things -----------------------------------------------------------------------------------------------------
 
 
@@ -638,6 +470,10 @@ def _used(
             instead = f"used {said}" if said else "named none that it used"
             wrong.append(f"inference fell back: it {instead} as {stage} checkpoint, and was given {given[stage]}")
     return used, wrong
+
+
+def _names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()} if folder.is_dir() else set()
 
 
 def _word(value: Any) -> str:

@@ -49,7 +49,7 @@ def run_script(
     how: Literal["hung", "stopped"] | None = None
     with disk_errors("opening", output), open(output, "wb") as sink, open(log, "ab") as run_log:
         run_log.write(f"$ {' '.join(command)}\n".encode())
-        with signals.held_back(), open(output, "rb") as source:
+        with signals.held_back():
             child = subprocess.Popen(
                 [sys.executable, "-I", guard.__file__, *command],
                 cwd=cwd,
