@@ -26,8 +26,9 @@ from tiw_fsm.settings import load_settings
 from tiw_fsm.store import Store
 
 if TYPE_CHECKING:
+    from bench import Bench  # these two are of the torture bench
     from checkout_runs import MakeCheckout  # of tests/checkout
-    from launch import Launcher  # of the torture bench
+    from launch import Launcher
 
 TINY: dict[str, dict[str, Any]] = {
     "training": {
@@ -115,8 +116,26 @@ def launcher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
     """Starts the command line in milliseconds, with faults where a test wants them."""
     from launch import Launcher
 
+    if reason := Launcher.unavailable():
+        pytest.skip(reason)
     with Launcher(tmp_path_factory.mktemp("launcher")) as launcher:
         yield launcher
+
+
+@pytest.fixture(scope="session")
+def simulated(launcher: Launcher, tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """A run of the simulated engine to disturb."""
+    from bench import SIMULATED, Bench
+
+    return Bench(launcher, tmp_path_factory.mktemp("simulated"), SIMULATED)
+
+
+@pytest.fixture(scope="session")
+def native(launcher: Launcher, tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """A run of the native engine to disturb."""
+    from bench import NATIVE, Bench
+
+    return Bench(launcher, tmp_path_factory.mktemp("native"), NATIVE)
 
 
 LENIENT = {"gates": {stage: {"from_update": 10_000} for stage in ("video_tokenizer", "latent_actions", "dynamics")}}
@@ -208,6 +227,20 @@ def simulation(tmp_path: Path) -> Simulation:
 
 
 os.environ["OMP_NUM_THREADS"] = "1"  # tiny models gain nothing from threads, and lose much to a busy neighbour
+
+
+def process_state(pid: int) -> str | None:
+    """Linux' letter for what a process does, None when there is none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return None
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process has started, and that it has not waited for."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
 
 Tiw = Callable[..., subprocess.CompletedProcess[str]]
 

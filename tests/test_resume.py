@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import LENIENT, Tiw, write_configs, write_frames
+from conftest import LENIENT, Tiw, children, process_state, write_configs, write_frames
 
 from tiw_fsm.errors import ExitCode
 
@@ -111,8 +111,7 @@ def test_a_killed_training_process_is_a_crash_and_the_run_ends_with_the_same_wei
     root = make_root(tmp_path / "root")
     process = start(root, *FLAGS)
     wait_for_generation(root, 3, process)
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    os.kill(int(children[0]), signal.SIGKILL)
+    os.kill(children(process.pid)[0], signal.SIGKILL)
     _, said = process.communicate(timeout=120)
     assert process.returncode == ExitCode.PASSED, said
     assert digests(tiw, root) == undisturbed
@@ -123,21 +122,13 @@ def test_the_training_process_does_not_outlive_a_killed_controller(tmp_path: Pat
     root = make_root(tmp_path / "root")
     process = start(root, *FLAGS)
     wait_for_generation(root, 2, process)
-    child = int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0])
+    child = children(process.pid)[0]
     process.kill()
     process.communicate()
     deadline = time.monotonic() + 10
     while running(child):
         assert time.monotonic() < deadline, "the child is still running"
         time.sleep(0.01)
-
-
-def process_state(pid: int) -> str | None:
-    """Linux' letter for what a process does, None when there is none."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return None
 
 
 def running(pid: int) -> bool:
@@ -226,7 +217,7 @@ def test_a_second_signal_ends_at_once_with_75(tmp_path: Path, tiw: Tiw, undistur
     root = make_root(tmp_path / "root")
     process = start(root, *FLAGS)
     wait_for_generation(root, 3, process)
-    child = int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0])
+    child = children(process.pid)[0]
     os.kill(child, signal.SIGSTOP)
     wait_until_it_waits(process.pid)
     process.send_signal(signal.SIGTERM)

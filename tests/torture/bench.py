@@ -102,9 +102,9 @@ class Bench:
     def run(self, *flags: str, fault: Fault | None = None, log: Path | None = None, **script: Any) -> Ended:
         """One start, with more flags, or with other fields of the simulated engine's script."""
         played = {**(self.setup.script or {}), **script} or None
-        return self._launcher.run(
+        return self._launcher.start(
             self.root, *self.setup.arguments, *flags, fault=fault, log=log, broken=self.broken, script=played
-        )
+        ).wait()
 
     def logged(self, fault: Fault | None = None) -> tuple[Ended, list[Operation]]:
         """One start, and its log."""

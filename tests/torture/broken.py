@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import pickle
 import signal
@@ -16,7 +15,7 @@ from tiw_fsm import activities, checkpoints, durable, fingerprint, signals
 from tiw_fsm.controller import Controller
 from tiw_fsm.engines.protocol import TrainRequest
 from tiw_fsm.errors import RunHeld
-from tiw_fsm.run_state import Mark, RunState
+from tiw_fsm.run_state import RunState
 from tiw_fsm.store import Store
 
 
@@ -59,19 +58,6 @@ def optimizer_forgotten() -> None:
         return request(*arguments).but(weights_only=True)
 
     activities._train_request = forgetful
-
-
-def dead_rows_kept() -> None:
-    """Rows that no state vouches for stay in the metrics file."""
-    append = durable.Ledger.append
-
-    def keeping(self: durable.Ledger, mark: Mark, content: bytes) -> Mark:
-        if self.path.name == "metrics.jsonl" and self.path.exists():
-            there = self.path.read_bytes()
-            mark = Mark(bytes=len(there), sha256=hashlib.sha256(there).hexdigest())
-        return append(self, mark, content)
-
-    durable.Ledger.append = keeping  # type: ignore[method-assign]
 
 
 def no_lock() -> None:
@@ -161,5 +147,4 @@ BROKEN: dict[str, Callable[[], None]] = {
     "no_fsync": no_fsync,
     "fsync_errors_ignored": fsync_errors_ignored,
     "optimizer_forgotten": optimizer_forgotten,
-    "dead_rows_kept": dead_rows_kept,
 }

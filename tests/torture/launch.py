@@ -307,19 +307,6 @@ class Launcher:
         )
         return Started(self, answer["pid"], files)
 
-    def run(
-        self,
-        root: Path,
-        *arguments: str,
-        fault: Fault | None = None,
-        log: Path | None = None,
-        broken: str | None = None,
-        script: Mapping[str, Any] | None = None,
-        timeout: float = 120,
-    ) -> Ended:
-        """As ``start``, and wait until it has ended."""
-        return self.start(root, *arguments, fault=fault, log=log, broken=broken, script=script).wait(timeout)
-
     def ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """The server's answer."""
         assert self._server.stdin is not None

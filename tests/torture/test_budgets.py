@@ -7,7 +7,6 @@ from collections import Counter
 from copy import copy
 from pathlib import Path
 
-import pytest
 from bench import SIMULATED, Bench, Setup
 from conftest import Amount
 from disk import Tree
@@ -17,10 +16,10 @@ from tiw_fsm.config import Budgets
 from tiw_fsm.errors import ExitCode
 from tiw_fsm.run_state import RunState
 
-pytestmark = pytest.mark.skipif(Launcher.unavailable() is not None, reason=str(Launcher.unavailable()))
 TOO_MANY = 200
 """Starts after which a run that should have used up its budget never will."""
 BUDGETS = Budgets()
+ALWAYS_DIES = Setup(SIMULATED.arguments, script={"crashes": {"latent_actions": 1000}}, ends=ExitCode.NOT_PASSED)
 
 
 def state_of(bench: Bench) -> RunState:
@@ -45,8 +44,7 @@ def until_it_ends(bench: Bench, chance: random.Random) -> int:
 def test_a_chunk_that_always_dies_uses_exactly_the_crash_budget(
     launcher: Launcher, tmp_path: Path, figures: Counter[str]
 ) -> None:
-    always_dies = Setup(SIMULATED.arguments, script={"crashes": {"latent_actions": 1000}}, ends=ExitCode.NOT_PASSED)
-    bench = Bench(launcher, tmp_path, always_dies)
+    bench = Bench(launcher, tmp_path, ALWAYS_DIES)
     for chance in map(random.Random, range(3)):
         figures["kills around counting"] += until_it_ends(bench, chance)
         state = state_of(bench)
@@ -55,8 +53,7 @@ def test_a_chunk_that_always_dies_uses_exactly_the_crash_budget(
 
 
 def test_deaths_that_each_start_forgets_would_be_noticed(launcher: Launcher, tmp_path: Path) -> None:
-    always_dies = Setup(SIMULATED.arguments, script={"crashes": {"latent_actions": 1000}}, ends=ExitCode.NOT_PASSED)
-    forgetful = copy(Bench(launcher, tmp_path, always_dies))
+    forgetful = copy(Bench(launcher, tmp_path, ALWAYS_DIES))
     forgetful.broken = "crashes_forgotten"
     until_it_ends(forgetful, random.Random(0))
     assert events(forgetful)["crashed"] != BUDGETS.max_crashes + 1

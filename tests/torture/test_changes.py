@@ -22,7 +22,6 @@ from launch import Ended, Fault, Launcher
 import tiw_fsm
 from tiw_fsm.errors import ExitCode
 
-pytestmark = pytest.mark.skipif(Launcher.unavailable() is not None, reason=str(Launcher.unavailable()))
 IN_TRAINING = Fault("marked", 4)
 """Killed when the tokenizer has been trained for a while."""
 
@@ -52,11 +51,6 @@ def troubles(ended: Ended, bench: Bench, tiw: Tiw, *what: str) -> list[str]:
 
 def with_learning_rate(bench: Bench, rate: float) -> None:
     write_configs(bench.root / "configs", merged(bench.setup.changes, {"dynamics": {"learning_rate": rate}}))
-
-
-@pytest.fixture(scope="module")
-def simulated(launcher: Launcher, tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return Bench(launcher, tmp_path_factory.mktemp("changes"), SIMULATED)
 
 
 def test_a_changed_config_is_refused_named_and_goes_on_once_it_is_put_back(

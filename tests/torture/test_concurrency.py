@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Amount, write_configs
+from conftest import Amount, process_state, write_configs
 from launch import Ended, Fault, Launcher, Started
 
 from tiw_fsm.errors import ExitCode, RunHeld, TiwFsmError
@@ -22,7 +22,6 @@ from tiw_fsm.run_state import Runner, RunState
 from tiw_fsm.status import status
 from tiw_fsm.store import Store, apply_patch, document_of
 
-pytestmark = pytest.mark.skipif(Launcher.unavailable() is not None, reason=str(Launcher.unavailable()))
 AT_ONCE = 20
 RUN = ("run", "--engine", "simulated")
 ENDLESS = (*RUN, "--target-updates", "10000000")
@@ -30,12 +29,6 @@ PATIENCE = 60.0
 """Seconds after which a start counts as one that waits for the runner to end; a busy machine is given plenty."""
 AT_WORK = 2
 """Generations by which a runner has shown that it works: its start, and what it did."""
-
-
-@pytest.fixture(scope="module")
-def launcher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
-    with Launcher(tmp_path_factory.mktemp("launcher")) as launcher:
-        yield launcher
 
 
 @pytest.fixture
@@ -79,8 +72,7 @@ def wait_for_work(root: Path) -> Runner:
 def stop(started: Started) -> None:
     """With SIGSTOP: it keeps what it holds, and does nothing."""
     started.kill(signal.SIGSTOP)
-    stat = Path(f"/proc/{started.pid}/stat")
-    wait_until("a process stops", lambda: stat.read_text().rpartition(")")[2].split()[0] == "T")
+    wait_until("a process stops", lambda: process_state(started.pid) == "T")
 
 
 @contextmanager
@@ -257,11 +249,11 @@ def give_its_number_to_a_living_process(root: Path) -> None:
 
 def shut_out(launcher: Launcher, root: Path, left: bytes, broken: str | None = None) -> list[str]:
     """Why a run whose runner was killed, and left this in the lock file, does not go on to its end."""
-    launcher.run(root, *RUN, fault=Fault("before", IN_ITS_WORK), broken=broken)
+    launcher.start(root, *RUN, fault=Fault("before", IN_ITS_WORK), broken=broken).wait()
     give_its_number_to_a_living_process(root)
     store_of(root).paths.lock.write_bytes(left)
     troubles = ["status says that it is alive"] if status(store_of(root))["alive"] else []
-    ended = launcher.run(root, *RUN, broken=broken)
+    ended = launcher.start(root, *RUN, broken=broken).wait()
     if ended.code != ExitCode.PASSED:
         troubles.append(f"ended with {ended.code or ended.signal}, saying {ended.stderr!r}")
     return troubles

@@ -138,11 +138,6 @@ def all_troubles(bench: Bench, generations: list[int], some: int, figures: Count
     return "\n".join(found)
 
 
-@pytest.fixture(scope="module")
-def simulated(launcher: Launcher, tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return Bench(launcher, tmp_path_factory.mktemp("damage"), SIMULATED)
-
-
 def test_a_damaged_file_is_never_taken_for_whole(simulated: Bench, amount: Amount, figures: Counter[str]) -> None:
     some = amount(90, 10)
     generations = spread(len(simulated.states) - 2, some // 18)

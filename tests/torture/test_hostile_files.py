@@ -9,7 +9,7 @@ import shutil
 import struct
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,6 @@ from tiw_fsm.run_state import CheckpointRef, FileRef, RunState, State
 from tiw_fsm.stages import Stage
 from tiw_fsm.store import Store
 
-pytestmark = pytest.mark.skipif(Launcher.unavailable() is not None, reason=str(Launcher.unavailable()))
 RUN = ("run", "--engine", "simulated")
 READERS = (("status",), ("verify",))
 FRESH = ("check", "--run", "fresh")
@@ -53,7 +52,7 @@ class Scene:
         self._launcher = launcher
         write_configs(self.root / "configs", {"loop": LENIENT})
         write_frames(self.root / "frames.h5")
-        launcher.run(self.root, *command, fault=Fault("before", IN_ITS_WORK))
+        launcher.start(self.root, *command, fault=Fault("before", IN_ITS_WORK)).wait()
         self._beginning = Tree.read(self.root)
         committed = self.state().stages[Stage.VIDEO].checkpoint
         assert committed is not None
@@ -118,12 +117,6 @@ def harm(scene: Scene, hostile: Hostile, broken: str | None = None) -> list[str]
         elif ended.code != ExitCode.PASSED and hostile.name not in said:
             troubles.append(f"{command}: says nothing of {hostile.name}, but {said[-500:]}")
     return troubles + [f"outside: {change}" for change in before.differences(Tree.read(scene.outside))]
-
-
-@pytest.fixture(scope="module")
-def launcher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
-    with Launcher(tmp_path_factory.mktemp("launcher")) as launcher:
-        yield launcher
 
 
 @pytest.fixture(scope="module")

@@ -6,24 +6,12 @@ import errno
 from collections import Counter
 from pathlib import Path
 
-import pytest
-from bench import NATIVE, SIMULATED, Bench, spread
+from bench import SIMULATED, Bench, spread
 from conftest import Amount
 from launch import Fault, Launcher
 
-pytestmark = pytest.mark.skipif(Launcher.unavailable() is not None, reason=str(Launcher.unavailable()))
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EROFS)
 HOWS = ("fail", "fail-from", "short")
-
-
-@pytest.fixture(scope="module")
-def simulated(launcher: Launcher, tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return Bench(launcher, tmp_path_factory.mktemp("simulated"), SIMULATED)
-
-
-@pytest.fixture(scope="module")
-def native(launcher: Launcher, tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return Bench(launcher, tmp_path_factory.mktemp("native"), NATIVE)
 
 
 def faults(bench: Bench, some: int) -> list[Fault]:

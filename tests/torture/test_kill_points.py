@@ -5,24 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-import pytest
-from bench import NATIVE, SIMULATED, Bench, spread
+from bench import SIMULATED, Bench, spread
 from conftest import Amount
 from disk import replayed
 from launch import Fault, Launcher
-
-pytestmark = pytest.mark.skipif(Launcher.unavailable() is not None, reason=str(Launcher.unavailable()))
-"""The same; the last operation comes on top."""
-
-
-@pytest.fixture(scope="module")
-def simulated(launcher: Launcher, tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return Bench(launcher, tmp_path_factory.mktemp("simulated"), SIMULATED)
-
-
-@pytest.fixture(scope="module")
-def native(launcher: Launcher, tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return Bench(launcher, tmp_path_factory.mktemp("native"), NATIVE)
 
 
 def points(bench: Bench, some: int) -> list[Fault]:

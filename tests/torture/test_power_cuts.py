@@ -7,25 +7,13 @@ import random
 from collections import Counter
 from pathlib import Path
 
-import pytest
-from bench import NATIVE, SIMULATED, Bench, acknowledged, spread
+from bench import SIMULATED, Bench, acknowledged, spread
 from conftest import Amount
 from disk import Disk, Operation, Tree, images, replayed
 from launch import Fault, Launcher
 
-pytestmark = pytest.mark.skipif(Launcher.unavailable() is not None, reason=str(Launcher.unavailable()))
 IMAGES = 3
 """Of each cut tried at random in the long form, beside what is certainly there and what was asked for."""
-
-
-@pytest.fixture(scope="module")
-def simulated(launcher: Launcher, tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return Bench(launcher, tmp_path_factory.mktemp("simulated"), SIMULATED)
-
-
-@pytest.fixture(scope="module")
-def native(launcher: Launcher, tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return Bench(launcher, tmp_path_factory.mktemp("native"), NATIVE)
 
 
 def troubles(bench: Bench, cuts: list[int], figures: Counter[str], *, everything: bool = False) -> list[str]:

@@ -11,11 +11,10 @@ import signal
 import time
 from collections import Counter
 from copy import copy
-from pathlib import Path
 
 import pytest
 from bench import Bench, Setup
-from conftest import LENIENT, Amount, merged
+from conftest import LENIENT, Amount, children, merged, process_state
 from launch import Launcher, Started
 from outcome import updates_missing_or_twice
 
@@ -79,12 +78,12 @@ def kills_the_child(bench: Bench, run: Started) -> bool:
     state = bench.store.load()
     at_work = state is not None and (state.stage is not None or state.state is State.INFER)
     last = next((event for event in reversed(events(bench)) if event in ("saved", "crashed")), "saved")
-    child = next(iter(Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()), None)
+    child = next(iter(children(run.pid)), None)
     if not at_work or last == "crashed" or child is None:
         return False
     deaths = events(bench).count("crashed")
-    os.kill(int(child), signal.SIGKILL)
-    while events(bench).count("crashed") == deaths and not has_ended(run.pid):
+    os.kill(child, signal.SIGKILL)
+    while events(bench).count("crashed") == deaths and process_state(run.pid) != "Z":
         time.sleep(0.005)
     return True
 
@@ -92,7 +91,7 @@ def kills_the_child(bench: Bench, run: Started) -> bool:
 def reaches(bench: Bench, run: Started, goal: int) -> bool:
     """Wait until the run has committed generation ``goal``; False if it ends before."""
     while generation(bench) < goal:
-        if has_ended(run.pid):
+        if process_state(run.pid) == "Z":
             return False
         time.sleep(0.002)
     return True
@@ -105,11 +104,6 @@ def generation(bench: Bench) -> int:
 
 def events(bench: Bench) -> list[str]:
     return [line["event"] for line in bench.store.journal()]
-
-
-def has_ended(pid: int) -> bool:
-    """Whether a process has ended; its server has not reaped it yet."""
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
 
 
 @pytest.fixture(scope="module")

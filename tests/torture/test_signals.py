@@ -15,13 +15,12 @@ from pathlib import Path
 
 import pytest
 from bench import SIMULATED, Bench, Setup
-from conftest import LENIENT, Amount
+from conftest import LENIENT, Amount, children
 from launch import Ended, Launcher, Started
 
 from tiw_fsm.errors import ExitCode
 from tiw_fsm.run_state import State
 
-pytestmark = pytest.mark.skipif(Launcher.unavailable() is not None, reason=str(Launcher.unavailable()))
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 LONG_INFERENCE = Setup(
     ("run", "--max-mse", "0.9", "--allow-trivial"),
@@ -40,10 +39,6 @@ def heeds_signals(run: Started) -> bool:
     return bool(int(caught.split()[1], 16) >> (signal.SIGUSR1 - 1) & 1)
 
 
-def children(run: Started) -> list[str]:
-    return Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
-
-
 def in_state(bench: Bench, *states: State) -> bool:
     run = bench.store.load()
     return run is not None and run.state in states
@@ -51,7 +46,7 @@ def in_state(bench: Bench, *states: State) -> bool:
 
 MOMENTS: dict[str, Callable[[Bench, Started], bool]] = {
     "start-up": lambda bench, run: heeds_signals(run),
-    "while torch is imported": lambda bench, run: bool(children(run)),
+    "while torch is imported": lambda bench, run: bool(children(run.pid)),
     "training": lambda bench, run: in_state(bench, State.TRAIN_VIDEO, State.TRAIN_LATENT),
     "inference": lambda bench, run: in_state(bench, State.INFER),
 }
@@ -76,8 +71,8 @@ def troubles(bench: Bench, ended: Ended) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def native(launcher: Launcher, tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return Bench(launcher, tmp_path_factory.mktemp("native"), LONG_INFERENCE)
+def inferring(launcher: Launcher, tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    return Bench(launcher, tmp_path_factory.mktemp("inferring"), LONG_INFERENCE)
 
 
 CASES = [(moment, number) for moment in MOMENTS for number in SIGNALS]
@@ -85,19 +80,19 @@ CASES = [(moment, number) for moment in MOMENTS for number in SIGNALS]
 
 @pytest.mark.parametrize(("moment", "number"), CASES)
 def test_a_signal_at_any_moment_saves_and_exits_75(
-    native: Bench, whole_bench: bool, figures: Counter[str], moment: str, number: signal.Signals
+    inferring: Bench, whole_bench: bool, figures: Counter[str], moment: str, number: signal.Signals
 ) -> None:
     """In the short form each signal meets one moment, sent in turn to the process alone and to its group."""
     n = CASES.index((moment, number))
     if not whole_bench and n % len(SIGNALS) != n // len(SIGNALS):
         pytest.skip("the short form tries each moment with one signal")
-    assert troubles(native, stopped(native, moment, number, group=n % 2 == 0, twice=False)) == []
+    assert troubles(inferring, stopped(inferring, moment, number, group=n % 2 == 0, twice=False)) == []
     figures["signals"] += 1
 
 
 @pytest.mark.parametrize("moment", ["training", "inference"])
-def test_a_second_signal_is_safe(native: Bench, figures: Counter[str], moment: str) -> None:
-    assert troubles(native, stopped(native, moment, signal.SIGINT, group=True, twice=True)) == []
+def test_a_second_signal_is_safe(inferring: Bench, figures: Counter[str], moment: str) -> None:
+    assert troubles(inferring, stopped(inferring, moment, signal.SIGINT, group=True, twice=True)) == []
     figures["signals"] += 2
 
 
@@ -120,8 +115,8 @@ def test_signals_at_random_instants_in_saves_and_commits_lose_nothing(
         assert bench.ends_otherwise() == []
 
 
-def test_a_signal_that_is_not_heeded_would_be_noticed(native: Bench) -> None:
-    deaf = copy(native)
+def test_a_signal_that_is_not_heeded_would_be_noticed(inferring: Bench) -> None:
+    deaf = copy(inferring)
     deaf.broken = "hangup_unheeded"
     assert troubles(deaf, stopped(deaf, "training", signal.SIGHUP, group=False, twice=False)) != []
 
