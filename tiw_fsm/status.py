@@ -70,7 +70,7 @@ def status(store: Store, now: datetime | None = None) -> Json:
         "used": _used(run),
         "interruptions": run.interruptions,
         "recent_interruptions": _interruptions(recent),
-        "checkpoint_age_seconds": round((now - _moment(saved[-1])).total_seconds()) if saved else None,
+        "checkpoint_age_seconds": round((now - datetime.fromisoformat(saved[-1])).total_seconds()) if saved else None,
         "inexact": document["inexact"],
         "fingerprint": document["fingerprint"],
         "reports": run.reports,
@@ -283,10 +283,6 @@ def _ago(seconds: float) -> str:
     parts = [(days, "d"), (hours, "h"), (minutes, "min"), (rest, "s")]
     first = next((n for n, (value, _) in enumerate(parts) if value), len(parts) - 1)
     return " ".join(f"{value} {unit}" for value, unit in parts[first : first + 2] if value or unit == "s")
-
-
-def _moment(text: str) -> datetime:
-    return datetime.fromisoformat(text)
 
 
 def near(path: str | None) -> str | None:

@@ -82,8 +82,8 @@ def _refold_problems(store: Store, run: RunState) -> list[str]:
 
 def _what_it_names(store: Store, run: RunState) -> Iterator[Finding]:
     config = store.paths.config
-    intact = _sha256(config) == run.config_sha256
-    yield Finding(str(config), [] if intact else [f"it is not what the last start saved. {ANEW}"])
+    has_config = _sha256(config) == run.config_sha256
+    yield Finding(str(config), [] if has_config else [f"it is not what the last start saved. {ANEW}"])
     for stage, progress in run.stages.items():
         for ref in dict.fromkeys(filter(None, (progress.checkpoint, progress.accepted))):
             wrong = checkpoints.altered(Path(ref.path), ref.sha256)
@@ -97,7 +97,7 @@ def _what_it_names(store: Store, run: RunState) -> Iterator[Finding]:
         intact = _sha256(Path(pending.path)) == pending.sha256
         remedy = "The attempt is made again." if run.state is State.GATE else BACKUP
         yield Finding(pending.path, [] if intact else [f"it is not what inference left. {remedy}"])
-    if run.fingerprint and run.fingerprint.data != "simulated" and _sha256(config) == run.config_sha256:
+    if run.fingerprint and run.fingerprint.data != "simulated" and has_config:
         path = Path(json.loads(config.read_bytes())["data"]["path"])
         same = path.is_file() and frames.sha256(path) == run.fingerprint.data
         changed = "they are not those the run began with. Put them back, or take these in with --accept-changes."

@@ -44,6 +44,18 @@ PROBE_SECONDS = 300
 UNDONE = {"WANDB_RUN_ID", "WANDB_RESUME", "WANDB_RUN_GROUP", "WANDB_NAME"}
 """Variables of the user's that would put the metrics elsewhere, or into an older run."""
 NO_METRICS = {"disabled", "dryrun"}
+THEIRS = {
+    "status",
+    "checkpoints",
+    "frames_expected",
+    "frames_inferred",
+    "statistics",
+    "mse",
+    "mse_with_context",
+    "png",
+    "seconds",
+}
+"""Figures of an attempt that are the script's, and not those of our inference beside it."""
 
 
 class Plan(NamedTuple):
@@ -365,8 +377,7 @@ class CheckoutEngine:
         if found["status"] != "ok":
             errors.append(f"our own inference of the same checkpoints failed: {prose.last_lines(found['error'])}")
             return {}
-        kept = ("status", "checkpoints", "frames_expected", "frames_inferred", "statistics", "mse", "png", "seconds")
-        own = {key: value for key, value in found.items() if key not in (*kept, "mse_with_context")}
+        own = {key: value for key, value in found.items() if key not in THEIRS}
         return own | {"own_mse": found["mse"], "own_png": found["png"]}
 
     def _new_picture(self, said: str | None, before: set[str]) -> str | None:
