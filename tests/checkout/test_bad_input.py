@@ -72,6 +72,14 @@ def test_misaligned_configs(checkout: MakeCheckout) -> None:
     assert "give all stages one value" in refused(checkout(changes={"dynamics": {"num_blocks": 8}}))
 
 
+def test_check_finds_it_without_a_start(checkout: MakeCheckout) -> None:
+    tiny = checkout(changes={"training": {"dataset": "SONIC"}})
+    found = tiny.call("check", "--engine", "checkout")
+    assert found.returncode == 2
+    assert "none that this checkout knows" in found.stdout
+    assert tiny.call("check", "--engine", "checkout", "--dataset", "PONG").returncode == 0
+
+
 def test_metrics_that_are_switched_off(checkout: MakeCheckout, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "disabled")
     assert "unset it" in refused(checkout())
