@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 from checkout_runs import Checkout, MakeCheckout
+from conftest import write_frames
 
 
 def refused(tiny: Checkout, *more: str) -> str:
@@ -65,6 +67,24 @@ def test_requirements_that_are_not_installed(checkout: MakeCheckout) -> None:
 def test_a_dataset_the_checkout_does_not_know(checkout: MakeCheckout) -> None:
     said = refused(checkout(), "--dataset", "frames.h5")
     assert "dataset 'frames.h5' is none that this checkout knows; it knows PONG, ZELDA" in said
+
+
+@pytest.mark.parametrize(
+    ("changes", "flags", "said"),
+    [
+        ({}, ("--preload-ratio", "0.5"), "inference reads the first 0.5 of its 1440 rows"),
+        ({"training": {"preload_ratio": 0.699}}, (), "training reads the first 0.699 of its 1440 rows"),
+    ],
+)
+def test_a_share_of_the_rows_that_leaves_a_script_no_clip(
+    checkout: MakeCheckout, changes: dict[str, Any], flags: tuple[str, ...], said: str
+) -> None:
+    """Its loader counts the rows it skips into the share: found out before hours of training, not after."""
+    tiny = checkout(changes=changes)
+    write_frames(tiny.root / "data/zelda_frames.h5", episodes=60)
+    told = refused(tiny, "--dataset", "ZELDA", *flags)
+    assert said in told
+    assert "or more" in told
 
 
 def test_misaligned_configs(checkout: MakeCheckout) -> None:

@@ -39,8 +39,8 @@ class Backend(ABC):
     """An interrupted run ends with bitwise the same weights."""
     has_models: ClassVar[bool] = True
     """Its checkpoints hold weights."""
-    chunk: ClassVar[int] = 40
-    interval: ClassVar[int] = 10
+    chunk: ClassVar[int] = 20
+    interval: ClassVar[int] = 5
     """Updates from one checkpoint within a chunk to the next."""
 
     configs: ClassVar[tuple[str, ...]] = ()
