@@ -37,8 +37,8 @@ class Backend(ABC):
     engine: ClassVar[str]
     exact: ClassVar[bool] = False
     """An interrupted run ends with bitwise the same weights."""
-    has_models: ClassVar[bool] = True
-    """Its checkpoints hold weights."""
+    saves_within_chunk: ClassVar[bool] = True
+    """Killed within a chunk, a run goes on within it."""
     chunk: ClassVar[int] = 20
     interval: ClassVar[int] = 5
     """Updates from one checkpoint within a chunk to the next."""
@@ -157,7 +157,7 @@ class Simulated(Native):
     """Done in milliseconds, so that it is killed by the number of its commits."""
 
     engine = "simulated"
-    has_models = False
+    saves_within_chunk = False
 
     def __init__(self, root: Path, launcher: Launcher) -> None:
         super().__init__(root)

@@ -27,6 +27,8 @@ from tiw_fsm.settings import load_settings
 from tiw_fsm.stages import Stage
 from tiw_fsm.tinyworlds.trainer import load_weights, make_model
 
+WITH_WEIGHTS = ("native", *DIALECTS, "real")
+"""Engines that compute something; the simulated one's checkpoints hold no weights."""
 Begin = Callable[[Path], Backend]
 ALWAYS_REJECTED = {"from_update": 0, "verdicts": {"retune": {"final": {"min": 0.0}}, "continue": {}}}
 INTERRUPTIONS = [
@@ -39,9 +41,10 @@ INTERRUPTIONS = [
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "begin" in metafunc.fixturenames:
-        named = metafunc.config.getoption("--checkout")
-        names = ["real"] if named else ["simulated", "native", *DIALECTS]
-        metafunc.parametrize("begin", names, indirect=True, scope="session")
+        only = metafunc.definition.get_closest_marker("engines")
+        names = ["real"] if metafunc.config.getoption("--checkout") else ["simulated", "native", *DIALECTS]
+        chosen = [name for name in names if only is None or name in only.args]
+        metafunc.parametrize("begin", chosen, indirect=True, scope="session")
 
 
 @pytest.fixture(scope="session")
@@ -134,7 +137,7 @@ def test_interrupted_in_every_state_a_run_ends_as_if_nobody_had_touched_it(backe
     assert rows_are_whole(backend)
     verified = backend.call("verify")
     assert verified.returncode == 0, verified.stdout
-    if backend.has_models:
+    if backend.saves_within_chunk:
         saved = {(facts["stage"], facts["completed"]) for facts in backend.journal("saved")}
         within = {stage for stage, completed in saved if 1 < completed < backend.chunk}
         assert within == {Stage.VIDEO, Stage.LATENT, Stage.DYNAMICS}
@@ -189,10 +192,9 @@ def test_misaligned_configs_are_refused_and_nothing_begins(backend: Backend) -> 
     assert not (backend.root / "state/default/state.json").exists()
 
 
+@pytest.mark.engines(*WITH_WEIGHTS)
 def test_what_it_trained_our_inference_takes(passed: Backend, tmp_path: Path) -> None:
     """As a warm start, judged alone, it gets the very figures that it got from our inference in its own run."""
-    if not passed.has_models:
-        pytest.skip("its checkpoints hold no weights")
     shutil.copytree(passed.root, tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("results", "state"))
     ours = Native(tmp_path)
     done = ours.run("--train-stage", "none", *warm_start(passed), *passed.configs)
@@ -202,9 +204,8 @@ def test_what_it_trained_our_inference_takes(passed: Backend, tmp_path: Path) ->
     assert now.baselines == pytest.approx(before.baselines, abs=1e-6)
 
 
+@pytest.mark.engines(*WITH_WEIGHTS)
 def test_what_our_engine_trained_its_inference_takes(backend: Backend, tmp_path: Path) -> None:
-    if not backend.has_models:
-        pytest.skip("it computes nothing")
     ours = Native(tmp_path)
     done = ours.run(*backend.configs, "--run-root", "trained")
     assert done.returncode == ExitCode.PASSED, done.stderr
@@ -217,10 +218,10 @@ def test_what_our_engine_trained_its_inference_takes(backend: Backend, tmp_path:
     assert attempt.mse is not None
 
 
+@pytest.mark.engines("real")
 @pytest.mark.parametrize("trained_by", ["checkout", "native"])
 def test_the_same_weights_compute_the_same_there_and_here(passed: Backend, tmp_path: Path, trained_by: str) -> None:
-    if not isinstance(passed, Real):
-        pytest.skip("compares with a real checkout: make test-checkout CHECKOUT=path")
+    assert isinstance(passed, Real)
     folders = passed.checkpoints() if trained_by == "checkout" else trained_natively(passed, tmp_path)
     with h5py.File(passed.root / "data/pong_frames.h5") as file:
         frames = torch.from_numpy(file["frames"][1000:1048:4])
