@@ -55,6 +55,15 @@ def test_several_processes_on_the_cpu(checkout: MakeCheckout) -> None:
     assert "on CUDA only; give --nproc-per-node 1" in said
 
 
+def test_what_is_wrong_with_the_frames_is_told_with_what_is_wrong_with_the_interpreter(checkout: MakeCheckout) -> None:
+    tiny = checkout()
+    (tiny.root / "python").write_text("not a program")
+    (tiny.root / "data/pong_frames.h5").unlink()
+    said = refused(tiny, "--python-exec", "python")
+    assert "correct --python-exec" in said
+    assert "pong_frames.h5: no such file" in said
+
+
 def test_requirements_that_are_not_installed(checkout: MakeCheckout) -> None:
     tiny = checkout()
     with open(tiny.root / "utils/mini.py", "a") as file:

@@ -58,6 +58,7 @@ def test_a_killed_run_resumes_inside_the_interrupted_chunk(checkout: MakeCheckou
     first, *_ = tiny.journal("saved")
     assert first["completed"] == 11
     assert any("repeated" in note for note in first["notes"])
+    assert "are repeated" in tiny.call("history").stdout
     starts = tiny.asked("train_video")
     assert len(starts) == 2
     if spoken == "newest":
