@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TypeVar
 
 import pytest
@@ -18,6 +19,7 @@ from tiw_fsm.tinyworlds.latent_actions import LatentActionModel
 from tiw_fsm.tinyworlds.transformer import (
     MAX_FRAMES,
     PatchEmbedding,
+    Sizes,
     SpatialAttention,
     STTransformer,
     TemporalAttention,
@@ -27,7 +29,7 @@ from tiw_fsm.tinyworlds.transformer import (
 )
 from tiw_fsm.tinyworlds.video_tokenizer import VideoTokenizer
 
-SIZES = {"frame_size": 8, "patch_size": 4, "embed_dim": 12, "num_heads": 2, "hidden_dim": 9, "num_blocks": 1}
+SIZES = Sizes(frame_size=8, patch_size=4, embed_dim=12, num_heads=2, hidden_dim=9, num_blocks=1)
 CODEBOOK = {"latent_dim": 2, "num_bins": 3}
 B, T, P, K, A = 2, 4, 4, 9, 2
 
@@ -48,17 +50,17 @@ def lively(model: M) -> M:  # initial FiLM weights are near zero: make every inp
 
 def tokenizer(**changes: int) -> VideoTokenizer:
     torch.manual_seed(0)
-    return lively(VideoTokenizer(**{**SIZES, **CODEBOOK, **changes}))
+    return lively(VideoTokenizer(replace(SIZES, **changes), **CODEBOOK))
 
 
-def action_model(**changes: int) -> LatentActionModel:
+def action_model(n_actions: int = 4, **changes: int) -> LatentActionModel:
     torch.manual_seed(0)
-    return lively(LatentActionModel(**{**SIZES, "n_actions": 4, **changes}))
+    return lively(LatentActionModel(replace(SIZES, **changes), n_actions=n_actions))
 
 
-def dynamics(**changes: int) -> DynamicsModel:
+def dynamics(n_actions: int = 4, **changes: int) -> DynamicsModel:
     torch.manual_seed(0)
-    return lively(DynamicsModel(**{**SIZES, **CODEBOOK, "n_actions": 4, **changes}))
+    return lively(DynamicsModel(replace(SIZES, **changes), **CODEBOOK, n_actions=n_actions))
 
 
 def some_frames(batch: int = B, frames: int = T) -> Tensor:
@@ -141,7 +143,7 @@ def test_patches_hold_one_square_each_and_join_into_the_frames_again() -> None:
 
 
 def test_equal_patches_get_distinct_tokens_at_distinct_places() -> None:
-    tokens = PatchEmbedding(8, 4, 12)(torch.zeros(1, 1, 3, 8, 8))[0, 0]
+    tokens = PatchEmbedding(SIZES)(torch.zeros(1, 1, 3, 8, 8))[0, 0]
     assert len(tokens.unique(dim=0)) == P
 
 
@@ -165,13 +167,13 @@ def test_temporal_attention_stays_within_a_patch_and_looks_back_only() -> None:
 
 def test_frames_are_told_apart_by_time() -> None:
     x = torch.zeros(1, T, P, 12)
-    out = lively(STTransformer(12, 2, 9, 1))(x)
+    out = lively(STTransformer(SIZES))(x)
     assert frames_that_differ(out, out[:, :1].expand_as(out)) == [1, 2, 3]
 
 
 def test_transformer_rejects_more_frames_than_it_has_time_codes() -> None:
     with pytest.raises(ValueError, match=str(MAX_FRAMES)):
-        STTransformer(12, 2, 9, 1)(torch.zeros(1, MAX_FRAMES + 1, 1, 12))
+        STTransformer(SIZES)(torch.zeros(1, MAX_FRAMES + 1, 1, 12))
 
 
 # ---- video tokenizer ----
@@ -200,7 +202,7 @@ def test_tokenizer_reconstructs_from_its_indices_alone() -> None:
 
 def test_tokenizer_learns_to_reconstruct_one_clip() -> None:
     torch.manual_seed(0)
-    model, frames = VideoTokenizer(**SIZES, **CODEBOOK), some_frames(1, 2)
+    model, frames = VideoTokenizer(SIZES, **CODEBOOK), some_frames(1, 2)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     losses = []
     for _ in range(40):
@@ -290,7 +292,7 @@ def test_an_action_changes_only_the_frames_from_its_own_on(count: int, affected:
 
 
 def test_before_training_a_zero_action_is_no_action() -> None:
-    model, (latents, _) = DynamicsModel(**SIZES, **CODEBOOK, n_actions=4), some_tokens()
+    model, (latents, _) = DynamicsModel(SIZES, **CODEBOOK, n_actions=4), some_tokens()
     assert torch.allclose(model(latents, torch.zeros(B, T - 1, A)), model(latents), atol=1e-6)
     assert not torch.allclose(model(latents, torch.ones(B, T - 1, A)), model(latents), atol=1e-6)
 

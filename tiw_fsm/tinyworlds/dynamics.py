@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .latent_actions import action_width
-from .transformer import LatentEmbedding, STTransformer
+from .transformer import LatentEmbedding, Sizes, STTransformer
 
 
 def draw_mask(batch: int, frames: int, patches: int, generator: torch.Generator) -> Tensor:
@@ -65,33 +65,19 @@ def sample(probabilities: Tensor, generator: torch.Generator) -> Tensor:
 class DynamicsModel(nn.Module):
     """Logits over the K = num_bins ** latent_dim codebook entries for every token of a clip.
 
-    frame_size: side of the square frames, pixels. patch_size: side of a patch, pixels. embed_dim, num_heads,
-    hidden_dim, num_blocks: the transformer. latent_dim, num_bins: the tokenizer's codebook. n_actions: as in
-    the latent action model; an action is A = log2(n_actions) numbers.
+    latent_dim, num_bins: the tokenizer's codebook. n_actions: as in the latent action model; an action is
+    A = log2(n_actions) numbers.
 
     Raises ValueError when the sizes do not divide or n_actions is no power of two.
     """
 
-    def __init__(
-        self,
-        *,
-        frame_size: int,
-        patch_size: int,
-        embed_dim: int,
-        num_heads: int,
-        hidden_dim: int,
-        num_blocks: int,
-        latent_dim: int,
-        num_bins: int,
-        n_actions: int,
-    ) -> None:
+    def __init__(self, sizes: Sizes, *, latent_dim: int, num_bins: int, n_actions: int) -> None:
         super().__init__()
-        self.frame_size = (frame_size, frame_size)
         self.conditioning_dim = action_width(n_actions)
         self.codebook_size = num_bins**latent_dim
-        self.latent_embed = LatentEmbedding(frame_size, patch_size, latent_dim, embed_dim)
-        self.transformer = STTransformer(embed_dim, num_heads, hidden_dim, num_blocks, self.conditioning_dim)
-        self.output_mlp = nn.Linear(embed_dim, self.codebook_size)
+        self.latent_embed = LatentEmbedding(sizes, latent_dim)
+        self.transformer = STTransformer(sizes, self.conditioning_dim)
+        self.output_mlp = nn.Linear(sizes.embed_dim, self.codebook_size)
         self.mask_token = nn.Parameter(torch.randn(1, 1, 1, latent_dim) * 0.02)
 
     def forward(self, latents: Tensor, actions: Tensor | None = None, first_frame: int = 0) -> Tensor:

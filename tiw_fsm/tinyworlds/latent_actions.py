@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .fsq import FiniteScalarQuantizer
-from .transformer import CHANNELS, PatchEmbedding, STTransformer, patch_grid, unpatchify
+from .transformer import PatchEmbedding, Sizes, STTransformer, unpatchify
 
 ACTION_BINS = 2  # every action dimension is -1 or +1
 VARIANCE_TARGET = 0.01
@@ -28,22 +28,13 @@ def action_width(n_actions: int) -> int:
 class LatentActionsEncoder(nn.Module):
     """Frames [B, T, C, H, W] to raw action latents [B, T-1, A], one for each pair of neighbouring frames."""
 
-    def __init__(
-        self,
-        frame_size: int,
-        patch_size: int,
-        embed_dim: int,
-        num_heads: int,
-        hidden_dim: int,
-        num_blocks: int,
-        action_dim: int,
-    ) -> None:
+    def __init__(self, sizes: Sizes, action_dim: int) -> None:
         super().__init__()
-        self.patch_embed = PatchEmbedding(frame_size, patch_size, embed_dim)
-        self.transformer = STTransformer(embed_dim, num_heads, hidden_dim, num_blocks)
+        self.patch_embed = PatchEmbedding(sizes)
+        self.transformer = STTransformer(sizes)
         self.action_head = nn.Sequential(
-            nn.LayerNorm(2 * embed_dim),
-            nn.Linear(2 * embed_dim, 4 * action_dim),
+            nn.LayerNorm(2 * sizes.embed_dim),
+            nn.Linear(2 * sizes.embed_dim, 4 * action_dim),
             nn.GELU(),
             nn.Linear(4 * action_dim, action_dim),
         )
@@ -62,25 +53,16 @@ class LatentActionsDecoder(nn.Module):
     has to come through the actions.
     """
 
-    def __init__(
-        self,
-        frame_size: int,
-        patch_size: int,
-        embed_dim: int,
-        num_heads: int,
-        hidden_dim: int,
-        num_blocks: int,
-        action_dim: int,
-    ) -> None:
+    def __init__(self, sizes: Sizes, action_dim: int) -> None:
         super().__init__()
-        self.grid = patch_grid(frame_size, patch_size)
-        self.patch_size = patch_size
-        self.patch_embed = PatchEmbedding(frame_size, patch_size, embed_dim)
-        self.transformer = STTransformer(embed_dim, num_heads, hidden_dim, num_blocks, action_dim)
+        self.grid = sizes.grid
+        self.patch_size = sizes.patch_size
+        self.patch_embed = PatchEmbedding(sizes)
+        self.transformer = STTransformer(sizes, action_dim)
         self.frame_head = nn.Sequential(
-            nn.LayerNorm(embed_dim), nn.Linear(embed_dim, CHANNELS * patch_size**2), nn.Tanh()
+            nn.LayerNorm(sizes.embed_dim), nn.Linear(sizes.embed_dim, sizes.patch_values), nn.Tanh()
         )
-        self.mask_token = nn.Parameter(torch.zeros(1, 1, 1, embed_dim))
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, 1, sizes.embed_dim))
 
     def forward(self, frames: Tensor, actions: Tensor) -> Tensor:
         """Frames [B, T, C, H, W] and actions [B, T-1, A] to predicted frames [B, T-1, C, H, W]."""
@@ -100,30 +82,17 @@ class LatentActionModel(nn.Module):
 
     Frames are float [B, T, C, H, W] in [-1, 1] with T >= 2. An action is A = log2(n_actions) signs.
 
-    frame_size: side of the square frames, pixels. patch_size: side of a patch, pixels. embed_dim, num_heads,
-    hidden_dim, num_blocks: the transformers of both halves.
+    sizes: of both halves.
 
     Raises ValueError when the sizes do not divide or n_actions is no power of two.
     """
 
-    def __init__(
-        self,
-        *,
-        frame_size: int,
-        patch_size: int,
-        embed_dim: int,
-        num_heads: int,
-        hidden_dim: int,
-        num_blocks: int,
-        n_actions: int,
-    ) -> None:
+    def __init__(self, sizes: Sizes, *, n_actions: int) -> None:
         super().__init__()
-        self.frame_size = (frame_size, frame_size)
         self.action_dim = action_width(n_actions)
-        sizes = (frame_size, patch_size, embed_dim, num_heads, hidden_dim, num_blocks, self.action_dim)
-        self.encoder = LatentActionsEncoder(*sizes)
+        self.encoder = LatentActionsEncoder(sizes, self.action_dim)
         self.quantizer = FiniteScalarQuantizer(self.action_dim, ACTION_BINS)
-        self.decoder = LatentActionsDecoder(*sizes)
+        self.decoder = LatentActionsDecoder(sizes, self.action_dim)
 
     def forward(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The scalar loss, the predicted frames 1 .. T-1 [B, T-1, C, H, W], the action indices [B, T-1].

@@ -10,6 +10,7 @@ import io
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -23,6 +24,7 @@ from tiw_fsm.tinyworlds.data import FrameData, draw_batch, generator, to_model
 from tiw_fsm.tinyworlds.dynamics import DynamicsModel, draw_mask
 from tiw_fsm.tinyworlds.latent_actions import LatentActionModel
 from tiw_fsm.tinyworlds.tokens import ClipTokens
+from tiw_fsm.tinyworlds.transformer import Sizes
 from tiw_fsm.tinyworlds.video_tokenizer import VideoTokenizer
 
 MODEL, OPTIMIZER, STATE = "model_state_dict.pt", "optim_state_dict.pt", "state.pt"
@@ -61,21 +63,17 @@ class Objective(Protocol):
         """The model's own version of frames [B, T, C, H, W]: [B, T', C, H, W], aligned to the clip's last frames."""
 
 
-def architecture(config: StageConfig, *keys: str) -> dict[str, int]:
-    """The named model sizes of a stage config, beside those that all three models have."""
-    shared = ("frame_size", "patch_size", "embed_dim", "num_heads", "hidden_dim", "num_blocks")
-    return {key: getattr(config, key) for key in (*shared, *keys)}
-
-
 def make_model(stage: Stage, config: StageConfig) -> nn.Module:
     """A freshly initialised model of ``stage``."""
+    sizes = Sizes(**{field.name: getattr(config, field.name) for field in fields(Sizes)})
+    codebook = {"latent_dim": config.latent_dim, "num_bins": config.num_bins}
     match stage:
         case Stage.VIDEO:
-            return VideoTokenizer(**architecture(config, "latent_dim", "num_bins"))
+            return VideoTokenizer(sizes, **codebook)
         case Stage.LATENT:
-            return LatentActionModel(**architecture(config, "n_actions"))
+            return LatentActionModel(sizes, n_actions=config.n_actions)
         case Stage.DYNAMICS:
-            return DynamicsModel(**architecture(config, "latent_dim", "num_bins", "n_actions"))
+            return DynamicsModel(sizes, **codebook, n_actions=config.n_actions)
 
 
 class FrameObjective:

@@ -6,6 +6,8 @@ each patch, then applies a feed-forward layer. Layers are post-norm: norm(x + la
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -43,6 +45,33 @@ def patch_grid(frame_size: int, patch_size: int) -> tuple[int, int]:
         raise ValueError(f"{patch_size=} does not tile {frame_size=}: use one of {fits}")
     side = frame_size // patch_size
     return side, side
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What all three models have in common, under TinyWorlds' names."""
+
+    frame_size: int
+    """Side of the square frames, pixels."""
+    patch_size: int
+    """Side of a patch, pixels."""
+    embed_dim: int
+    """Width E of a token."""
+    num_heads: int
+    hidden_dim: int
+    """Of the feed-forward layers, which are two thirds of it wide."""
+    num_blocks: int
+    """Of each transformer."""
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Patches along (H, W). Raises ValueError unless patch_size divides frame_size."""
+        return patch_grid(self.frame_size, self.patch_size)
+
+    @property
+    def patch_values(self) -> int:
+        """Numbers in a patch."""
+        return CHANNELS * self.patch_size**2
 
 
 # ---- positions ----
@@ -108,12 +137,11 @@ class PatchEmbedding(nn.Module):
 
     pos_spatial: Tensor  # [P, E]
 
-    def __init__(self, frame_size: int, patch_size: int, embed_dim: int) -> None:
+    def __init__(self, sizes: Sizes) -> None:
         super().__init__()
-        self.patch_size = patch_size
-        code = spatial_code(patch_grid(frame_size, patch_size), embed_dim)
-        self.register_buffer("pos_spatial", code, persistent=False)
-        self.proj = Pointwise(CHANNELS * patch_size**2, embed_dim)
+        self.patch_size = sizes.patch_size
+        self.register_buffer("pos_spatial", spatial_code(sizes.grid, sizes.embed_dim), persistent=False)
+        self.proj = Pointwise(sizes.patch_values, sizes.embed_dim)
 
     def forward(self, frames: Tensor) -> Tensor:
         tokens: Tensor = self.proj(patchify(frames, self.patch_size)) + self.pos_spatial
@@ -128,9 +156,9 @@ class LatentEmbedding(nn.Linear):
 
     pos_spatial: Tensor  # [P, E]
 
-    def __init__(self, frame_size: int, patch_size: int, latent_dim: int, embed_dim: int) -> None:
-        code = spatial_code(patch_grid(frame_size, patch_size), embed_dim)
-        super().__init__(latent_dim, embed_dim)
+    def __init__(self, sizes: Sizes, latent_dim: int) -> None:
+        code = spatial_code(sizes.grid, sizes.embed_dim)
+        super().__init__(latent_dim, sizes.embed_dim)
         self.register_buffer("pos_spatial", code, persistent=False)
 
     def forward(self, latents: Tensor) -> Tensor:
@@ -258,11 +286,11 @@ class SwiGLUFFN(nn.Module):
 class STTransformerBlock(nn.Module):
     """Spatial attention, causal temporal attention, feed-forward: [B, T, P, E] to the same shape."""
 
-    def __init__(self, embed_dim: int, num_heads: int, hidden_dim: int, conditioning_dim: int | None = None) -> None:
+    def __init__(self, sizes: Sizes, conditioning_dim: int | None = None) -> None:
         super().__init__()
-        self.spatial_attn = SpatialAttention(embed_dim, num_heads, conditioning_dim)
-        self.temporal_attn = TemporalAttention(embed_dim, num_heads, conditioning_dim)
-        self.ffn = SwiGLUFFN(embed_dim, hidden_dim, conditioning_dim)
+        self.spatial_attn = SpatialAttention(sizes.embed_dim, sizes.num_heads, conditioning_dim)
+        self.temporal_attn = TemporalAttention(sizes.embed_dim, sizes.num_heads, conditioning_dim)
+        self.ffn = SwiGLUFFN(sizes.embed_dim, sizes.hidden_dim, conditioning_dim)
 
     def forward(self, x: Tensor, conditioning: Tensor | None = None) -> Tensor:
         x = self.spatial_attn(x, conditioning)
@@ -279,19 +307,10 @@ class STTransformer(nn.Module):
 
     pos_temporal: Tensor  # [MAX_FRAMES, E]
 
-    def __init__(
-        self,
-        embed_dim: int,
-        num_heads: int,
-        hidden_dim: int,
-        num_blocks: int,
-        conditioning_dim: int | None = None,
-    ) -> None:
+    def __init__(self, sizes: Sizes, conditioning_dim: int | None = None) -> None:
         super().__init__()
-        self.register_buffer("pos_temporal", temporal_code(embed_dim), persistent=False)
-        self.blocks = nn.ModuleList(
-            STTransformerBlock(embed_dim, num_heads, hidden_dim, conditioning_dim) for _ in range(num_blocks)
-        )
+        self.register_buffer("pos_temporal", temporal_code(sizes.embed_dim), persistent=False)
+        self.blocks = nn.ModuleList(STTransformerBlock(sizes, conditioning_dim) for _ in range(sizes.num_blocks))
 
     def forward(self, x: Tensor, conditioning: Tensor | None = None) -> Tensor:
         """Tokens [B, T, P, E] and conditioning [B, T, A], [B, T-1, A] or None to [B, T, P, E].

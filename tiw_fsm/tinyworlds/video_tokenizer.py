@@ -6,25 +6,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .fsq import FiniteScalarQuantizer
-from .transformer import (
-    CHANNELS,
-    LatentEmbedding,
-    PatchEmbedding,
-    Pointwise,
-    STTransformer,
-    patch_grid,
-    unpatchify,
-)
+from .transformer import LatentEmbedding, PatchEmbedding, Pointwise, Sizes, STTransformer, unpatchify
 
 
 class FrameHead(nn.Module):
     """Tokens [B, T, P, E] to the pixels of their patches, [B, T, C, H, W]."""
 
-    def __init__(self, frame_size: int, patch_size: int, embed_dim: int) -> None:
+    def __init__(self, sizes: Sizes) -> None:
         super().__init__()
-        self.grid = patch_grid(frame_size, patch_size)
-        self.patch_size = patch_size
-        self.to_pixels = Pointwise(embed_dim, CHANNELS * patch_size**2)
+        self.grid = sizes.grid
+        self.patch_size = sizes.patch_size
+        self.to_pixels = Pointwise(sizes.embed_dim, sizes.patch_values)
 
     def forward(self, tokens: Tensor) -> Tensor:
         return unpatchify(self.to_pixels(tokens), self.grid, self.patch_size)
@@ -33,20 +25,11 @@ class FrameHead(nn.Module):
 class VideoTokenizerEncoder(nn.Module):
     """Frames [B, T, C, H, W] to raw latents [B, T, P, L]."""
 
-    def __init__(
-        self,
-        frame_size: int,
-        patch_size: int,
-        embed_dim: int,
-        num_heads: int,
-        hidden_dim: int,
-        num_blocks: int,
-        latent_dim: int,
-    ) -> None:
+    def __init__(self, sizes: Sizes, latent_dim: int) -> None:
         super().__init__()
-        self.patch_embed = PatchEmbedding(frame_size, patch_size, embed_dim)
-        self.transformer = STTransformer(embed_dim, num_heads, hidden_dim, num_blocks)
-        self.latent_head = nn.Sequential(nn.LayerNorm(embed_dim), nn.Linear(embed_dim, latent_dim))
+        self.patch_embed = PatchEmbedding(sizes)
+        self.transformer = STTransformer(sizes)
+        self.latent_head = nn.Sequential(nn.LayerNorm(sizes.embed_dim), nn.Linear(sizes.embed_dim, latent_dim))
 
     def forward(self, frames: Tensor) -> Tensor:
         latents: Tensor = self.latent_head(self.transformer(self.patch_embed(frames)))
@@ -56,20 +39,11 @@ class VideoTokenizerEncoder(nn.Module):
 class VideoTokenizerDecoder(nn.Module):
     """Quantised latents [B, T, P, L] to frames [B, T, C, H, W]."""
 
-    def __init__(
-        self,
-        frame_size: int,
-        patch_size: int,
-        embed_dim: int,
-        num_heads: int,
-        hidden_dim: int,
-        num_blocks: int,
-        latent_dim: int,
-    ) -> None:
+    def __init__(self, sizes: Sizes, latent_dim: int) -> None:
         super().__init__()
-        self.latent_embed = LatentEmbedding(frame_size, patch_size, latent_dim, embed_dim)
-        self.transformer = STTransformer(embed_dim, num_heads, hidden_dim, num_blocks)
-        self.frame_head = FrameHead(frame_size, patch_size, embed_dim)
+        self.latent_embed = LatentEmbedding(sizes, latent_dim)
+        self.transformer = STTransformer(sizes)
+        self.frame_head = FrameHead(sizes)
 
     def forward(self, latents: Tensor) -> Tensor:
         frames: Tensor = self.frame_head(self.transformer(self.latent_embed(latents)))
@@ -81,30 +55,15 @@ class VideoTokenizer(nn.Module):
 
     Frames are float [B, T, C, H, W] in [-1, 1]. Both halves are causal: frame t depends on frames up to t.
 
-    frame_size: side of the square frames, pixels. patch_size: side of a patch, pixels. embed_dim, num_heads,
-    hidden_dim, num_blocks: the transformers of both halves. latent_dim, num_bins: the codebook, of
-    K = num_bins ** latent_dim entries.
+    sizes: of both halves. latent_dim, num_bins: the codebook, of K = num_bins ** latent_dim entries.
 
     Raises ValueError when the sizes do not divide; the message says what would work.
     """
 
-    def __init__(
-        self,
-        *,
-        frame_size: int,
-        patch_size: int,
-        embed_dim: int,
-        num_heads: int,
-        hidden_dim: int,
-        num_blocks: int,
-        latent_dim: int,
-        num_bins: int,
-    ) -> None:
+    def __init__(self, sizes: Sizes, *, latent_dim: int, num_bins: int) -> None:
         super().__init__()
-        sizes = (frame_size, patch_size, embed_dim, num_heads, hidden_dim, num_blocks, latent_dim)
-        self.frame_size = (frame_size, frame_size)
-        self.encoder = VideoTokenizerEncoder(*sizes)
-        self.decoder = VideoTokenizerDecoder(*sizes)
+        self.encoder = VideoTokenizerEncoder(sizes, latent_dim)
+        self.decoder = VideoTokenizerDecoder(sizes, latent_dim)
         self.quantizer = FiniteScalarQuantizer(latent_dim, num_bins)
         self.codebook_size = self.quantizer.codebook_size
 
