@@ -15,15 +15,14 @@ import numpy as np
 import pytest
 import yaml
 from rich.console import Console
+from run_folder import RunFolder
 
 from tiw_fsm.controller import Controller
 from tiw_fsm.display import Display
 from tiw_fsm.engines.simulated import Script, SimulatedEngine
 from tiw_fsm.errors import ExitCode
 from tiw_fsm.log import make_log
-from tiw_fsm.run_state import RunState
 from tiw_fsm.settings import load_settings
-from tiw_fsm.store import Store
 
 if TYPE_CHECKING:
     from bench import Bench  # these two are of the torture bench
@@ -182,12 +181,11 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-class Simulation:
+class Simulation(RunFolder):
     """Runs on the simulated engine, in this process."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root
-        self.store = Store(root / "state" / "default")
+        super().__init__(root)
         self.engine = SimulatedEngine()
 
     def run(self, script: Script | None = None, **flags: Any) -> ExitCode:
@@ -211,15 +209,6 @@ class Simulation:
                     log=make_log(console, self.store.paths.log),
                     accept_changes=accept_changes,
                 ).run()
-
-    @property
-    def state(self) -> RunState:
-        run = self.store.load()
-        assert run is not None
-        return run
-
-    def events(self) -> list[str]:
-        return [line["event"] for line in self.store.journal()]
 
 
 @pytest.fixture

@@ -14,16 +14,14 @@ from typing import Any
 
 from conftest import Tiw
 from miniature import write_faults
-
-from tiw_fsm.run_state import RunState
-from tiw_fsm.store import Store
+from run_folder import RunFolder
 
 
-class Checkout:
+class Checkout(RunFolder):
     """A miniature checkout, and the runs in it."""
 
     def __init__(self, root: Path, tiw: Tiw) -> None:
-        self.root = root
+        super().__init__(root)
         self._tiw = tiw
 
     def command(self, *more: str) -> list[str]:
@@ -45,24 +43,10 @@ class Checkout:
     def faults(self, *faults: dict[str, Any]) -> None:
         write_faults(self.root, *faults)
 
-    @property
-    def state(self) -> RunState:
-        found = Store(self.root / "state/default").load()
-        assert found is not None
-        return found
-
-    def journal(self, event: str) -> list[dict[str, Any]]:
-        lines = Store(self.root / "state/default").journal()
-        return [line["facts"] for line in lines if line["event"] == event]
-
     def asked(self, script: str) -> list[dict[str, str]]:
         """What each start of a script was given."""
         lines = (self.root / "asked.jsonl").read_text().splitlines()
         return [given for given in map(json.loads, lines) if script in given["script"]]
-
-    def rows(self, stage: str) -> list[dict[str, Any]]:
-        path = self.root / "results/default" / stage / "metrics.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()]
 
     def wait_for(self, pattern: str, seconds: float = 30) -> Path:
         """Wait until a file is there."""

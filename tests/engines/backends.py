@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -20,18 +19,18 @@ from checkout_runs import processes_below
 from conftest import LENIENT, merged, write_configs, write_frames
 from launch import Fault, Launcher
 from miniature import make_checkout, write_faults
+from run_folder import RunFolder
 
 from tiw_fsm.errors import ExitCode
 from tiw_fsm.run_state import RunState, State
 from tiw_fsm.stages import Stage
-from tiw_fsm.store import Store
 
 NAMES = tuple(stage.value for stage in Stage)
 LONGEST = 1200.0
 """Seconds that a start may take; a real checkout needs some ten for each process."""
 
 
-class Backend(ABC):
+class Backend(RunFolder, ABC):
     """One engine and a root for it, with configs that train in seconds."""
 
     engine: ClassVar[str]
@@ -45,9 +44,6 @@ class Backend(ABC):
 
     configs: ClassVar[tuple[str, ...]] = ()
     """Flags that name its configs, where they are not in the usual place."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
 
     @property
     def target(self) -> int:
@@ -105,7 +101,7 @@ class Backend(ABC):
 
     def is_within(self, moment: State) -> bool:
         """Whether the run is in a state, and there has begun work that it could lose."""
-        state = Store(self.root / "state/default").load()
+        state = self.store.load()
         if state is None or state.state is not moment:
             return False
         return state.stage is None or self.saved_within_chunk(state)
@@ -115,20 +111,6 @@ class Backend(ABC):
         return 0 < state.progress().completed < state.chunk_end(Stage(state.stage or ""))
 
     # --- what a run came to -------------------------------------------------------------------------------------
-
-    @property
-    def state(self) -> RunState:
-        found = Store(self.root / "state/default").load()
-        assert found is not None
-        return found
-
-    def journal(self, event: str) -> list[dict[str, Any]]:
-        lines = Store(self.root / "state/default").journal()
-        return [line["facts"] for line in lines if line["event"] == event]
-
-    def rows(self, stage: Stage) -> list[dict[str, Any]]:
-        path = self.root / "results/default" / stage / "metrics.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()]
 
     def checkpoints(self) -> dict[Stage, str]:
         """The folder of each stage's checkpoint."""
