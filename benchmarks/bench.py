@@ -41,9 +41,9 @@ from tiw_fsm.engines.protocol import Engine, HelloRequest, Progress, TrainReques
 from tiw_fsm.engines.simulated import SimulatedEngine
 from tiw_fsm.log import make_log
 from tiw_fsm.paths import RunPaths
-from tiw_fsm.run_state import State
 from tiw_fsm.settings import load_settings
 from tiw_fsm.stages import Stage
+from tiw_fsm.states import State
 from tiw_fsm.store import Store
 from tiw_fsm.tinyworlds.data import FrameData, generator, to_model
 from tiw_fsm.tinyworlds.rollout import WorldModel

@@ -21,7 +21,9 @@ from tiw_fsm.config import Budgets
 from tiw_fsm.engines.simulated import Script
 from tiw_fsm.errors import ExitCode
 from tiw_fsm.machine import Event
-from tiw_fsm.run_state import State
+from tiw_fsm.state_folder import StateFolder, written
+from tiw_fsm.states import State
+from tiw_fsm.status import STAGE_KEYS, status
 
 PROJECT = Path(__file__).parent.parent
 DOCS = "\n".join(path.read_text() for path in [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))])
@@ -57,26 +59,57 @@ def test_the_readmes_commands_exist() -> None:
 
 
 INSPECT = "import sys; from tiw_fsm.cli import app; app(sys.argv[1:], standalone_mode=False); "
-ABSENT = "assert 'torch' not in sys.modules"
+ABSENT = "assert '{}' not in sys.modules"
+DOES_WITHOUT = [
+    *((command, "torch") for command in ("status", "graph", "check", "history", "verify", "report", "schedule cron")),
+    ("status", "pydantic"),
+    ("status", "numpy"),
+    ("schedule cron", "pydantic"),
+]
+"""What a command that answers at once, and often, does not wait for."""
 
 
-@pytest.mark.parametrize("command", ["status", "graph", "check", "history", "verify", "report"])
-def test_commands_that_inspect_never_import_torch(simulation: Simulation, command: str) -> None:
+def inspect(root: Path, command: str, code: str) -> subprocess.CompletedProcess[str]:
+    """A command, and ``code`` afterwards in its process."""
+    arguments = [sys.executable, "-c", INSPECT + code, *command.split()]
+    return subprocess.run(arguments, cwd=root, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(("command", "package"), DOES_WITHOUT)
+def test_commands_that_inspect_never_import_what_takes_long(simulation: Simulation, command: str, package: str) -> None:
     simulation.run()
-    done = subprocess.run(
-        [sys.executable, "-c", INSPECT + ABSENT, command], cwd=simulation.root, capture_output=True, text=True
-    )
+    done = inspect(simulation.root, command, ABSENT.format(package))
     assert done.returncode == 0, done.stderr
 
 
-def test_an_import_of_torch_by_a_command_would_be_noticed(simulation: Simulation) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", INSPECT + "import torch; " + ABSENT, "status"],
-        cwd=simulation.root,
-        capture_output=True,
-        text=True,
-    )
+@pytest.mark.parametrize("package", sorted({package for _, package in DOES_WITHOUT}))
+def test_an_import_of_it_by_a_command_would_be_noticed(simulation: Simulation, package: str) -> None:
+    done = inspect(simulation.root, "status", f"import {package}; {ABSENT.format(package)}")
     assert "AssertionError" in done.stderr
+
+
+def test_status_tells_all_that_the_state_holds_of_what_it_shows(simulation: Simulation) -> None:
+    """Status reads the state as JSON, without its types: what the types know, and what is null, must not get lost."""
+    simulation.run(Script(mse=[0.5, 0.01]))
+    found, run = status(StateFolder(simulation.store.paths.folder)), simulation.state
+    document = run.model_dump(mode="json")
+    assert found["inference"] == {key: document["inference"][key] for key in ("attempts", "best")}
+    assert found["fingerprint"] == document["fingerprint"]
+    for key in document.keys() & found.keys() - {"inference", "fingerprint", "stages"}:
+        assert found[key] == document[key], key
+    for stage, progress in document["stages"].items():
+        assert found["stages"][stage].items() >= {key: progress[key] for key in STAGE_KEYS}.items()
+
+
+def test_status_of_a_state_that_holds_something_else_says_so(simulation: Simulation, tiw: Tiw) -> None:
+    simulation.run()
+    found = simulation.store.document()
+    assert found is not None
+    strange = {key: value for key, value in found.state.items() if key != "loop"}
+    simulation.store.paths.state.write_bytes(written(strange, found.journal))
+    done = tiw(simulation.root, "status")
+    assert (done.returncode, "`tiw-fsm verify`" in done.stderr) == (ExitCode.DAMAGED, True)
+    assert "state.json is damaged" in tiw(simulation.root, "verify").stdout.replace("\n", " ")
 
 
 def test_status_of_a_run_that_never_began_answers(tmp_path: Path, tiw: Tiw) -> None:
@@ -227,9 +260,9 @@ def test_on_finish_is_told_the_outcome_once_and_cannot_change_it(tmp_path: Path,
 
 
 LAYERS = [
-    {"stages", "errors"},
-    {"config", "paths", "schedule", "signals", "dialect", "run_state"},
-    {"alignment", "frames", "torch_files", "durable", "pictures", "retune", "gates"},
+    {"stages", "states", "errors", "durable", "locking"},
+    {"config", "paths", "schedule", "signals", "dialect", "run_state", "state_folder"},
+    {"alignment", "frames", "torch_files", "pictures", "retune", "gates"},
 ]
 """The bottom of the package: modules that import nothing above them."""
 

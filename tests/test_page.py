@@ -29,8 +29,8 @@ from tiw_fsm.machine import TABLE
 from tiw_fsm.page import KEPT_STEPS, SHOWN_STEPS, Picture, Seen, page
 from tiw_fsm.page_drawings import loss, scale
 from tiw_fsm.page_file import INTERVAL, SHARE, Keeper
-from tiw_fsm.run_state import State
 from tiw_fsm.stages import Stage
+from tiw_fsm.states import State
 
 REFRESHES = '<meta http-equiv="refresh" content="15">'
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,8 +14,9 @@ from rich.text import Text
 from tiw_fsm.advice import verdict_line
 from tiw_fsm.errors import UsageProblem
 from tiw_fsm.machine import Event, Way
-from tiw_fsm.run_state import Attempt, State
-from tiw_fsm.store import Json, apply_patch
+from tiw_fsm.state_folder import Json
+from tiw_fsm.states import State
+from tiw_fsm.store import apply_patch
 
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 COLOURS = {
@@ -92,7 +92,7 @@ def _judged(facts: Json) -> str:
 
 
 def _verdict(facts: Json) -> str:
-    return verdict_line(Attempt.model_validate_json(json.dumps(facts["attempt"])))
+    return verdict_line(facts["attempt"])
 
 
 def _retuned(facts: Json) -> str:

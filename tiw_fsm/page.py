@@ -17,9 +17,11 @@ from tiw_fsm.history import Step, duration, entries, steps, taken
 from tiw_fsm.page_drawings import Html, join, tag
 from tiw_fsm.page_style import SCRIPT, STYLE
 from tiw_fsm.reports import gates, judged, patch_of
-from tiw_fsm.run_state import TERMINAL, TRAINING, Attempt, RunState, State
+from tiw_fsm.run_state import Attempt, RunState
 from tiw_fsm.stages import Stage
+from tiw_fsm.states import TERMINAL, TRAINING, State
 from tiw_fsm.status import what_next
+from tiw_fsm.store import document_of
 
 Json = dict[str, Any]
 REFRESH = 15
@@ -102,7 +104,7 @@ def _sections(seen: Seen, run: RunState) -> list[Html]:
         _timeline(seen),
         _config(seen.config),
     ]
-    return [_header(seen, what_next(run, seen.alive)), tag("main", *main), _footer(seen, run)]
+    return [_header(seen, what_next(document_of(run), seen.alive)), tag("main", *main), _footer(seen, run)]
 
 
 def _section(title: str, *content: object, note: object = "") -> Html:

@@ -13,7 +13,8 @@ import numpy as np
 
 from tiw_fsm.curves import ACCEPTING, Curve, Floats, rising, thin
 from tiw_fsm.machine import TABLE, Event, Way
-from tiw_fsm.run_state import TRAINING, Attempt, RunState, State
+from tiw_fsm.run_state import Attempt, RunState
+from tiw_fsm.states import TRAINING, State
 
 Json = Mapping[str, Any]
 POINTS, HOVERS, STACKED = 300, 60, 2

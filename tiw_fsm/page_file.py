@@ -20,11 +20,12 @@ from typing import Any
 from structlog.typing import FilteringBoundLogger
 
 from tiw_fsm import curves, durable, pictures
+from tiw_fsm.durable import Mark
 from tiw_fsm.errors import DiskRefused, StateDamaged, TiwFsmError, disk_errors
 from tiw_fsm.page import Picture, Seen, page
 from tiw_fsm.paths import RunPaths, StatePaths
 from tiw_fsm.reports import judged
-from tiw_fsm.run_state import Mark, RunState
+from tiw_fsm.run_state import RunState
 from tiw_fsm.stages import Stage
 from tiw_fsm.store import Store, now
 

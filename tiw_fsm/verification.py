@@ -12,8 +12,9 @@ from tiw_fsm.activities import LARGEST_RESULT
 from tiw_fsm.errors import StateDamaged
 from tiw_fsm.paths import RunPaths
 from tiw_fsm.readiness import Finding
-from tiw_fsm.run_state import CheckpointRef, RunState, State
+from tiw_fsm.run_state import CheckpointRef, RunState
 from tiw_fsm.stages import Stage
+from tiw_fsm.states import State
 from tiw_fsm.store import Generation, Store, document_of, fold
 
 LOOKS = 5
