@@ -115,7 +115,16 @@ def test_status_of_a_state_that_holds_something_else_says_so(simulation: Simulat
 def test_status_of_a_run_that_never_began_answers(tmp_path: Path, tiw: Tiw) -> None:
     done = tiw(tmp_path, "status", "--json")
     assert (done.returncode, json.loads(done.stdout)["state"]) == (ExitCode.PASSED, None)
-    assert not (tmp_path / "state").exists()
+
+
+@pytest.mark.parametrize("reader", ["status", "history", "graph", "report", "verify", "schedule cron"])
+def test_a_reader_of_a_run_that_never_began_says_how_to_begin_it_and_leaves_nothing(
+    tmp_path: Path, tiw: Tiw, reader: str
+) -> None:
+    done = tiw(tmp_path, *reader.split(), "--run", "mine")
+    assert done.returncode == ExitCode.PASSED
+    assert "`tiw-fsm run --run mine` begins it" in done.stdout + done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 STATUS = {

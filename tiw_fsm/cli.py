@@ -17,6 +17,7 @@ from tiw_fsm import __version__
 from tiw_fsm.errors import ExitCode, Interrupted, RunHeld, TiwFsmError, UsageProblem
 from tiw_fsm.scheduling import Scheduler
 from tiw_fsm.state_folder import StateFolder
+from tiw_fsm.wording import near, not_begun
 
 if TYPE_CHECKING:
     from tiw_fsm.store import Store
@@ -187,6 +188,8 @@ def graph(run: Run = "default", repo_root: RepoRoot = Path("."), state_dir: Stat
     store = store_of(run, repo_root, state_dir)
     found = store.load()
     print(mermaid(found.state, taken(store.journal())) if found else mermaid())
+    if found is None:
+        err.print(not_begun(run), soft_wrap=True)
 
 
 @app.command()
@@ -221,14 +224,13 @@ def report(
 ) -> None:
     """The run as one HTML page that opens from disk; a run at work keeps it current by itself."""
     from tiw_fsm import page_file
-    from tiw_fsm.status import near
 
-    path, seen = page_file.report(store_of(run, repo_root, state_dir))
+    path = page_file.report(store_of(run, repo_root, state_dir))
     if as_json:
-        print(json.dumps({"path": str(path)}))
+        print(json.dumps({"path": path and str(path)}))
         return
-    following = "" if seen.run else f" The run has not begun: `tiw-fsm run --run {run}` begins it."
-    out.print(f"{near(str(path))} is written: open it in a browser.{following}", soft_wrap=True)
+    said = f"{near(str(path))} is written: open it in a browser." if path else not_begun(run)
+    out.print(said, soft_wrap=True)
 
 
 @app.command()
@@ -260,7 +262,7 @@ def verify(
     found = verification.findings(store_of(run, repo_root, state_dir))
     whole = readiness.show(out, found, "whole", "damaged", as_json=as_json)
     if not as_json:
-        out.print(verification.conclusion(found), soft_wrap=True)
+        out.print(verification.conclusion(found, run), soft_wrap=True)
     raise typer.Exit(ExitCode.PASSED if whole else ExitCode.DAMAGED)
 
 
@@ -278,6 +280,8 @@ def schedule(
     job = scheduling.Job(scheduling.this_program(), repo_root.resolve(), run, folder.parent)
     print(scheduling.snippet(scheduler, job), end="")
     err.print(scheduling.ADVICE[scheduler], soft_wrap=True, markup=False)
+    if not folder.exists():
+        err.print(f"{not_begun(run)} Start it once with the flags it shall have.", soft_wrap=True)
 
 
 @app.command()

@@ -17,6 +17,7 @@ from tiw_fsm.machine import Event, Way
 from tiw_fsm.state_folder import Json
 from tiw_fsm.states import State
 from tiw_fsm.store import apply_patch
+from tiw_fsm.wording import duration, not_begun
 
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 COLOURS = {
@@ -161,26 +162,14 @@ def show(console: Console, found: Sequence[Json]) -> None:
     for entry in found:
         way = entry["to"] if entry["from"] in (None, entry["to"]) else f"{entry['from']} → {entry['to']}"
         line = Text(f"{entry['time'].replace('T', ' ').removesuffix('Z')}  ", style="dim")
-        line.append(f"{duration(entry['seconds']):>8}  ", style="dim")
+        line.append(f"{'+' + duration(entry['seconds']):>12}  ", style="dim")
         line.append(f"{way:<32}")
         line.append(entry["what"], style=COLOURS.get(entry["event"], ""))
         console.print(line, soft_wrap=True)
 
 
-def duration(seconds: float) -> str:
-    """Seconds as people say them."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"+{whole} s"
-    minutes, rest = divmod(whole, 60)
-    if minutes < 60:
-        return f"+{minutes}m{rest:02}s"
-    hours, minutes = divmod(minutes, 60)
-    return f"+{hours}h{minutes:02}m"
-
-
 def conclusion(journal: Sequence[Json], found: Sequence[Json], run: str) -> str:
     """One sentence: how much is shown of how much."""
     if not journal:
-        return f"Nothing has happened yet: `tiw-fsm run --run {run}` begins it."
+        return not_begun(run)
     return f"{len(found)} of {len(journal)} steps; `tiw-fsm status --run {run}` says where it is now."

@@ -7,7 +7,6 @@ which what is null is left out: to import pydantic would take longer than all el
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
@@ -23,6 +22,7 @@ from tiw_fsm.errors import StateDamaged
 from tiw_fsm.stages import Stage
 from tiw_fsm.state_folder import Json, StateFolder
 from tiw_fsm.states import TERMINAL, TRAINING, State, gate_at
+from tiw_fsm.wording import duration, near, not_begun
 
 ATTEMPT_KEYS = (
     "number",
@@ -123,7 +123,7 @@ def _nothing_yet(name: str, alive: bool) -> Json:
         "state": None,
         "outcome": None,
         "alive": alive,
-        "next": "ALIGN" if alive else "`tiw-fsm run` begins it",
+        "next": "ALIGN" if alive else not_begun(name),
         "command": f"tiw-fsm run --run {name}",
         "refused": None,
         "stages": {},
@@ -242,7 +242,7 @@ def screen(found: Json) -> Group:
     if refused := found["refused"]:
         rows.append(("refused", f"the start at {refused['time']} (exit {refused['exit_code']}): {refused['message']}"))
     if age := found.get("checkpoint_age_seconds"):
-        rows.append(("checkpoint", f"the newest was saved {_ago(age)} ago"))
+        rows.append(("checkpoint", f"the newest was saved {duration(age)} ago"))
     rows.append(("next", found["next"]))
     if not found["alive"] and not found["outcome"]:
         rows.append(("command", found["command"]))
@@ -277,7 +277,7 @@ def _stage_line(progress: Mapping[str, Any]) -> Text:
     line = Text("█" * full, "green" if share == 1.0 else "cyan") + Text("░" * (BAR - full), "dim")
     line.append(f"  {progress['completed']} of {progress['target']} updates")
     if progress["eta_seconds"] is not None:
-        line.append(f", {progress['updates_per_second']:.1f}/s, {_ago(progress['eta_seconds'])} to go", "cyan")
+        line.append(f", {progress['updates_per_second']:.1f}/s, {duration(progress['eta_seconds'])} to go", "cyan")
     if progress["verdict"]:
         line.append(f", last gate: {progress['verdict']}")
     if checkpoint := progress["checkpoint"]:
@@ -312,21 +312,6 @@ def _interruption_line(found: Json) -> str:
     recent = found.get("recent_interruptions") or []
     told = "; ".join(f"{entry['at']} {entry['why']}" for entry in reversed(recent))
     return f"{found['interruptions']}" + (f", last: {told}" if told else "")
-
-
-def _ago(seconds: float) -> str:
-    """A length of time, to two figures."""
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    parts = [(days, "d"), (hours, "h"), (minutes, "min"), (rest, "s")]
-    first = next((n for n, (value, _) in enumerate(parts) if value), len(parts) - 1)
-    return " ".join(f"{value} {unit}" for value, unit in parts[first : first + 2] if value or unit == "s")
-
-
-def near(path: str | None) -> str | None:
-    """``path`` as seen from the working directory, if it lies below."""
-    return path and path.removeprefix(f"{os.getcwd()}{os.sep}")
 
 
 def print_rows(console: Console, rows: list[tuple[str, Any]]) -> None:
