@@ -26,7 +26,8 @@ from tiw_fsm.states import State
 from tiw_fsm.status import STAGE_KEYS, status
 
 PROJECT = Path(__file__).parent.parent
-DOCS = "\n".join(path.read_text() for path in [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))])
+PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]
+DOCS = "\n".join(page.read_text() for page in PAGES)
 
 
 def commands() -> dict[str, list[str]]:
@@ -50,12 +51,51 @@ def test_every_exit_code_is_in_the_readme(exit_code: ExitCode) -> None:
     assert re.search(rf"^\| {exit_code.value} \|", (PROJECT / "README.md").read_text(), re.MULTILINE)
 
 
-def test_the_readmes_commands_exist() -> None:
-    """Every `tiw-fsm COMMAND --flag` that the README shows is one."""
-    shown = re.findall(r"tiw-fsm (\w+)((?: +--[\w-]+)*)", (PROJECT / "README.md").read_text())
-    assert shown
-    for command, flags in shown:
-        assert set(flags.split()) <= {*commands()[command], "--help"}
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_commands_that_a_page_shows_exist(page: Path) -> None:
+    """Every `tiw-fsm COMMAND --flag`, and every `make TARGET`, in a block or in the text."""
+    text = page.read_text()
+    for command, flags in re.findall(r"tiw-fsm (\w+)((?: +--[\w-]+(?: [\w/.]+)?)*)", text):
+        assert set(re.findall(r"--[\w-]+", flags)) <= {*commands().get(command, ()), "--help"}, (command, flags)
+    targets = set(re.findall(r"^([\w-]+):", (PROJECT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"(?:`|^)make ([\w-]+)", text, re.MULTILINE)) <= targets
+
+
+def test_every_page_is_in_the_readmes_index() -> None:
+    linked = re.findall(r"\]\(docs/([\w-]+\.md)", (PROJECT / "README.md").read_text().partition("## Documentation")[2])
+    assert {page.name for page in PAGES[1:]} == set(linked)
+
+
+def blocks(page: str, language: str) -> str:
+    """What a page has its reader type, or store, in a language."""
+    return "\n".join(re.findall(rf"^```{language}\n(.*?)^```", (PROJECT / page).read_text(), re.MULTILINE | re.DOTALL))
+
+
+SHORTER = """#!{python}
+import sys
+from tiw_fsm.__main__ import main
+if __name__ == "__main__":
+    sys.argv += {{"run": ["--engine", "simulated"], "record": ["--frames", "200"]}}.get(sys.argv[1], [])
+    main()
+"""
+"""A `tiw-fsm` that does the same in less time."""
+
+
+def test_what_getting_started_has_the_newcomer_type_works(tmp_path: Path) -> None:
+    """The frames of one's own, then every `tiw-fsm` in its order; nobody kills the run or watches it."""
+    shutil.copytree(PROJECT / "configs", tmp_path / "configs")
+    program = tmp_path / ".venv/bin/tiw-fsm"
+    program.parent.mkdir(parents=True)
+    program.write_text(SHORTER.format(python=sys.executable))
+    program.chmod(0o755)
+    (tmp_path / "data").mkdir()
+    subprocess.run([sys.executable, "-c", blocks("docs/getting-started.md", "python")], cwd=tmp_path, check=True)
+    typed = [line for line in blocks("docs/getting-started.md", "bash").splitlines() if line.startswith(".venv")]
+    assert len(typed) == 8
+    for line in typed:
+        done = subprocess.run(line, shell=True, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, (line, done.stdout, done.stderr)
+    assert "PASSED" in done.stdout
 
 
 INSPECT = "import sys; from tiw_fsm.cli import app; app(sys.argv[1:], standalone_mode=False); "
