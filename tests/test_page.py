@@ -490,6 +490,17 @@ def test_a_browser_shows_it_whole_on_desk_and_phone_by_day_and_night(
 
 
 @browser
+def test_a_picture_wider_than_a_phone_scrolls_in_its_own_box(eventful: Simulation, tmp_path: Path) -> None:
+    """TinyWorlds' own pictures are that wide."""
+    png = eventful.state.inference.attempts[-1].png
+    assert png is not None
+    Image.new("RGB", (6000, 800)).save(png)
+    found, _ = look(tmp_path, written(eventful), width=390, dark=False)
+    assert max(found["images"]) == 6000
+    assert (found["wide"], found["over"]) == (390, [])
+
+
+@browser
 def test_a_page_that_its_runner_did_not_renew_says_that_it_was_running(simulation: Simulation, tmp_path: Path) -> None:
     die_in_dynamics(simulation)
     found = seen(simulation, alive=True)
