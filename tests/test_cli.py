@@ -21,9 +21,10 @@ from tiw_fsm.config import Budgets
 from tiw_fsm.engines.simulated import Script
 from tiw_fsm.errors import ExitCode
 from tiw_fsm.machine import Event
+from tiw_fsm.run_state import Inexact
 from tiw_fsm.state_folder import StateFolder, written
 from tiw_fsm.states import State
-from tiw_fsm.status import STAGE_KEYS, status
+from tiw_fsm.status import INEXACT_KEYS, STAGE_KEYS, status
 
 PROJECT = Path(__file__).parent.parent
 PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]
@@ -135,6 +136,7 @@ def test_status_tells_all_that_the_state_holds_of_what_it_shows(simulation: Simu
     document = run.model_dump(mode="json")
     assert found["inference"] == {key: document["inference"][key] for key in ("attempts", "best")}
     assert found["fingerprint"] == document["fingerprint"]
+    assert set(INEXACT_KEYS) == Inexact.model_fields.keys()
     for key in document.keys() & found.keys() - {"inference", "fingerprint", "stages"}:
         assert found[key] == document[key], key
     for stage, progress in document["stages"].items():
