@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import fcntl
 import json
 import re
 import shutil
@@ -141,6 +142,15 @@ def test_status_tells_all_that_the_state_holds_of_what_it_shows(simulation: Simu
         assert found[key] == document[key], key
     for stage, progress in document["stages"].items():
         assert found["stages"][stage].items() >= {key: progress[key] for key in STAGE_KEYS}.items()
+
+
+def test_whoever_looks_at_a_run_is_not_taken_for_its_runner(simulation: Simulation) -> None:
+    simulation.run()
+    with open(simulation.store.paths.lock, "rb") as other:
+        fcntl.flock(other, fcntl.LOCK_SH)  # as a status at the same instant has it
+        assert not status(StateFolder(simulation.store.paths.folder))["alive"]
+        fcntl.flock(other, fcntl.LOCK_EX)
+        assert status(StateFolder(simulation.store.paths.folder))["alive"]
 
 
 def test_status_of_a_state_that_holds_something_else_says_so(simulation: Simulation, tiw: Tiw) -> None:
