@@ -3,9 +3,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 DATA := data/crafter_frames.h5
 KILLS := 60
+CHECKOUT_PYTHON = $(CHECKOUT)/.venv/bin/python
 DEMO := --config-dir configs/demo
 
-.PHONY: install run test check bench torture test-schedulers
+.PHONY: install run test check bench torture test-schedulers test-checkout
 
 install: $(VENV)/installed
 
@@ -36,3 +37,6 @@ torture: install
 
 test-schedulers: install
 	$(BIN)/python -m pytest tests/test_schedule.py tests/schedulers -rs
+
+test-checkout: install
+	$(BIN)/python -m pytest tests/engines --checkout "$(CHECKOUT)" --checkout-python "$(CHECKOUT_PYTHON)"

@@ -79,6 +79,8 @@ FIGURES: Counter[str] = Counter()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, help="run the whole torture bench, with about this many random kills")
+    parser.addoption("--checkout", metavar="PATH", help="run the engines' suite over the TinyWorlds checkout there")
+    parser.addoption("--checkout-python", metavar="PATH", help="its interpreter [default: its .venv/bin/python]")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -99,18 +99,30 @@ def data_problems(settings: Settings) -> list[str]:
     """Why the frames cannot be trained and judged on; empty when they can."""
     if settings.engine == "simulated":
         return []
-    config = settings.stages[Stage.VIDEO]
-    return frames.inspect(
-        Path(settings.data.path),
+    config, source = settings.stages[Stage.VIDEO], settings.data
+    path = Path(source.path)
+    problems = frames.inspect(
+        path,
         frame_size=config.frame_size,
         clip_length_train=config.context_length,
         clip_length_eval=settings.inference.frames,
         clips_eval=settings.loop.inference.clips,
         share_eval=settings.inference.preload_ratio,
-        skip=settings.data.skip,
-        stride=settings.data.stride,
-        preload_ratio=settings.data.preload_ratio,
+        skip=source.skip,
+        stride=source.stride,
+        preload_ratio=source.preload_ratio,
     )
+    if problems or settings.checkout is None:
+        return problems
+    batch = max(stage.batch_size_per_gpu for stage in settings.stages.values()) * settings.checkout.processes
+    share = source.preload_ratio
+    wanted = [
+        frames.Wanted("training", batch, config.context_length, share, "raise preload_ratio in training.yaml to"),
+        frames.Wanted(
+            "inference", 1, settings.inference.frames, settings.inference.preload_ratio, "give --preload-ratio"
+        ),
+    ]
+    return frames.loader_problems(path, source.skip, source.stride, wanted)
 
 
 def _warm_start(ctx: Context, stage: Stage, path: Path, problems: list[str]) -> CheckpointRef | None:

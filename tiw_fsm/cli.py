@@ -241,12 +241,14 @@ def check(
     state_dir: StateDir = None,
     config_dir: Annotated[str | None, option("Folder of the YAML files [default: configs/].")] = None,
     dataset: Annotated[str | None, option("TinyWorlds name or h5 file to train and judge on.")] = None,
+    engine: Annotated[EngineName | None, option("Who trains: native, checkout, simulated [default: native].")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Whether configs, data and checkpoints are ready, changing nothing; exits 2 if something is not."""
     from tiw_fsm import readiness
 
-    typed = {name: value for name, value in (("config_dir", config_dir), ("dataset", dataset)) if value is not None}
+    flags = {"config_dir": config_dir, "dataset": dataset, "engine": engine}
+    typed = {name: value for name, value in flags.items() if value is not None}
     found = readiness.findings(store_of(run, repo_root, state_dir), typed, repo_root, path)
     ready = readiness.show(out, found, "ready", "not ready", as_json=as_json)
     raise typer.Exit(ExitCode.PASSED if ready else ExitCode.USAGE)

@@ -80,14 +80,21 @@ class Controller:
             return self._finished(before)
         engine = self.make_engine(self.settings, self.store)
         try:
-            known = before.fingerprint if before else None
-            hello = engine.hello(HelloRequest(device=self.settings.device, threads=known.threads if known else None))
+            hello = self._greeted(engine, before)
             context = Context(self.settings, self.paths, self.store, engine, hello, self.display, self.log)
             with signals.asked_to_stop(engine.stop) as stopping:
                 run = self._begin(before, context)
                 return self._finished(self._drive(context, run, stopping))
         finally:
             engine.close()
+
+    def _greeted(self, engine: Engine, before: RunState | None) -> Hello:
+        """What the engine has. A first start that is refused is told what is wrong with the frames at once, too."""
+        known = before.fingerprint if before else None
+        try:
+            return engine.hello(HelloRequest(device=self.settings.device, threads=known.threads if known else None))
+        except UsageProblem as exc:
+            raise UsageProblem([*exc.problems, *([] if before else data_problems(self.settings))]) from exc
 
     def _drive(self, context: Context, run: RunState, stopping: Callable[[], bool]) -> RunState:
         if run.stalled_starts > run.loop.budgets.max_stalled_starts and run.state is not State.REPORT:

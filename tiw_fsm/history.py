@@ -85,7 +85,8 @@ def _how_started(facts: Json) -> str:
 
 
 def _saved(facts: Json) -> str:
-    return f"{facts['stage']}: checkpoint after {facts['completed']} updates, {facts['seconds']:.1f} s in updates"
+    saved = f"{facts['stage']}: checkpoint after {facts['completed']} updates, {facts['seconds']:.1f} s in updates"
+    return "; ".join([saved, *facts.get("notes", [])])
 
 
 def _judged(facts: Json) -> str:

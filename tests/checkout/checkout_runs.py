@@ -30,7 +30,10 @@ class Checkout:
         return ["run", "--engine", "checkout", "--repo-root", ".", "--python-exec", sys.executable, *more]
 
     def run(self, *more: str) -> subprocess.CompletedProcess[str]:
-        return self._tiw(self.root, *self.command(*more))
+        return self.call(*self.command(*more))
+
+    def call(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return self._tiw(self.root, *arguments)
 
     def start(self, *more: str) -> subprocess.Popen[bytes]:
         """Start a run and come back at once."""

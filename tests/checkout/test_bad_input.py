@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 from checkout_runs import Checkout, MakeCheckout
+from conftest import write_frames
 
 
 def refused(tiny: Checkout, *more: str) -> str:
@@ -53,6 +55,15 @@ def test_several_processes_on_the_cpu(checkout: MakeCheckout) -> None:
     assert "on CUDA only; give --nproc-per-node 1" in said
 
 
+def test_what_is_wrong_with_the_frames_is_told_with_what_is_wrong_with_the_interpreter(checkout: MakeCheckout) -> None:
+    tiny = checkout()
+    (tiny.root / "python").write_text("not a program")
+    (tiny.root / "data/pong_frames.h5").unlink()
+    said = refused(tiny, "--python-exec", "python")
+    assert "correct --python-exec" in said
+    assert "pong_frames.h5: no such file" in said
+
+
 def test_requirements_that_are_not_installed(checkout: MakeCheckout) -> None:
     tiny = checkout()
     with open(tiny.root / "utils/mini.py", "a") as file:
@@ -67,9 +78,35 @@ def test_a_dataset_the_checkout_does_not_know(checkout: MakeCheckout) -> None:
     assert "dataset 'frames.h5' is none that this checkout knows; it knows PONG, ZELDA" in said
 
 
+@pytest.mark.parametrize(
+    ("changes", "flags", "said"),
+    [
+        ({}, ("--preload-ratio", "0.5"), "inference reads the first 0.5 of its 1440 rows"),
+        ({"training": {"preload_ratio": 0.699}}, (), "training reads the first 0.699 of its 1440 rows"),
+    ],
+)
+def test_a_share_of_the_rows_that_leaves_a_script_no_clip(
+    checkout: MakeCheckout, changes: dict[str, Any], flags: tuple[str, ...], said: str
+) -> None:
+    """Its loader counts the rows it skips into the share: found out before hours of training, not after."""
+    tiny = checkout(changes=changes)
+    write_frames(tiny.root / "data/zelda_frames.h5", episodes=60)
+    told = refused(tiny, "--dataset", "ZELDA", *flags)
+    assert said in told
+    assert "or more" in told
+
+
 def test_misaligned_configs(checkout: MakeCheckout) -> None:
     """As upstream's stock files are; aligned copies can be given by --config-dir."""
     assert "give all stages one value" in refused(checkout(changes={"dynamics": {"num_blocks": 8}}))
+
+
+def test_check_finds_it_without_a_start(checkout: MakeCheckout) -> None:
+    tiny = checkout(changes={"training": {"dataset": "SONIC"}})
+    found = tiny.call("check", "--engine", "checkout")
+    assert found.returncode == 2
+    assert "none that this checkout knows" in found.stdout
+    assert tiny.call("check", "--engine", "checkout", "--dataset", "PONG").returncode == 0
 
 
 def test_metrics_that_are_switched_off(checkout: MakeCheckout, monkeypatch: pytest.MonkeyPatch) -> None:

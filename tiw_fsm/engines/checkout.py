@@ -448,7 +448,7 @@ def _expected(request: TrainRequest, plan: Plan, able: StageDialect) -> list[str
     beyond = plan.n_updates + plan.offset - request.stop_at
     if beyond:
         notes.append(
-            f"this version saves only every log_interval updates, so the chunk has {beyond} updates more than asked"
+            f"this version saves only every log_interval updates, so the chunk is longer than asked, by {beyond}"
         )
     if request.resume is not None and not request.weights_only and not able.restores_optimizer:
         notes.append(

@@ -173,7 +173,7 @@ def count_actions(indices: Tensor, n_actions: int) -> Tensor:
 def action_statistics(counts: Tensor) -> Row:
     """Number of different actions and the entropy of their distribution in nats, from counts [n_actions]."""
     shares = counts[counts > 0].double() / counts.sum()
-    return {"unique_actions": int((counts > 0).sum()), "action_entropy": float(-(shares * shares.log()).sum())}
+    return {"unique_actions": int((counts > 0).sum()), "action_entropy": float((shares * shares.log()).sum().abs())}
 
 
 # --- the trainer ------------------------------------------------------------------------------------------------
