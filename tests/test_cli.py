@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import fcntl
 import json
 import re
 import shutil
@@ -21,10 +22,14 @@ from tiw_fsm.config import Budgets
 from tiw_fsm.engines.simulated import Script
 from tiw_fsm.errors import ExitCode
 from tiw_fsm.machine import Event
-from tiw_fsm.run_state import State
+from tiw_fsm.run_state import Inexact
+from tiw_fsm.state_folder import StateFolder, written
+from tiw_fsm.states import State
+from tiw_fsm.status import INEXACT_KEYS, STAGE_KEYS, status
 
 PROJECT = Path(__file__).parent.parent
-DOCS = "\n".join(path.read_text() for path in [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))])
+PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]
+DOCS = "\n".join(page.read_text() for page in PAGES)
 
 
 def commands() -> dict[str, list[str]]:
@@ -48,41 +53,130 @@ def test_every_exit_code_is_in_the_readme(exit_code: ExitCode) -> None:
     assert re.search(rf"^\| {exit_code.value} \|", (PROJECT / "README.md").read_text(), re.MULTILINE)
 
 
-def test_the_readmes_commands_exist() -> None:
-    """Every `tiw-fsm COMMAND --flag` that the README shows is one."""
-    shown = re.findall(r"tiw-fsm (\w+)((?: +--[\w-]+)*)", (PROJECT / "README.md").read_text())
-    assert shown
-    for command, flags in shown:
-        assert set(flags.split()) <= {*commands()[command], "--help"}
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_commands_that_a_page_shows_exist(page: Path) -> None:
+    """Every `tiw-fsm COMMAND --flag`, and every `make TARGET`, in a block or in the text."""
+    text = page.read_text()
+    for command, flags in re.findall(r"tiw-fsm (\w+)((?: +--[\w-]+(?: [\w/.]+)?)*)", text):
+        assert set(re.findall(r"--[\w-]+", flags)) <= {*commands().get(command, ()), "--help"}, (command, flags)
+    targets = set(re.findall(r"^([\w-]+):", (PROJECT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"(?:`|^)make ([\w-]+)", text, re.MULTILINE)) <= targets
+
+
+def test_every_page_is_in_the_readmes_index() -> None:
+    linked = re.findall(r"\]\(docs/([\w-]+\.md)", (PROJECT / "README.md").read_text().partition("## Documentation")[2])
+    assert {page.name for page in PAGES[1:]} == set(linked)
+
+
+def blocks(page: str, language: str) -> str:
+    """What a page has its reader type, or store, in a language."""
+    return "\n".join(re.findall(rf"^```{language}\n(.*?)^```", (PROJECT / page).read_text(), re.MULTILINE | re.DOTALL))
+
+
+SHORTER = """#!{python}
+import sys
+from tiw_fsm.__main__ import main
+if __name__ == "__main__":
+    sys.argv += {{"run": ["--engine", "simulated"], "record": ["--frames", "200"]}}.get(sys.argv[1], [])
+    main()
+"""
+"""A `tiw-fsm` that does the same in less time."""
+
+
+def test_what_getting_started_has_the_newcomer_type_works(tmp_path: Path) -> None:
+    """The frames of one's own, then every `tiw-fsm` in its order; nobody kills the run or watches it."""
+    shutil.copytree(PROJECT / "configs", tmp_path / "configs")
+    program = tmp_path / ".venv/bin/tiw-fsm"
+    program.parent.mkdir(parents=True)
+    program.write_text(SHORTER.format(python=sys.executable))
+    program.chmod(0o755)
+    (tmp_path / "data").mkdir()
+    subprocess.run([sys.executable, "-c", blocks("docs/getting-started.md", "python")], cwd=tmp_path, check=True)
+    typed = [line for line in blocks("docs/getting-started.md", "bash").splitlines() if line.startswith(".venv")]
+    assert len(typed) == 8
+    for line in typed:
+        done = subprocess.run(line, shell=True, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, (line, done.stdout, done.stderr)
+    assert "PASSED" in done.stdout
 
 
 INSPECT = "import sys; from tiw_fsm.cli import app; app(sys.argv[1:], standalone_mode=False); "
-ABSENT = "assert 'torch' not in sys.modules"
+ABSENT = "assert '{}' not in sys.modules"
+DOES_WITHOUT = [
+    *((command, "torch") for command in ("status", "graph", "check", "history", "verify", "report", "schedule cron")),
+    ("status", "pydantic"),
+    ("status", "numpy"),
+    ("schedule cron", "pydantic"),
+]
+"""What a command that answers at once, and often, does not wait for."""
 
 
-@pytest.mark.parametrize("command", ["status", "graph", "check", "history", "verify", "report"])
-def test_commands_that_inspect_never_import_torch(simulation: Simulation, command: str) -> None:
+def inspect(root: Path, command: str, code: str) -> subprocess.CompletedProcess[str]:
+    """A command, and ``code`` afterwards in its process."""
+    arguments = [sys.executable, "-c", INSPECT + code, *command.split()]
+    return subprocess.run(arguments, cwd=root, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(("command", "package"), DOES_WITHOUT)
+def test_commands_that_inspect_never_import_what_takes_long(simulation: Simulation, command: str, package: str) -> None:
     simulation.run()
-    done = subprocess.run(
-        [sys.executable, "-c", INSPECT + ABSENT, command], cwd=simulation.root, capture_output=True, text=True
-    )
+    done = inspect(simulation.root, command, ABSENT.format(package))
     assert done.returncode == 0, done.stderr
 
 
-def test_an_import_of_torch_by_a_command_would_be_noticed(simulation: Simulation) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", INSPECT + "import torch; " + ABSENT, "status"],
-        cwd=simulation.root,
-        capture_output=True,
-        text=True,
-    )
+@pytest.mark.parametrize("package", sorted({package for _, package in DOES_WITHOUT}))
+def test_an_import_of_it_by_a_command_would_be_noticed(simulation: Simulation, package: str) -> None:
+    done = inspect(simulation.root, "status", f"import {package}; {ABSENT.format(package)}")
     assert "AssertionError" in done.stderr
+
+
+def test_status_tells_all_that_the_state_holds_of_what_it_shows(simulation: Simulation) -> None:
+    """Status reads the state as JSON, without its types: what the types know, and what is null, must not get lost."""
+    simulation.run(Script(mse=[0.5, 0.01]))
+    found, run = status(StateFolder(simulation.store.paths.folder)), simulation.state
+    document = run.model_dump(mode="json")
+    assert found["inference"] == {key: document["inference"][key] for key in ("attempts", "best")}
+    assert found["fingerprint"] == document["fingerprint"]
+    assert set(INEXACT_KEYS) == Inexact.model_fields.keys()
+    for key in document.keys() & found.keys() - {"inference", "fingerprint", "stages"}:
+        assert found[key] == document[key], key
+    for stage, progress in document["stages"].items():
+        assert found["stages"][stage].items() >= {key: progress[key] for key in STAGE_KEYS}.items()
+
+
+def test_whoever_looks_at_a_run_is_not_taken_for_its_runner(simulation: Simulation) -> None:
+    simulation.run()
+    with open(simulation.store.paths.lock, "rb") as other:
+        fcntl.flock(other, fcntl.LOCK_SH)  # as a status at the same instant has it
+        assert not status(StateFolder(simulation.store.paths.folder))["alive"]
+        fcntl.flock(other, fcntl.LOCK_EX)
+        assert status(StateFolder(simulation.store.paths.folder))["alive"]
+
+
+def test_status_of_a_state_that_holds_something_else_says_so(simulation: Simulation, tiw: Tiw) -> None:
+    simulation.run()
+    found = simulation.store.document()
+    assert found is not None
+    strange = {key: value for key, value in found.state.items() if key != "loop"}
+    simulation.store.paths.state.write_bytes(written(strange, found.journal))
+    done = tiw(simulation.root, "status")
+    assert (done.returncode, "`tiw-fsm verify`" in done.stderr) == (ExitCode.DAMAGED, True)
+    assert "state.json is damaged" in tiw(simulation.root, "verify").stdout.replace("\n", " ")
 
 
 def test_status_of_a_run_that_never_began_answers(tmp_path: Path, tiw: Tiw) -> None:
     done = tiw(tmp_path, "status", "--json")
     assert (done.returncode, json.loads(done.stdout)["state"]) == (ExitCode.PASSED, None)
-    assert not (tmp_path / "state").exists()
+
+
+@pytest.mark.parametrize("reader", ["status", "history", "graph", "report", "verify", "schedule cron"])
+def test_a_reader_of_a_run_that_never_began_says_how_to_begin_it_and_leaves_nothing(
+    tmp_path: Path, tiw: Tiw, reader: str
+) -> None:
+    done = tiw(tmp_path, *reader.split(), "--run", "mine")
+    assert done.returncode == ExitCode.PASSED
+    assert "`tiw-fsm run --run mine` begins it" in done.stdout + done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 STATUS = {
@@ -227,9 +321,9 @@ def test_on_finish_is_told_the_outcome_once_and_cannot_change_it(tmp_path: Path,
 
 
 LAYERS = [
-    {"stages", "errors"},
-    {"config", "paths", "schedule", "signals", "dialect", "run_state"},
-    {"alignment", "frames", "torch_files", "durable", "pictures", "retune", "gates"},
+    {"stages", "states", "errors", "durable", "locking"},
+    {"config", "paths", "schedule", "signals", "dialect", "run_state", "state_folder"},
+    {"alignment", "frames", "torch_files", "pictures", "retune", "gates"},
 ]
 """The bottom of the package: modules that import nothing above them."""
 

@@ -13,6 +13,7 @@ from tiw_fsm.errors import ExitCode
 from tiw_fsm.history import WORDS, steps
 from tiw_fsm.machine import Event
 from tiw_fsm.stages import Stage
+from tiw_fsm.wording import duration
 
 
 @pytest.fixture
@@ -68,3 +69,11 @@ def test_the_graph_counts_each_way_the_run_took(eventful: Simulation, tiw: Tiw) 
 
 def test_a_run_that_has_not_begun_says_how_to_begin_it(simulation: Simulation, tiw: Tiw) -> None:
     assert "`tiw-fsm run --run default` begins it" in tiw(simulation.root, "history").stdout
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(0.4, "0 s"), (59.6, "1 min 0 s"), (3600, "1 h"), (7384, "2 h 3 min"), (90_061, "1 d 1 h"), (86_400 + 60, "1 d")],
+)
+def test_a_length_of_time_is_told_to_two_figures(seconds: float, said: str) -> None:
+    assert duration(seconds) == said

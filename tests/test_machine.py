@@ -16,8 +16,9 @@ from tiw_fsm.engines.protocol import Progress, TrainRequest, TrainResult
 from tiw_fsm.engines.simulated import Script, SimulatedEngine
 from tiw_fsm.errors import DiskRefused, EngineCrashed, ExitCode, RunChanged, StateDamaged, UsageProblem
 from tiw_fsm.machine import TABLE, Event, Machine, always, mermaid
-from tiw_fsm.run_state import RunState, State
+from tiw_fsm.run_state import RunState
 from tiw_fsm.stages import Stage
+from tiw_fsm.states import State
 from tiw_fsm.store import Store, fold
 
 REJECTED = 0.5

@@ -10,6 +10,8 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -29,8 +31,8 @@ from tiw_fsm.machine import TABLE
 from tiw_fsm.page import KEPT_STEPS, SHOWN_STEPS, Picture, Seen, page
 from tiw_fsm.page_drawings import loss, scale
 from tiw_fsm.page_file import INTERVAL, SHARE, Keeper
-from tiw_fsm.run_state import State
 from tiw_fsm.stages import Stage
+from tiw_fsm.states import State
 
 REFRESHES = '<meta http-equiv="refresh" content="15">'
 
@@ -58,7 +60,9 @@ def eventful(simulation: Simulation) -> Simulation:
 
 
 def seen(simulation: Simulation, *, alive: bool = False) -> Seen:
-    return page_file.gather(simulation.store, alive=alive)
+    found = page_file.gather(simulation.store, alive=alive)
+    assert found is not None
+    return found
 
 
 def html(simulation: Simulation, *, alive: bool = False) -> str:
@@ -154,14 +158,6 @@ def test_the_timeline_is_the_journal_latest_first_and_folded_when_long(eventful:
 # --- runs of every kind -----------------------------------------------------------------------------------------
 
 
-def test_a_run_that_has_not_begun_says_so_and_how_to_begin_it(simulation: Simulation) -> None:
-    text = html(simulation)
-    assert "`tiw-fsm run --run default` begins it" in words(text)
-    assert REFRESHES in text
-    assert 'class="state"' in text
-    assert not re.search(r'class="state [^"]*current', text)
-
-
 def test_a_failed_run_says_why(simulation: Simulation) -> None:
     simulation.run(Script(mse=[0.5]), max_inference_retries=0)
     text = html(simulation)
@@ -181,7 +177,7 @@ def test_a_dead_run_is_told_from_a_running_one(simulation: Simulation) -> None:
     die_in_dynamics(simulation)
     assert "not running" in words(html(simulation))
     assert "as soon as `tiw-fsm run` is started again" in words(html(simulation))
-    assert "not running" not in words(html(simulation, alive=True))
+    assert "running, as of" in words(html(simulation, alive=True))
 
 
 def test_a_refused_start_is_told_on_the_page(simulation: Simulation, tiw: Tiw) -> None:
@@ -329,14 +325,6 @@ def test_report_writes_the_page_and_says_where(eventful: Simulation, tiw: Tiw) -
     assert not list(eventful.store.paths.folder.glob("*.tmp"))
 
 
-def test_report_of_a_run_that_has_not_begun_says_how_to_begin_it(tmp_path: Path, tiw: Tiw) -> None:
-    done = tiw(tmp_path, "report", "--run", "mine")
-    assert done.returncode == ExitCode.PASSED
-    assert "`tiw-fsm run --run mine` begins it" in done.stdout
-    assert (tmp_path / "state/mine/report.html").exists()
-    assert json.loads(tiw(tmp_path, "status", "--run", "mine", "--json").stdout)["state"] is None
-
-
 def test_report_of_a_damaged_run_says_what_is_damaged_and_writes_nothing(simulation: Simulation, tiw: Tiw) -> None:
     simulation.run()
     for path in (simulation.store.paths.state, simulation.store.paths.previous):
@@ -351,7 +339,7 @@ def test_a_run_leaves_its_page_up_to_date(simulation: Simulation, tiw: Tiw) -> N
     assert tiw(simulation.root, "run", "--engine", "simulated").returncode == ExitCode.PASSED
     text = simulation.store.paths.page.read_text()
     assert 'class="state visited current passed"' in text
-    assert 'data-alive="0"' in text
+    assert 'class="life ended"' in text
     assert "the reports are written" in text
 
 
@@ -452,10 +440,16 @@ LOOK = """<body style="margin:0"><iframe id="frame" src="PAGE" style="width:WIDT
     images: [...inner.images].map(i => i.naturalWidth),
     drawings: [...inner.querySelectorAll('svg')].map(s => s.getBoundingClientRect().height),
     background: getComputedStyle(inner.body).backgroundColor,
-    written: inner.getElementById('written').textContent,
+    life: inner.querySelector('.life').textContent,
   });
 }</script>"""
 """A page with the page in it: a window cannot be as narrow as a phone, a frame can."""
+
+
+def written(simulation: Simulation) -> Path:
+    path = page_file.report(simulation.store)
+    assert path is not None
+    return path
 
 
 def look(folder: Path, path: Path, *, width: int, dark: bool) -> tuple[dict[str, Any], list[str]]:
@@ -483,7 +477,7 @@ def look(folder: Path, path: Path, *, width: int, dark: bool) -> tuple[dict[str,
 def test_a_browser_shows_it_whole_on_desk_and_phone_by_day_and_night(
     eventful: Simulation, tmp_path: Path, width: int, dark: bool
 ) -> None:
-    path, _ = page_file.report(eventful.store)
+    path = written(eventful)
     found, said = look(tmp_path, path, width=width, dark=dark)
     assert said == []
     assert found["wide"] <= found["client"] == width
@@ -496,8 +490,30 @@ def test_a_browser_shows_it_whole_on_desk_and_phone_by_day_and_night(
 
 
 @browser
+def test_a_picture_wider_than_a_phone_scrolls_in_its_own_box(eventful: Simulation, tmp_path: Path) -> None:
+    """TinyWorlds' own pictures are that wide."""
+    png = eventful.state.inference.attempts[-1].png
+    assert png is not None
+    Image.new("RGB", (6000, 800)).save(png)
+    found, _ = look(tmp_path, written(eventful), width=390, dark=False)
+    assert max(found["images"]) == 6000
+    assert (found["wide"], found["over"]) == (390, [])
+
+
+@browser
+def test_a_page_that_its_runner_did_not_renew_says_that_it_was_running(simulation: Simulation, tmp_path: Path) -> None:
+    die_in_dynamics(simulation)
+    found = seen(simulation, alive=True)
+    for ago, said in ((timedelta(), "running, as of "), (timedelta(minutes=7), "was running 7 min ago")):
+        then = (datetime.now(UTC) - ago).strftime("%Y-%m-%dT%H:%M:%SZ")
+        path = page_file.write(simulation.store.paths, page(replace(found, now=then)))
+        told, _ = look(tmp_path, path, width=390, dark=False)
+        assert told["life"].startswith(said)
+
+
+@browser
 def test_an_error_on_the_console_would_be_noticed(eventful: Simulation, tmp_path: Path) -> None:
-    path, _ = page_file.report(eventful.store)
+    path = written(eventful)
     path.write_text(path.read_text().replace("(function () {", "(function () { nothing.of.the.kind();"))
     _, said = look(tmp_path, path, width=1200, dark=False)
     assert "nothing is not defined" in "".join(said)
@@ -506,7 +522,7 @@ def test_an_error_on_the_console_would_be_noticed(eventful: Simulation, tmp_path
 @browser
 def test_a_browser_loads_nothing_the_page_names(eventful: Simulation, tmp_path: Path) -> None:
     """The policy in the page holds: an image slipped into it is refused."""
-    path, _ = page_file.report(eventful.store)
+    path = written(eventful)
     (tmp_path / "tracker.png").write_bytes(b"")
     path.write_text(path.read_text().replace("</main>", f'<img src="{(tmp_path / "tracker.png").as_uri()}"></main>'))
     (tmp_path / "bare.html").write_text(path.read_text())

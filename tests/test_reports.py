@@ -20,9 +20,10 @@ from tiw_fsm.engines.protocol import InferRequest, InferResult, Progress, TrainR
 from tiw_fsm.engines.simulated import Script, SimulatedEngine
 from tiw_fsm.errors import ExitCode
 from tiw_fsm.paths import RunPaths
-from tiw_fsm.run_state import RunState, State
+from tiw_fsm.run_state import RunState
 from tiw_fsm.settings import load_settings
 from tiw_fsm.stages import Stage
+from tiw_fsm.states import State
 
 REJECTED, GOOD = 0.5, 0.005
 KINDS = ("train-to-inference-report", "train-to-inference-retrospective", "auto-training-loop-report")
@@ -278,7 +279,7 @@ def test_a_tokenizer_floor_above_the_maximum_is_said_everywhere(simulation: Simu
     simulation.run(Script(mse=[0.5]), max_inference_retries=0)
     text = report(simulation, "train-to-inference-retrospective")
     floor = "MSE 0.25, above the maximum of 0.03, so no dynamics can pass"
-    assert floor in reports.verdict_line(simulation.state.inference.attempts[-1])
+    assert floor in reports.verdict_line(simulation.state.inference.attempts[-1].model_dump())
     assert floor in section(text, "Why it failed")
     assert floor in section(text, "What to try next")
 

@@ -18,21 +18,14 @@ from structlog.typing import FilteringBoundLogger
 from tiw_fsm import advice, checkpoints, durable, fingerprint, frames, gates, pictures, reports
 from tiw_fsm.config import Schedule, Settings, Tuning
 from tiw_fsm.display import Display
+from tiw_fsm.durable import Mark
 from tiw_fsm.engines.protocol import Engine, Hello, InferRequest, TrainRequest, TrainResult
 from tiw_fsm.errors import EngineCrashed, UsageProblem
 from tiw_fsm.machine import Event
 from tiw_fsm.paths import RunPaths
-from tiw_fsm.run_state import (
-    ATTEMPTS_KEPT,
-    TRAINING,
-    CheckpointRef,
-    FileRef,
-    Mark,
-    RunState,
-    StageProgress,
-    State,
-)
+from tiw_fsm.run_state import ATTEMPTS_KEPT, CheckpointRef, FileRef, RunState, StageProgress
 from tiw_fsm.stages import Stage
+from tiw_fsm.states import TRAINING, State
 from tiw_fsm.store import Store
 
 LARGEST_RESULT = 1 << 26
@@ -363,11 +356,12 @@ def gate(ctx: Context, run: RunState) -> Outcome:
     measured = [a for a in (attempt, run.inference.best) if a is not None and a.mse is not None]
     best = min(measured, key=lambda a: a.mse or 0.0, default=None)
     run = run.but(inference=run.inference.but(attempts=judged[-ATTEMPTS_KEPT:], best=best))
-    ctx.log.info(advice.verdict_line(attempt), **attempt.model_dump(mode="json"))
+    told = attempt.model_dump(mode="json")
+    ctx.log.info(advice.verdict_line(told), **told)
     if error := result.get("error"):
         ctx.log.warning(f"inference attempt {attempt.number}: {error}")
     event = Event.GATE_PASSED if attempt.passed else Event.GATE_FAILED
-    return Outcome(event, run, {"attempt": attempt.model_dump(mode="json"), "error": result.get("error")})
+    return Outcome(event, run, {"attempt": told, "error": result.get("error")})
 
 
 def announce_retune(ctx: Context, run: RunState) -> Outcome:

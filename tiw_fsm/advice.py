@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
 from tiw_fsm import retune
-from tiw_fsm.run_state import Attempt, RunState
+
+if TYPE_CHECKING:
+    from tiw_fsm.run_state import Attempt, RunState
 
 Lines = list[str]
 
@@ -11,37 +16,37 @@ TRIVIAL = "without positive skill: a trivial prediction does as well"
 NO_BASELINES = "judged without the baselines, as with --allow-trivial"
 
 
-def verdict_line(attempt: Attempt) -> str:
-    """One inference verdict in one line."""
-    line = f"inference gate, attempt {attempt.number}: {'PASSED' if attempt.passed else 'FAILED'}"
-    if attempt.mse is None:
+def verdict_line(attempt: Mapping[str, Any]) -> str:
+    """One inference verdict in one line. ``attempt`` has the fields of ``Attempt``, as the JSON files do."""
+    line = f"inference gate, attempt {attempt['number']}: {'PASSED' if attempt['passed'] else 'FAILED'}"
+    if attempt["mse"] is None:
         line += "; no MSE was measured"
     else:
-        baselines = "".join(f"; {name} {value:.4f}" for name, value in attempt.baselines.items())
-        line += f", MSE {attempt.mse:.4f} (max {attempt.max_mse:g}{baselines})"
-    if attempt.skill is not None:
-        line += f", skill {attempt.skill:+.3f}"
-    failed = [name for name, held in attempt.conditions.items() if not held]
+        baselines = "".join(f"; {name} {value:.4f}" for name, value in attempt["baselines"].items())
+        line += f", MSE {attempt['mse']:.4f} (max {attempt['max_mse']:g}{baselines})"
+    if attempt["skill"] is not None:
+        line += f", skill {attempt['skill']:+.3f}"
+    failed = [name for name, held in attempt["conditions"].items() if not held]
     notes = [*_notes(attempt), *([f"not met: {', '.join(failed)}"] if failed else [])]
     return "; ".join([line, *notes])
 
 
-def _notes(attempt: Attempt) -> Lines:
+def _notes(attempt: Mapping[str, Any]) -> Lines:
     """What a reader of the verdict must not miss."""
     notes = []
-    if attempt.passed and attempt.skill is not None and attempt.skill <= 0:
+    if attempt["passed"] and attempt["skill"] is not None and attempt["skill"] <= 0:
         notes.append(f"passed {TRIVIAL}")
-    if not any(name.startswith("beats_") for name in attempt.conditions):
+    if not any(name.startswith("beats_") for name in attempt["conditions"]):
         notes.append(NO_BASELINES)
-    if retune.below_reach(attempt) and not attempt.passed:
-        notes.append(_floor(attempt))
+    if retune.below_reach(attempt["tokenizer_mse"], attempt["max_mse"]) and not attempt["passed"]:
+        notes.append(_floor(attempt["tokenizer_mse"], attempt["max_mse"]))
     return notes
 
 
-def _floor(attempt: Attempt) -> str:
+def _floor(tokenizer_mse: float | None, max_mse: float) -> str:
     return (
-        f"the tokenizer alone reconstructs the clips with MSE {attempt.tokenizer_mse:.6g}, above the maximum of "
-        f"{attempt.max_mse:g}, so no dynamics can pass"
+        f"the tokenizer alone reconstructs the clips with MSE {tokenizer_mse:.6g}, above the maximum of "
+        f"{max_mse:g}, so no dynamics can pass"
     )
 
 
@@ -71,10 +76,10 @@ def next_steps(run: RunState) -> list[str]:
 def _attempt_advice(attempt: Attempt) -> list[str]:
     """What the last attempt's figures say about the cause."""
     advice = []
-    if retune.below_reach(attempt) and not attempt.passed:
+    if retune.below_reach(attempt.tokenizer_mse, attempt.max_mse) and not attempt.passed:
         advice.append(
-            f"{_floor(attempt)}: train the tokenizer longer (`retune_policy: cause` in loop.yaml makes retunes do so), "
-            "or give it more bins or latent dimensions"
+            f"{_floor(attempt.tokenizer_mse, attempt.max_mse)}: train the tokenizer longer (`retune_policy: cause` in "
+            "loop.yaml makes retunes do so), or give it more bins or latent dimensions"
         )
     if attempt.unique_actions == 1:
         advice.append("all inferred actions are one code: train the latent actions longer or with another seed")

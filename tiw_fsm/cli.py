@@ -8,7 +8,7 @@ import sys
 import traceback
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -16,7 +16,11 @@ from rich.console import Console
 from tiw_fsm import __version__
 from tiw_fsm.errors import ExitCode, Interrupted, RunHeld, TiwFsmError, UsageProblem
 from tiw_fsm.scheduling import Scheduler
-from tiw_fsm.store import Store
+from tiw_fsm.state_folder import StateFolder
+from tiw_fsm.wording import near, not_begun
+
+if TYPE_CHECKING:
+    from tiw_fsm.store import Store
 
 app = typer.Typer(
     name="tiw-fsm",
@@ -55,10 +59,16 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object for 
 NOT_SAVED = ("run_name", "repo_root", "state_dir", "if_idle", "accept_changes", "require_exact")
 
 
-def store_of(run: str, repo_root: Path, state_dir: Path | None) -> Store:
+def folder_of(run: str, repo_root: Path, state_dir: Path | None) -> Path:
     if not re.fullmatch(r"\w[\w.-]{0,99}", run, re.ASCII):
         raise UsageProblem(f"--run {run!r}: cannot be the name of a folder; use up to 100 letters, digits, - and _")
-    return Store((state_dir or repo_root / "state").resolve() / run)
+    return (state_dir or repo_root / "state").resolve() / run
+
+
+def store_of(run: str, repo_root: Path, state_dir: Path | None) -> Store:
+    from tiw_fsm.store import Store  # brings pydantic, which `tiw-fsm status` does without
+
+    return Store(folder_of(run, repo_root, state_dir))
 
 
 @app.command()
@@ -158,11 +168,11 @@ def status(
     """Where the run is and what happens next."""
     from tiw_fsm import status as module
 
-    store = store_of(run, repo_root, state_dir)
+    folder = StateFolder(folder_of(run, repo_root, state_dir))
     if watch:
-        module.watch(out, lambda: module.status(store), every=2.0)
+        module.watch(out, lambda: module.status(folder), every=2.0)
         return
-    found = module.status(store)
+    found = module.status(folder)
     if as_json:
         print(json.dumps(found, indent=1))
     else:
@@ -178,6 +188,8 @@ def graph(run: Run = "default", repo_root: RepoRoot = Path("."), state_dir: Stat
     store = store_of(run, repo_root, state_dir)
     found = store.load()
     print(mermaid(found.state, taken(store.journal())) if found else mermaid())
+    if found is None:
+        err.print(not_begun(run), soft_wrap=True)
 
 
 @app.command()
@@ -191,7 +203,7 @@ def history(
 ) -> None:
     """What happened, step by step, and how long each took."""
     from tiw_fsm import history as module
-    from tiw_fsm.run_state import State
+    from tiw_fsm.states import State
 
     if state is not None and state.upper() not in list(State):
         raise UsageProblem(f"--state {state} is none of {', '.join(State)}")
@@ -212,14 +224,13 @@ def report(
 ) -> None:
     """The run as one HTML page that opens from disk; a run at work keeps it current by itself."""
     from tiw_fsm import page_file
-    from tiw_fsm.status import near
 
-    path, seen = page_file.report(store_of(run, repo_root, state_dir))
+    path = page_file.report(store_of(run, repo_root, state_dir))
     if as_json:
-        print(json.dumps({"path": str(path)}))
+        print(json.dumps({"path": path and str(path)}))
         return
-    following = "" if seen.run else f" The run has not begun: `tiw-fsm run --run {run}` begins it."
-    out.print(f"{near(str(path))} is written: open it in a browser.{following}", soft_wrap=True)
+    said = f"{near(str(path))} is written: open it in a browser." if path else not_begun(run)
+    out.print(said, soft_wrap=True)
 
 
 @app.command()
@@ -253,7 +264,7 @@ def verify(
     found = verification.findings(store_of(run, repo_root, state_dir))
     whole = readiness.show(out, found, "whole", "damaged", as_json=as_json)
     if not as_json:
-        out.print(verification.conclusion(found), soft_wrap=True)
+        out.print(verification.conclusion(found, run), soft_wrap=True)
     raise typer.Exit(ExitCode.PASSED if whole else ExitCode.DAMAGED)
 
 
@@ -267,10 +278,12 @@ def schedule(
     """Print what cron, systemd or Slurm needs to keep this run going, wherever it is stopped."""
     from tiw_fsm import scheduling
 
-    folder = store_of(run, repo_root, state_dir).paths.folder
+    folder = folder_of(run, repo_root, state_dir)
     job = scheduling.Job(scheduling.this_program(), repo_root.resolve(), run, folder.parent)
     print(scheduling.snippet(scheduler, job), end="")
     err.print(scheduling.ADVICE[scheduler], soft_wrap=True, markup=False)
+    if not folder.exists():
+        err.print(f"{not_begun(run)} Start it once with the flags it shall have.", soft_wrap=True)
 
 
 @app.command()

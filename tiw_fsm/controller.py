@@ -20,8 +20,9 @@ from tiw_fsm.engines.protocol import Engine, Hello, HelloRequest
 from tiw_fsm.errors import ExitCode, Interrupted, RunChanged, StateDamaged, UsageProblem
 from tiw_fsm.machine import Event, Machine
 from tiw_fsm.paths import RunPaths
-from tiw_fsm.run_state import TERMINAL, Fingerprint, Inexact, Runner, RunState, State
+from tiw_fsm.run_state import Fingerprint, Inexact, Runner, RunState
 from tiw_fsm.stages import Stage
+from tiw_fsm.states import TERMINAL, State
 from tiw_fsm.store import Store, now
 
 INEXACT_KEPT = 7

@@ -9,12 +9,12 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import IO
 
 from tiw_fsm.errors import StateDamaged, disk_errors
-from tiw_fsm.run_state import Mark
 
 
 def sync(path: Path) -> None:
@@ -119,6 +119,16 @@ def set_aside(path: Path) -> Path:
         path.rename(aside)
         sync(path.parent)
     return aside
+
+
+@dataclass(frozen=True)
+class Mark:
+    """The beginning of a file that only grows: its length, and the SHA-256 of so many bytes."""
+
+    __pydantic_config__ = {"strict": True, "extra": "forbid"}  # for the states that name it
+
+    bytes: int = 0
+    sha256: str = hashlib.sha256().hexdigest()
 
 
 class Ledger:

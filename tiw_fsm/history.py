@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,8 +14,10 @@ from rich.text import Text
 from tiw_fsm.advice import verdict_line
 from tiw_fsm.errors import UsageProblem
 from tiw_fsm.machine import Event, Way
-from tiw_fsm.run_state import Attempt, State
-from tiw_fsm.store import Json, apply_patch
+from tiw_fsm.state_folder import Json
+from tiw_fsm.states import State
+from tiw_fsm.store import apply_patch
+from tiw_fsm.wording import duration, not_begun
 
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 COLOURS = {
@@ -93,7 +94,7 @@ def _judged(facts: Json) -> str:
 
 
 def _verdict(facts: Json) -> str:
-    return verdict_line(Attempt.model_validate_json(json.dumps(facts["attempt"])))
+    return verdict_line(facts["attempt"])
 
 
 def _retuned(facts: Json) -> str:
@@ -162,26 +163,14 @@ def show(console: Console, found: Sequence[Json]) -> None:
     for entry in found:
         way = entry["to"] if entry["from"] in (None, entry["to"]) else f"{entry['from']} → {entry['to']}"
         line = Text(f"{entry['time'].replace('T', ' ').removesuffix('Z')}  ", style="dim")
-        line.append(f"{duration(entry['seconds']):>8}  ", style="dim")
+        line.append(f"{'+' + duration(entry['seconds']):>12}  ", style="dim")
         line.append(f"{way:<32}")
         line.append(entry["what"], style=COLOURS.get(entry["event"], ""))
         console.print(line, soft_wrap=True)
 
 
-def duration(seconds: float) -> str:
-    """Seconds as people say them."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"+{whole} s"
-    minutes, rest = divmod(whole, 60)
-    if minutes < 60:
-        return f"+{minutes}m{rest:02}s"
-    hours, minutes = divmod(minutes, 60)
-    return f"+{hours}h{minutes:02}m"
-
-
 def conclusion(journal: Sequence[Json], found: Sequence[Json], run: str) -> str:
     """One sentence: how much is shown of how much."""
     if not journal:
-        return f"Nothing has happened yet: `tiw-fsm run --run {run}` begins it."
+        return not_begun(run)
     return f"{len(found)} of {len(journal)} steps; `tiw-fsm status --run {run}` says where it is now."

@@ -15,8 +15,9 @@ from transitions import Machine as TransitionsMachine
 
 from tiw_fsm import retune
 from tiw_fsm.config import Schedule
-from tiw_fsm.run_state import TERMINAL, TRAINING, RunState, State
+from tiw_fsm.run_state import RunState
 from tiw_fsm.stages import Stage
+from tiw_fsm.states import TERMINAL, TRAINING, State
 
 
 class Event(StrEnum):

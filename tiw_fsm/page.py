@@ -13,17 +13,25 @@ from typing import Any
 from tiw_fsm import page_drawings as drawings
 from tiw_fsm.advice import next_steps
 from tiw_fsm.curves import ACCEPTING, COLOURS, Curve
-from tiw_fsm.history import Step, duration, entries, steps, taken
+from tiw_fsm.history import Step, entries, steps, taken
 from tiw_fsm.page_drawings import Html, join, tag
 from tiw_fsm.page_style import SCRIPT, STYLE
 from tiw_fsm.reports import gates, judged, patch_of
-from tiw_fsm.run_state import TERMINAL, TRAINING, Attempt, RunState, State
+from tiw_fsm.run_state import Attempt, RunState
 from tiw_fsm.stages import Stage
+from tiw_fsm.states import TERMINAL, TRAINING, State
 from tiw_fsm.status import what_next
+from tiw_fsm.store import document_of
+from tiw_fsm.wording import duration
 
 Json = dict[str, Any]
 REFRESH = 15
 """Seconds after which an open page looks whether there is news."""
+IF_OLD = (
+    "A run renews this page after its steps, at most every ten seconds. If it is older than a step takes, the runner "
+    "was killed: `tiw-fsm status --run {}` knows."
+)
+"""A runner that was killed cannot say so."""
 SHOWN_STEPS, KEPT_STEPS = 50, 1000
 """Steps of the timeline that are seen at once, and that the page holds at all."""
 SHOWN_ATTEMPTS = 30
@@ -49,8 +57,8 @@ class Seen:
 
     name: str
     now: str
+    run: RunState
     alive: bool = False
-    run: RunState | None = None
     journal: Sequence[Json] = ()
     curves: Mapping[Stage, Curve] = field(default_factory=dict)
     config: Json = field(default_factory=dict)
@@ -66,7 +74,7 @@ class Seen:
 
 def page(seen: Seen) -> str:
     """The page."""
-    ended = seen.run is not None and seen.run.state in TERMINAL
+    ended = seen.run.state in TERMINAL
     head = [
         '<meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
@@ -75,26 +83,18 @@ def page(seen: Seen) -> str:
         '<meta name="color-scheme" content="light dark">',
         '<link rel="icon" href="data:,">',
     ]
-    title = tag("title", f"{_state(seen)} · {seen.name}")
+    title = tag("title", f"{seen.run.state} · {seen.name}")
     style, script = Html(f"<style>{STYLE}</style>"), Html(f"<script>{SCRIPT}</script>")
-    body = tag("body", *(_sections(seen, seen.run) if seen.run else _not_begun(seen)), script)
+    body = tag("body", *_sections(seen, seen.run), script)
     return "\n".join(['<!doctype html><html lang="en"><head>', *head, title, style, "</head>", body, "</html>", ""])
-
-
-def _state(seen: Seen) -> str:
-    return seen.run.state if seen.run else "not begun"
-
-
-def _not_begun(seen: Seen) -> list[Html]:
-    return [_header(seen, f"`tiw-fsm run --run {seen.name}` begins it"), tag("main", _machine(seen), *_problems(seen))]
 
 
 def _sections(seen: Seen, run: RunState) -> list[Html]:
     history = list(steps(seen.journal))
     main = [
-        *_problems(seen),
+        *_problems(seen, run),
         _stages(run),
-        _machine(seen),
+        _machine(seen, run),
         _attempts(seen, run),
         _curves(seen, history),
         _budgets(run),
@@ -102,7 +102,7 @@ def _sections(seen: Seen, run: RunState) -> list[Html]:
         _timeline(seen),
         _config(seen.config),
     ]
-    return [_header(seen, what_next(run, seen.alive)), tag("main", *main), _footer(seen, run)]
+    return [_header(seen, run), tag("main", *main), _footer(seen, run)]
 
 
 def _section(title: str, *content: object, note: object = "") -> Html:
@@ -141,29 +141,28 @@ def _shown(value: object) -> object:
 # --- top --------------------------------------------------------------------------------------------------------
 
 
-def _header(seen: Seen, following: str) -> Html:
-    run, state = seen.run, _state(seen)
-    kind = "running" if seen.alive else "ended" if run and run.state in TERMINAL else "stopped"
-    life = {"running": "running", "ended": "ended", "stopped": "not running"}[kind]
-    facts = []
-    if run:
-        facts = [f"began {_time(run.created_at)}", f"last step {_time(run.updated_at)}"]
-        facts += [f"interrupted {run.interruptions} ×"] if run.interruptions else []
-        facts += [f"on {run.fingerprint.device}"] if run.fingerprint else []
-    steps_to_try = next_steps(run) if run and run.state is State.FAILED else []
-    written = tag("span", f"page written {_time(seen.now)}", id="written", data_at=seen.now, data_alive=int(seen.alive))
+def _header(seen: Seen, run: RunState) -> Html:
+    kind = "running" if seen.alive else "ended" if run.state in TERMINAL else "stopped"
+    life = {"running": f"running, as of {_time(seen.now)}", "ended": "ended", "stopped": "not running"}[kind]
+    facts = [f"began {_time(run.created_at)}", f"last step {_time(run.updated_at)}"]
+    facts += [f"interrupted {run.interruptions} ×"] if run.interruptions else []
+    facts += [f"on {run.fingerprint.device}"] if run.fingerprint else []
+    steps_to_try = next_steps(run) if run.state is State.FAILED else []
+    written = tag("span", f"page written {_time(seen.now)}", id="written", data_at=seen.now)
+    doubt = tag("p", IF_OLD.format(seen.name), class_="note") if seen.alive else ""
     return tag(
         "header",
         tag("h1", seen.name),
         tag(
             "p",
-            tag("span", state, class_=f"badge {state.lower().replace(' ', '-')}"),
+            tag("span", run.state, class_=f"badge {run.state.lower()}"),
             tag("span", life, class_=f"life {kind}"),
             class_="state-line",
         ),
-        tag("p", tag("b", "Next: "), following, class_="next"),
+        tag("p", tag("b", "Next: "), what_next(document_of(run), seen.alive), class_="next"),
         tag("ul", *(tag("li", step) for step in steps_to_try), class_="advice") if steps_to_try else "",
         tag("p", *(tag("span", fact) for fact in facts), written, class_="facts"),
+        doubt,
     )
 
 
@@ -171,17 +170,14 @@ def _time(moment: str) -> str:
     return moment.replace("T", " ").replace("Z", " UTC")
 
 
-def _problems(seen: Seen) -> list[Html]:
+def _problems(seen: Seen, run: RunState) -> list[Html]:
     told = list(seen.problems)
     if seen.refused:
         told.append(
             f"The start at {seen.refused.get('time')} was refused (exit {seen.refused.get('exit_code')}): "
             f"{seen.refused.get('message')}"
         )
-    if seen.run:
-        told += [
-            f"Not bitwise from update {i.completed} of {i.stage or 'no stage'} on: {i.what}" for i in seen.run.inexact
-        ]
+    told += [f"Not bitwise from update {i.completed} of {i.stage or 'no stage'} on: {i.what}" for i in run.inexact]
     return [tag("p", problem, class_="problem") for problem in told]
 
 
@@ -209,8 +205,8 @@ def _stages(run: RunState) -> Html:
     return tag("section", tag("div", *cards, class_="cards"), id="stages") if cards else Html("")
 
 
-def _machine(seen: Seen) -> Html:
-    drawn = drawings.machine(seen.run.state if seen.run else None, taken(seen.journal), seen.run)
+def _machine(seen: Seen, run: RunState) -> Html:
+    drawn = drawings.machine(run, taken(seen.journal))
     return _section(
         "Machine", drawn, note="States visited are tinted, the present one is filled; ×n: ways taken so often."
     )
@@ -376,7 +372,7 @@ def _timeline(seen: Seen) -> Html:
     rows = [
         (
             tag("time", _time(e["time"]).removesuffix(" UTC")),
-            Figure(duration(e["seconds"])),
+            Figure(f"+{duration(e['seconds'])}"),
             e["to"] if e["from"] in (None, e["to"]) else f"{e['from']} → {e['to']}",
             tag("span", e["what"], class_=f"event {e['event']}"),
         )

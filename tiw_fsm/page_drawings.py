@@ -13,7 +13,8 @@ import numpy as np
 
 from tiw_fsm.curves import ACCEPTING, Curve, Floats, rising, thin
 from tiw_fsm.machine import TABLE, Event, Way
-from tiw_fsm.run_state import TRAINING, Attempt, RunState, State
+from tiw_fsm.run_state import Attempt, RunState
+from tiw_fsm.states import TRAINING, State
 
 Json = Mapping[str, Any]
 POINTS, HOVERS, STACKED = 300, 60, 2
@@ -78,7 +79,7 @@ SELDOM = (Event.STALLED, Event.REOPENED)
 """Events that almost every state has a row for: drawn only where the run took it."""
 
 
-def machine(current: State | None, taken: Mapping[Way, int], run: RunState | None) -> Html:
+def machine(run: RunState, taken: Mapping[Way, int]) -> Html:
     """The table as boxes and arrows: states visited are tinted, ways taken are strong and tell how often."""
     visited = {state for source, _, target in taken for state in (source, target)}
     ways: dict[tuple[State, State], list[Event]] = defaultdict(list)
@@ -87,7 +88,7 @@ def machine(current: State | None, taken: Mapping[Way, int], run: RunState | Non
             ways[row.source, row.target].append(row.event)
     arrows = [_arrow(*way, list(dict.fromkeys(events)), taken) for way, events in ways.items()]
     arrows.sort(key=lambda arrow: "taken" in arrow)  # what was taken lies on top
-    boxes = [_box(state, state == current, state in visited, run) for state in State]
+    boxes = [_box(state, state in visited, run) for state in State]
     heads = [
         tag(
             "marker",
@@ -111,10 +112,11 @@ def _centre(state: State) -> tuple[float, float]:
     return 66 + column * COLUMN, 128 + row * 100
 
 
-def _box(state: State, current: bool, visited: bool, run: RunState | None) -> Html:
+def _box(state: State, visited: bool, run: RunState) -> Html:
     x, y = _centre(state)
-    kind = " ".join(["state", *(["visited"] if visited else []), *([f"current {state.lower()}"] if current else [])])
-    note = _note(state, run) if run else ""
+    current = [f"current {state.lower()}"] if state is run.state else []
+    kind = " ".join(["state", *(["visited"] if visited else []), *current])
+    note = _note(state, run)
     return tag(
         "g",
         tag("rect", x=x - BOX_W / 2, y=y - BOX_H / 2, width=BOX_W, height=BOX_H, rx=9),

@@ -20,11 +20,12 @@ from typing import Any
 from structlog.typing import FilteringBoundLogger
 
 from tiw_fsm import curves, durable, pictures
+from tiw_fsm.durable import Mark
 from tiw_fsm.errors import DiskRefused, StateDamaged, TiwFsmError, disk_errors
 from tiw_fsm.page import Picture, Seen, page
 from tiw_fsm.paths import RunPaths, StatePaths
 from tiw_fsm.reports import judged
-from tiw_fsm.run_state import Mark, RunState
+from tiw_fsm.run_state import RunState
 from tiw_fsm.stages import Stage
 from tiw_fsm.store import Store, now
 
@@ -39,21 +40,22 @@ INTERVAL, SHARE = 10.0, 0.01
 """Seconds between two writings, and the share of a run's time that they may take."""
 
 
-def gather(store: Store, *, alive: bool | None = None) -> Seen:
-    """What there is to tell of a run. What only adorns may be missing or damaged: then the page says so.
+def gather(store: Store, *, alive: bool | None = None) -> Seen | None:
+    """What there is to tell of a run; None before it has begun. What only adorns may be missing or damaged: then the
+    page says so.
 
     Raises:
         StateDamaged: the state or its journal cannot be read.
         DiskRefused: they cannot, because the disk fails.
     """
     alive = store.alive() if alive is None else alive
-    run, name = store.load(), store.paths.folder.name
+    run = store.load()
     if run is None:
-        return Seen(name=name, now=now(), alive=alive)
+        return None
     journal, problems = store.journal(), list[str]()
     config = _config(store.paths, run, problems)
     return Seen(
-        name=name,
+        name=store.paths.folder.name,
         now=now(),
         alive=alive,
         run=run,
@@ -134,7 +136,6 @@ def write(paths: StatePaths, text: str, mine: str = "") -> Path:
     """
     temporary = paths.page.with_name(f"{paths.page.name}{mine}.tmp")
     with disk_errors("writing", paths.page):
-        paths.folder.mkdir(parents=True, exist_ok=True)
         temporary.unlink(missing_ok=True)
         with open(temporary, "xb", buffering=0) as file:
             file.write(text.encode())
@@ -148,17 +149,18 @@ def refresh(store: Store, *, alive: bool) -> None:
     Raises:
         StateDamaged, DiskRefused: as ``gather`` and ``write``.
     """
-    write(store.paths, page(gather(store, alive=alive)))
+    if seen := gather(store, alive=alive):
+        write(store.paths, page(seen))
 
 
-def report(store: Store) -> tuple[Path, Seen]:
-    """Write the page of a run as it is now, for whoever asked.
+def report(store: Store) -> Path | None:
+    """Write the page of a run as it is now, for whoever asked; None, and nothing is written, before it has begun.
 
     Raises:
         StateDamaged, DiskRefused: as ``gather`` and ``write``.
     """
     seen = gather(store)
-    return write(store.paths, page(seen), f".{os.getpid()}"), seen
+    return write(store.paths, page(seen), f".{os.getpid()}") if seen else None
 
 
 class Keeper:

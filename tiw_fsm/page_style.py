@@ -140,10 +140,11 @@ SCRIPT = """
   }
   // A runner that was killed cannot say so; the age of its last word can.
   var w = document.getElementById('written'), minutes = Math.floor((Date.now() - Date.parse(w.dataset.at)) / 60000);
+  var life = document.querySelector('.life.running');
   if (minutes >= 1) w.textContent += ', ' + minutes + ' min ago';
-  if (minutes >= 5 && w.dataset.alive === '1') {
-    w.className = 'stale';
-    w.textContent += ': either no step has ended since, or the runner is dead; tiw-fsm status knows';
+  if (minutes >= 1 && life) {
+    life.className = 'life stale';
+    life.textContent = 'was running ' + minutes + ' min ago';
   }
 })();
 """

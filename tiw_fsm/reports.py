@@ -17,11 +17,13 @@ from urllib.parse import quote
 from tiw_fsm import durable
 from tiw_fsm.advice import next_steps, verdict_line
 from tiw_fsm.config import Settings
+from tiw_fsm.durable import Mark
 from tiw_fsm.errors import disk_errors
 from tiw_fsm.history import Step, steps
 from tiw_fsm.paths import RunPaths, StatePaths
-from tiw_fsm.run_state import Attempt, Mark, RunState, State
+from tiw_fsm.run_state import Attempt, RunState
 from tiw_fsm.stages import Stage
+from tiw_fsm.states import State
 
 Json = dict[str, Any]
 Lines = list[str]
@@ -42,7 +44,7 @@ def judged(journal: Iterable[Json]) -> list[Attempt]:
 
 def write(run: RunState, journal: Sequence[Json], settings: Settings, paths: RunPaths, state: StatePaths) -> list[Path]:
     """Write the reports. Their names carry the time REPORT was entered, so writing them again replaces them."""
-    from tiw_fsm import curves  # brings numpy; `tiw-fsm status`, which needs this module, shall stay fast
+    from tiw_fsm import curves  # brings numpy, which `tiw-fsm check`, which needs this module, does without
 
     entered = [line["time"] for line in journal if line["to"] == State.REPORT != line["from"]]
     stamp = (entered[-1] if entered else run.updated_at).translate(str.maketrans("-T:", "___", "Z"))
@@ -250,7 +252,7 @@ def _attempt_section(tale: Tale, attempt: Attempt) -> Lines:
     return [
         f"### Attempt {attempt.number}: {'passed' if attempt.passed else 'failed'}",
         "",
-        verdict_line(attempt) + ".",
+        verdict_line(attempt.model_dump()) + ".",
         "",
         *_bullets(
             {
@@ -389,9 +391,9 @@ def _why(tale: Tale) -> Lines:
         ]
         told += [] if last else ["The run never came to the inference gate."]
     if best and last and best.number != last.number:
-        told.append(f"Best attempt: {verdict_line(best)}.")
+        told.append(f"Best attempt: {verdict_line(best.model_dump())}.")
     if last:
-        told.append(f"Last attempt: {verdict_line(last)}.")
+        told.append(f"Last attempt: {verdict_line(last.model_dump())}.")
     if run.loop.inference.allow_trivial:
         told.append("With --allow-trivial the baselines were no conditions: passing says little about skill.")
     return told

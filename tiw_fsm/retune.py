@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from tiw_fsm.config import Ladder, LoopConfig, Retune, Tuning
-from tiw_fsm.run_state import Attempt
+from typing import TYPE_CHECKING
+
 from tiw_fsm.stages import Stage
+
+if TYPE_CHECKING:
+    from tiw_fsm.config import Ladder, LoopConfig, Retune, Tuning
+    from tiw_fsm.run_state import Attempt
 
 
 def walk_ladder(tuning: Tuning, ladder: Ladder, chunk: int) -> Tuning:
@@ -29,14 +33,14 @@ def retry_learning_rate(retune: Retune, number: int) -> float:
     return max(retune.init_learning_rate * retune.lr_decay**number, retune.lr_floor)
 
 
-def below_reach(attempt: Attempt) -> bool:
+def below_reach(tokenizer_mse: float | None, max_mse: float) -> bool:
     """Whether the tokenizer alone is worse than the gate allows, so that no dynamics can pass."""
-    return attempt.tokenizer_mse is not None and attempt.tokenizer_mse > attempt.max_mse
+    return tokenizer_mse is not None and tokenizer_mse > max_mse
 
 
 def stage_at_fault(loop: LoopConfig, attempt: Attempt) -> Stage:
     """The stage a retune goes back to after a failed attempt: dynamics, unless ``retune_policy`` is `cause`."""
-    if loop.retune_policy == "cause" and below_reach(attempt):
+    if loop.retune_policy == "cause" and below_reach(attempt.tokenizer_mse, attempt.max_mse):
         return Stage.VIDEO
     if loop.retune_policy == "cause" and attempt.unique_actions == 1:
         return Stage.LATENT

@@ -5,45 +5,15 @@ Nothing here reads or writes a file, and nothing changes in place: a step of the
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import Any, Self
 
 from tiw_fsm.config import LoopConfig, Schedule, Tuning, Value
 from tiw_fsm.dialect import Dialect
+from tiw_fsm.durable import Mark
 from tiw_fsm.stages import Stage
+from tiw_fsm.states import SCHEMA_VERSION, TRAINING, State, gate_at
 
-SCHEMA_VERSION = 2
 ATTEMPTS_KEPT = 8
-
-
-class State(StrEnum):
-    """Where a run is."""
-
-    ALIGN = "ALIGN"
-    TRAIN_VIDEO = "TRAIN_VIDEO"
-    TRAIN_LATENT = "TRAIN_LATENT"
-    TRAIN_DYNAMICS = "TRAIN_DYNAMICS"
-    INFER = "INFER"
-    GATE = "GATE"
-    RETUNE = "RETUNE"
-    REPORT = "REPORT"
-    PASSED = "PASSED"
-    FAILED = "FAILED"
-
-
-TRAINING: dict[State, Stage] = {
-    State.TRAIN_VIDEO: Stage.VIDEO,
-    State.TRAIN_LATENT: Stage.LATENT,
-    State.TRAIN_DYNAMICS: Stage.DYNAMICS,
-}
-TERMINAL = frozenset({State.PASSED, State.FAILED})
-
-
-class Mark(Value):
-    """The beginning of a file that only grows: its length, and the SHA-256 of so many bytes."""
-
-    bytes: int = 0
-    sha256: str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 
 
 class FileRef(Value):
@@ -217,7 +187,7 @@ class RunState(Value):
     def chunk_end(self, stage: Stage) -> int:
         """Completed updates at which the chunk in hand is judged."""
         progress = self.stages[stage]
-        return min(progress.chunk_start + self.loop.chunks[stage], progress.target)
+        return gate_at(progress.chunk_start, self.loop.chunks[stage], progress.target)
 
     def named_checkpoints(self) -> set[str]:
         """Folders that must not be removed while this state may be loaded."""

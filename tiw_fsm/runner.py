@@ -22,10 +22,12 @@ from tiw_fsm.engines.protocol import Engine
 from tiw_fsm.engines.simulated import SimulatedEngine
 from tiw_fsm.errors import ExitCode, RunChanged, StateDamaged, TiwFsmError, UsageProblem
 from tiw_fsm.log import make_log
-from tiw_fsm.run_state import TERMINAL, RunState
+from tiw_fsm.run_state import RunState
 from tiw_fsm.settings import load_settings
-from tiw_fsm.status import near, print_rows
+from tiw_fsm.states import TERMINAL
+from tiw_fsm.status import print_rows
 from tiw_fsm.store import Store
+from tiw_fsm.wording import near
 
 
 def make_engine(settings: Settings, store: Store) -> Engine:

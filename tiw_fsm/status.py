@@ -1,12 +1,12 @@
 """Where a run is: the object ``tiw-fsm status --json`` prints, and one screen of it for people. Never imports torch.
 
 Read from the state and the end of the journal alone, so that it is as fast after a month as after a minute; nothing is
-locked for longer than a look, and a copied state folder tells the same.
+locked for longer than a look, and a copied state folder tells the same. It reads the state as the JSON that it is, in
+which what is null is left out: to import pydantic would take longer than all else.
 """
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
@@ -18,10 +18,31 @@ from rich.live import Live
 from rich.text import Text
 
 from tiw_fsm import advice
-from tiw_fsm.run_state import TERMINAL, TRAINING, Attempt, RunState, State
+from tiw_fsm.errors import StateDamaged
 from tiw_fsm.stages import Stage
-from tiw_fsm.store import Json, Store
+from tiw_fsm.state_folder import Json, StateFolder
+from tiw_fsm.states import TERMINAL, TRAINING, State, gate_at
+from tiw_fsm.wording import duration, near, not_begun
 
+ATTEMPT_KEYS = (
+    "number",
+    "updates",
+    "max_mse",
+    "mse",
+    "baselines",
+    "own_mse",
+    "skill",
+    "conditions",
+    "passed",
+    "png",
+    "result",
+    "result_sha256",
+    "tokenizer_mse",
+    "unique_actions",
+    "action_entropy",
+)
+FINGERPRINT_KEYS = ("config", "data", "code", "torch", "device", "threads", "processes", "dialect")
+INEXACT_KEYS = ("stage", "completed", "what")
 STAGE_KEYS = ("target", "completed", "checkpoint", "accepted", "retries", "crashes", "tuning", "verdict", "picture")
 RECENT = 3
 """Saved checkpoints over which the speed is taken, and interruptions that are told of."""
@@ -33,51 +54,67 @@ STOPS: dict[str, Callable[[Json], str]] = {
 """How the journal's lines tell of interruptions."""
 
 
-def status(store: Store, now: datetime | None = None) -> Json:
+def status(folder: StateFolder, now: datetime | None = None) -> Json:
     """The run's status, with the fields that scripts may rely on.
 
     Raises:
         StateDamaged: neither generation of the state can be read.
     """
-    run, name, alive = store.load(), store.paths.folder.name, store.alive()
-    if run is None:
+    found, name, alive = folder.document(), folder.paths.folder.name, folder.alive()
+    if found is None:
         return _nothing_yet(name, alive)
-    now = now or datetime.now(UTC)
-    recent = store.recent()
-    document = run.model_dump(mode="json")
-    stages = {stage: {key: values[key] for key in STAGE_KEYS} for stage, values in document["stages"].items()}
+    refused = None if alive else folder.refused()
+    try:
+        return _told(found.state, folder.recent(found.journal), now or datetime.now(UTC), alive, refused)
+    except (AttributeError, LookupError, TypeError, ValueError) as exc:
+        raise StateDamaged(
+            f"{folder.paths.state} is whole, but no state that this version can tell of; `tiw-fsm verify` says more"
+        ) from exc
+
+
+def _told(run: Json, recent: list[Json], now: datetime, alive: bool, refused: Json | None) -> Json:
+    stages = {stage: _fields(progress, STAGE_KEYS) for stage, progress in run["stages"].items()}
     for stage, values in stages.items():
         speed = _speed(recent, stage)
         left = values["target"] - values["completed"]
         values["updates_per_second"] = speed
         values["eta_seconds"] = round(left / speed) if speed and left > 0 else None
     saved = [line["time"] for line in recent if line["event"] == "saved"]
+    inference = run["inference"]
     return {
-        "run": run.run,
-        "state": run.state,
-        "outcome": run.outcome,
-        "reason": run.reason,
+        "run": run["run"],
+        "state": run["state"],
+        "outcome": run.get("outcome"),
+        "reason": run.get("reason"),
         "alive": alive,
-        "runner": document["runner"],
+        "runner": run.get("runner"),
         "stopped": None if alive else _stopped(run, recent),
         "next": what_next(run, alive),
-        "command": f"tiw-fsm run --run {run.run}",
-        "refused": None if alive else store.refused(),
+        "command": f"tiw-fsm run --run {run['run']}",
+        "refused": refused,
         "stages": stages,
-        "inference": {"attempts": document["inference"]["attempts"], "best": document["inference"]["best"]},
-        "retunes": run.retunes,
-        "budgets": document["loop"]["budgets"],
+        "inference": {
+            "attempts": [_fields(attempt, ATTEMPT_KEYS) for attempt in inference["attempts"]],
+            "best": _fields(inference.get("best"), ATTEMPT_KEYS),
+        },
+        "retunes": run["retunes"],
+        "budgets": run["loop"]["budgets"],
         "used": _used(run),
-        "interruptions": run.interruptions,
+        "interruptions": run["interruptions"],
         "recent_interruptions": _interruptions(recent),
         "checkpoint_age_seconds": round((now - datetime.fromisoformat(saved[-1])).total_seconds()) if saved else None,
-        "inexact": document["inexact"],
-        "fingerprint": document["fingerprint"],
-        "reports": run.reports,
-        "generation": run.generation,
-        "created_at": run.created_at,
-        "updated_at": run.updated_at,
+        "inexact": [_fields(entry, INEXACT_KEYS) for entry in run["inexact"]],
+        "fingerprint": _fields(run.get("fingerprint"), FINGERPRINT_KEYS),
+        "reports": run["reports"],
+        "generation": run["generation"],
+        "created_at": run["created_at"],
+        "updated_at": run["updated_at"],
     }
+
+
+def _fields(document: Json | None, keys: Iterable[str]) -> Any:
+    """``document`` with all its fields; None if there is none."""
+    return document and {key: document.get(key) for key in keys}
 
 
 def _nothing_yet(name: str, alive: bool) -> Json:
@@ -86,7 +123,7 @@ def _nothing_yet(name: str, alive: bool) -> Json:
         "state": None,
         "outcome": None,
         "alive": alive,
-        "next": "ALIGN" if alive else "`tiw-fsm run` begins it",
+        "next": "ALIGN" if alive else not_begun(name),
         "command": f"tiw-fsm run --run {name}",
         "refused": None,
         "stages": {},
@@ -106,27 +143,27 @@ def _speed(recent: Iterable[Json], stage: str) -> float | None:
     return round(updates / seconds, 3) if updates > 0 and seconds > 0 else None
 
 
-def _stopped(run: RunState, recent: list[Json]) -> Json:
+def _stopped(run: Json, recent: list[Json]) -> Json:
     """When and why nothing runs."""
-    if run.state in TERMINAL:
+    if run["state"] in TERMINAL:
         why = "the run has ended"
-    elif run.runner is not None:
-        why = f"process {run.runner.pid} on {run.runner.host} died without warning"
+    elif runner := run.get("runner"):
+        why = f"process {runner['pid']} on {runner['host']} died without warning"
     elif recent and recent[-1]["event"] == "interrupted":
         why = "it was asked to stop, and saved"
     else:
         why = "nobody has started it again"
-    return {"at": run.updated_at, "why": why}
+    return {"at": run["updated_at"], "why": why}
 
 
-def _used(run: RunState) -> Json:
+def _used(run: Json) -> Json:
     """What of each budget is used up, in the order of ``budgets``."""
-    progress = run.stages.get(TRAINING[run.state]) if run.state in TRAINING else None
+    progress = run["stages"].get(TRAINING.get(run["state"]))
     return {
-        "max_train_retries": progress.retries if progress else 0,
-        "max_inference_retries": run.retunes,
-        "max_crashes": progress.crashes if progress else run.inference.crashes,
-        "max_stalled_starts": run.stalled_starts,
+        "max_train_retries": progress["retries"] if progress else 0,
+        "max_inference_retries": run["retunes"],
+        "max_crashes": (progress or run["inference"])["crashes"],
+        "max_stalled_starts": run["stalled_starts"],
     }
 
 
@@ -137,16 +174,18 @@ def _interruptions(recent: Iterable[Json]) -> list[Json]:
     return [entry for entry in told if entry["why"]][-RECENT:]
 
 
-def what_next(run: RunState, alive: bool) -> str:
-    """One sentence: what happens next, or what to do."""
-    if run.state is State.PASSED:
+def what_next(run: Json, alive: bool) -> str:
+    """One sentence: what happens next, or what to do. ``run`` is a state's JSON."""
+    state = run["state"]
+    if state == State.PASSED:
         return "nothing: the world model passed its gate"
-    if run.state is State.FAILED:
-        return f"{run.reason}; raise it and run again, or read the reports"
-    doing = f"{run.state}"
-    if stage := TRAINING.get(run.state):
-        progress = run.stages[stage]
-        doing = f"{stage} goes on from update {progress.completed}; gate at {run.chunk_end(stage)} of {progress.target}"
+    if state == State.FAILED:
+        return f"{run['reason']}; raise it and run again, or read the reports"
+    doing = f"{state}"
+    if stage := TRAINING.get(state):
+        progress = run["stages"][stage]
+        gate = gate_at(progress["chunk_start"], run["loop"]["chunks"][stage], progress["target"])
+        doing = f"{stage} goes on from update {progress['completed']}; gate at {gate} of {progress['target']}"
     return doing if alive else f"{doing}, as soon as `tiw-fsm run` is started again"
 
 
@@ -190,7 +229,7 @@ def screen(found: Json) -> Group:
         rows.append(("machine", _machine(found["state"])))
     rows += [(stage, _stage_line(progress)) for stage, progress in found["stages"].items()]
     attempts = found["inference"]["attempts"]
-    rows += [("inference", advice.verdict_line(Attempt.model_validate(a))) for a in attempts[-1:]]
+    rows += [("inference", advice.verdict_line(a)) for a in attempts[-1:]]
     rows += [("picture", near(attempts[-1]["png"]))] if attempts else []
     rows += [("tuning", change) for change in _tuning_changes(found)]
     rows += [("report", near(path)) for path in found.get("reports", [])]
@@ -203,7 +242,7 @@ def screen(found: Json) -> Group:
     if refused := found["refused"]:
         rows.append(("refused", f"the start at {refused['time']} (exit {refused['exit_code']}): {refused['message']}"))
     if age := found.get("checkpoint_age_seconds"):
-        rows.append(("checkpoint", f"the newest was saved {_ago(age)} ago"))
+        rows.append(("checkpoint", f"the newest was saved {duration(age)} ago"))
     rows.append(("next", found["next"]))
     if not found["alive"] and not found["outcome"]:
         rows.append(("command", found["command"]))
@@ -238,7 +277,7 @@ def _stage_line(progress: Mapping[str, Any]) -> Text:
     line = Text("█" * full, "green" if share == 1.0 else "cyan") + Text("░" * (BAR - full), "dim")
     line.append(f"  {progress['completed']} of {progress['target']} updates")
     if progress["eta_seconds"] is not None:
-        line.append(f", {progress['updates_per_second']:.1f}/s, {_ago(progress['eta_seconds'])} to go", "cyan")
+        line.append(f", {progress['updates_per_second']:.1f}/s, {duration(progress['eta_seconds'])} to go", "cyan")
     if progress["verdict"]:
         line.append(f", last gate: {progress['verdict']}")
     if checkpoint := progress["checkpoint"]:
@@ -273,21 +312,6 @@ def _interruption_line(found: Json) -> str:
     recent = found.get("recent_interruptions") or []
     told = "; ".join(f"{entry['at']} {entry['why']}" for entry in reversed(recent))
     return f"{found['interruptions']}" + (f", last: {told}" if told else "")
-
-
-def _ago(seconds: float) -> str:
-    """A length of time, to two figures."""
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    parts = [(days, "d"), (hours, "h"), (minutes, "min"), (rest, "s")]
-    first = next((n for n, (value, _) in enumerate(parts) if value), len(parts) - 1)
-    return " ".join(f"{value} {unit}" for value, unit in parts[first : first + 2] if value or unit == "s")
-
-
-def near(path: str | None) -> str | None:
-    """``path`` as seen from the working directory, if it lies below."""
-    return path and path.removeprefix(f"{os.getcwd()}{os.sep}")
 
 
 def print_rows(console: Console, rows: list[tuple[str, Any]]) -> None:

@@ -12,9 +12,11 @@ from tiw_fsm.activities import LARGEST_RESULT
 from tiw_fsm.errors import StateDamaged
 from tiw_fsm.paths import RunPaths
 from tiw_fsm.readiness import Finding
-from tiw_fsm.run_state import CheckpointRef, RunState, State
+from tiw_fsm.run_state import CheckpointRef, RunState
 from tiw_fsm.stages import Stage
+from tiw_fsm.states import State
 from tiw_fsm.store import Generation, Store, document_of, fold
+from tiw_fsm.wording import not_begun
 
 LOOKS = 5
 """How often a run that goes on meanwhile is looked at, before what was seen is believed."""
@@ -37,11 +39,11 @@ def findings(store: Store) -> list[Finding]:
     return found
 
 
-def conclusion(found: list[Finding]) -> str:
+def conclusion(found: list[Finding], run: str) -> str:
     """One sentence: what came of it, and what to do."""
     damaged = sum(1 for _, problems in found if problems)
     if not found:
-        return "Nothing to verify: this run has not begun; `tiw-fsm run` begins it."
+        return not_begun(run)
     if damaged:
         return f"{damaged} of {len(found)} are damaged; what to do stands with each. Nothing was changed."
     return "All that the state vouches for is there, unaltered."

@@ -22,8 +22,9 @@ from miniature import make_checkout, write_faults
 from run_folder import RunFolder
 
 from tiw_fsm.errors import ExitCode
-from tiw_fsm.run_state import RunState, State
+from tiw_fsm.run_state import RunState
 from tiw_fsm.stages import Stage
+from tiw_fsm.states import State
 
 NAMES = tuple(stage.value for stage in Stage)
 LONGEST = 1200.0

@@ -22,9 +22,9 @@ from backends import Backend, Miniature, Native, Real, Simulated
 from miniature import DIALECTS
 
 from tiw_fsm.errors import ExitCode
-from tiw_fsm.run_state import State
 from tiw_fsm.settings import load_settings
 from tiw_fsm.stages import Stage
+from tiw_fsm.states import State
 from tiw_fsm.tinyworlds.trainer import load_weights, make_model
 
 WITH_WEIGHTS = ("native", *DIALECTS, "real")

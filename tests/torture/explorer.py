@@ -35,9 +35,10 @@ from tiw_fsm.engines.simulated import Script, SimulatedEngine
 from tiw_fsm.errors import ExitCode, Interrupted
 from tiw_fsm.machine import Event, Machine
 from tiw_fsm.paths import RunPaths
-from tiw_fsm.run_state import TERMINAL, TRAINING, CheckpointRef, RunState, State
+from tiw_fsm.run_state import CheckpointRef, RunState
 from tiw_fsm.settings import WARM_START_FLAGS, load_settings
 from tiw_fsm.stages import Stage
+from tiw_fsm.states import TERMINAL, TRAINING, State
 from tiw_fsm.store import Store, fold
 
 Files = dict[str, bytes]

@@ -35,8 +35,9 @@ from tiw_fsm import gates, machine
 from tiw_fsm.config import Budgets
 from tiw_fsm.controller import Controller
 from tiw_fsm.machine import Event, Row
-from tiw_fsm.run_state import TERMINAL, RunState, State
+from tiw_fsm.run_state import RunState
 from tiw_fsm.stages import Stage
+from tiw_fsm.states import TERMINAL, State
 
 BUDGETS = Size(retries=1, crashes=1, retunes=1, starts=1, updates=(1, 1, 1), chunk=1, interval=1)
 GIVEN = BUDGETS._replace(retries=0, crashes=0, starts=0, train_stage="none")

@@ -24,8 +24,9 @@ from launch import Ended, Fault, Launcher
 from tiw_fsm import checkpoints
 from tiw_fsm.checkpoints import FILES, MANIFEST, MODEL, OPTIMIZER, STATE, clear
 from tiw_fsm.errors import ExitCode
-from tiw_fsm.run_state import CheckpointRef, FileRef, RunState, State
+from tiw_fsm.run_state import CheckpointRef, FileRef, RunState
 from tiw_fsm.stages import Stage
+from tiw_fsm.states import State
 from tiw_fsm.store import Store
 
 RUN = ("run", "--engine", "simulated")
