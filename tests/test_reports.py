@@ -284,6 +284,14 @@ def test_a_tokenizer_floor_above_the_maximum_is_said_everywhere(simulation: Simu
     assert floor in section(text, "What to try next")
 
 
+def test_a_tokenizer_floor_above_a_baseline_that_must_be_beaten_is_said(simulation: Simulation) -> None:
+    baselines = {"copy_last": 0.02, "mean_frame": 0.04, "blurred_last": 0.02}
+    simulation.run(Script(mse=[0.05], baselines=baselines), max_inference_retries=0)
+    advice = section(report(simulation, "train-to-inference-retrospective"), "What to try next")
+    assert "MSE 0.025, above copy_last of 0.02, so no dynamics can pass" in advice
+    assert "train the tokenizer, which alone is no better, longer" in advice
+
+
 def test_a_tokenizer_floor_below_the_maximum_is_no_excuse(simulation: Simulation) -> None:
     simulation.run(Script(mse=[0.05]), max_inference_retries=0)
     assert "no dynamics can pass" not in report(simulation, "train-to-inference-retrospective")

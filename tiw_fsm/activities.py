@@ -132,7 +132,9 @@ def _warm_start(ctx: Context, stage: Stage, path: Path, problems: list[str]) -> 
         ctx.log.warning(f"{folder} is not used: {reasons[0]}")
     if newest is None:
         found = "; ".join(f"{folder.name}: {reasons[0]}" for folder, reasons in passed_over) or "none found"
-        problems.append(f"{path}: no valid {stage} checkpoint to start from ({found}); name another folder, or begin without one")
+        problems.append(
+            f"{path}: no valid {stage} checkpoint to start from ({found}); name another folder, or begin without one"
+        )
         return None
     if newest.resolve().parent == ctx.paths.checkpoints(stage).resolve():
         problems.append(

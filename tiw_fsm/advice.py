@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from tiw_fsm import retune
 
 if TYPE_CHECKING:
-    from tiw_fsm.run_state import Attempt, RunState
+    from tiw_fsm.run_state import RunState
 
 Lines = list[str]
 
@@ -38,16 +38,17 @@ def _notes(attempt: Mapping[str, Any]) -> Lines:
         notes.append(f"passed {TRIVIAL}")
     if not any(name.startswith("beats_") for name in attempt["conditions"]):
         notes.append(NO_BASELINES)
-    if retune.below_reach(attempt["tokenizer_mse"], attempt["max_mse"]) and not attempt["passed"]:
-        notes.append(_floor(attempt["tokenizer_mse"], attempt["max_mse"]))
-    return notes
+    return [*notes, *_floor(attempt)]
 
 
-def _floor(tokenizer_mse: float | None, max_mse: float) -> str:
-    return (
-        f"the tokenizer alone reconstructs the clips with MSE {tokenizer_mse:.6g}, above the maximum of "
-        f"{max_mse:g}, so no dynamics can pass"
-    )
+def _floor(attempt: Mapping[str, Any]) -> Lines:
+    """Why no dynamics could have passed, if that is so."""
+    if attempt["passed"] or not (limit := retune.out_of_reach(attempt)):
+        return []
+    return [
+        f"the tokenizer alone reconstructs the clips with MSE {attempt['tokenizer_mse']:.6g}, above {limit[0]} of "
+        f"{limit[1]:.6g}, so no dynamics can pass"
+    ]
 
 
 ADVICE = {
@@ -67,25 +68,28 @@ ADVICE = {
 def next_steps(run: RunState) -> list[str]:
     """Advice that follows from how the run ended and from its last attempt."""
     attempt = run.inference.attempts[-1] if run.inference.attempts else None
-    advice = _attempt_advice(attempt) if attempt else []
+    advice = _attempt_advice(attempt.model_dump()) if attempt else []
     if run.budget_used is not None:
         advice.append(ADVICE[run.budget_used].format(**run.loop.budgets.model_dump()))
     return advice or ["nothing: the model passed with skill"]
 
 
-def _attempt_advice(attempt: Attempt) -> list[str]:
+def _attempt_advice(attempt: Mapping[str, Any]) -> list[str]:
     """What the last attempt's figures say about the cause."""
-    advice = []
-    if retune.below_reach(attempt.tokenizer_mse, attempt.max_mse) and not attempt.passed:
-        advice.append(
-            f"{_floor(attempt.tokenizer_mse, attempt.max_mse)}: train the tokenizer longer (`retune_policy: cause` in "
-            "loop.yaml makes retunes do so), or give it more bins or latent dimensions"
-        )
-    if attempt.unique_actions == 1:
+    advice = [
+        f"{floor}: train the tokenizer longer (`retune_policy: cause` in loop.yaml makes retunes do so), or give it "
+        "more bins or latent dimensions"
+        for floor in _floor(attempt)
+    ]
+    if attempt["unique_actions"] == 1:
         advice.append("all inferred actions are one code: train the latent actions longer or with another seed")
-    if not attempt.conditions.get("run_succeeded", True):
+    if not attempt["conditions"].get("run_succeeded", True):
         advice.append("inference itself ended in an error: the attempt's result file and log say which")
-    if attempt.skill is not None and attempt.skill <= 0:
-        how = f"the gate passed {TRIVIAL}" if attempt.passed else "the rollout is no better than a trivial prediction"
-        advice.append(f"{how}; train dynamics longer before relying on this model")
+    if attempt["skill"] is not None and attempt["skill"] <= 0:
+        how = (
+            f"the gate passed {TRIVIAL}" if attempt["passed"] else "the rollout is no better than a trivial prediction"
+        )
+        floor, best = attempt["tokenizer_mse"], min(attempt["baselines"].values())
+        what = "the tokenizer, which alone is no better," if floor is not None and floor >= best else "dynamics"
+        advice.append(f"{how}; train {what} longer before relying on this model")
     return advice
