@@ -75,7 +75,7 @@ details{margin:8px 0}summary{cursor:pointer;color:var(--accent);font-size:13px;p
 figure{margin:8px 0 14px}
 figure img{display:block;border-radius:6px}
 .motion img{max-width:100%;height:auto;image-rendering:pixelated}
-.wide img{max-width:none}
+.wide img{max-width:max(100%,56rem);height:auto}
 .still{display:none}
 @media (prefers-reduced-motion:reduce){.motion img{display:none}.still{display:block}}
 .gone{font-style:italic}
