@@ -345,7 +345,11 @@ def training(bench: Bench) -> list[Figure]:
     """
     size = bench.amount(30, 10)
     root = bench.root(dict.fromkeys(STAGES, 4 * size), size, size // 2, share=0.03)
-    calls = drive(root, bench.flags(), lambda settings, store: NativeEngine(settings.python_exec, store.paths))
+    calls = drive(
+        root,
+        bench.flags(),
+        lambda settings, store: NativeEngine(settings.python_exec, store.paths, settings.loop.max_silence),
+    )
     plain, whole = boundaries(calls, ends_chunk=False), boundaries(calls, ends_chunk=True)
     figures, shares = [], []
     for stage in Stage:

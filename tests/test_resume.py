@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import LENIENT, Tiw, children, process_state, write_configs, write_frames
+from conftest import LENIENT, Tiw, children, merged, process_state, write_configs, write_frames
 
 from tiw_fsm.errors import ExitCode
 
@@ -116,6 +116,20 @@ def test_a_killed_training_process_is_a_crash_and_the_run_ends_with_the_same_wei
     assert process.returncode == ExitCode.PASSED, said
     assert digests(tiw, root) == undisturbed
     assert '"event": "crashed"' in (root / "state/default/journal.jsonl").read_text()
+
+
+def test_a_training_process_that_hangs_is_ended_counted_as_a_crash_and_the_run_ends_with_the_same_weights(
+    tmp_path: Path, tiw: Tiw, undisturbed: dict[str, str]
+) -> None:
+    root = make_root(tmp_path / "root")
+    write_configs(root / "configs", {"loop": merged(LENIENT, {"max_silence": 15})})
+    process = start(root, *FLAGS)
+    wait_for_generation(root, 3, process)
+    os.kill(children(process.pid)[0], signal.SIGSTOP)
+    _, said = process.communicate(timeout=180)
+    assert process.returncode == ExitCode.PASSED, said
+    assert "no sign of life for 15 seconds" in (root / "state/default/journal.jsonl").read_text()
+    assert digests(tiw, root) == undisturbed
 
 
 def test_the_training_process_does_not_outlive_a_killed_controller(tmp_path: Path) -> None:

@@ -334,7 +334,7 @@ class LoopConfig(Value):
     retune: Retune = Retune()
     """What follows a failed inference gate."""
     max_silence: Positive = 1800
-    """Seconds without a sign of life after which a checkout's script counts as hung, and is ended as a crash."""
+    """Seconds without a sign of life after which a training process counts as hung, and is ended as a crash."""
     retune_policy: Literal["dynamics", "cause"] = "dynamics"
     """What a retune trains: dynamics alone, or the stage at fault and then dynamics."""
     on_finish: str | None = None

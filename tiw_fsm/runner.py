@@ -36,7 +36,7 @@ def make_engine(settings: Settings, store: Store) -> Engine:
         return SimulatedEngine()
     if settings.engine == "checkout":
         return CheckoutEngine(settings, store.paths)
-    return NativeEngine(settings.python_exec, store.paths)
+    return NativeEngine(settings.python_exec, store.paths, settings.loop.max_silence)
 
 
 def run_once(

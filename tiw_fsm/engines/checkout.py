@@ -94,7 +94,7 @@ class CheckoutEngine:
         self._root = Path(settings.repo_root)
         self._run_root = Path(settings.run_root)
         self._log = paths.child_log
-        self._native = NativeEngine(sys.executable, paths)
+        self._native = NativeEngine(sys.executable, paths, settings.loop.max_silence)
         self._native_device: str | None = None
         self._dialect: Dialect | None = None
         self._device, self._processes = "cpu", 1

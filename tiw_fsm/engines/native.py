@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -38,9 +39,10 @@ class NativeEngine:
 
     saves_within_chunk: ClassVar[bool] = False
 
-    def __init__(self, python_exec: str, paths: StatePaths) -> None:
+    def __init__(self, python_exec: str, paths: StatePaths, max_silence: float) -> None:
         self._python = python_exec
         self._paths = paths
+        self._max_silence = max_silence
         self._child: subprocess.Popen[bytes] | None = None
         self._pipe: IO[bytes] | None = None
         self._hello: HelloRequest | None = None
@@ -114,7 +116,7 @@ class NativeEngine:
                     )
             finally:
                 os.close(write_end)
-                self._pipe = os.fdopen(read_end, "rb")
+                self._pipe = os.fdopen(read_end, "rb", buffering=0)  # what is heard must not hide from select
         return self._exchange(request, lambda done, total, loss: None)
 
     def _ask(self, request: Value, progress: Progress) -> Mapping[str, Any]:
@@ -135,9 +137,7 @@ class NativeEngine:
             os.write(self._child.stdin.fileno(), request.model_dump_json().encode() + b"\n")
         except BrokenPipeError:
             raise self._died() from None
-        for line in self._pipe:
-            if line == b"answered\n":
-                break
+        while (line := self._heard()) not in (b"answered\n", b""):
             said = json.loads(line)
             if isinstance(said, str):
                 raise _refused(said)
@@ -157,6 +157,18 @@ class NativeEngine:
         if status == "disk":
             raise _refused(content)
         raise EngineCrashed(content, out_of_memory=status == "out_of_memory")
+
+    def _heard(self) -> bytes:
+        """The next line from the child; empty when it has ended.
+
+        Raises:
+            EngineCrashed: it hangs, and was ended.
+        """
+        assert self._pipe is not None
+        if not select.select([self._pipe], [], [], self._max_silence)[0]:
+            self.close()
+            raise EngineCrashed(f"the child gave no sign of life for {self._max_silence} seconds, and was ended")
+        return self._pipe.readline()
 
     def _died(self) -> EngineCrashed:
         assert self._child is not None
