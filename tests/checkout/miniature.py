@@ -145,7 +145,7 @@ def make_checkout(root: Path, spoken: str, templates: Path, changes: dict[str, A
     write_frames(root / "data/pong_frames.h5")
     tiny: dict[str, Any] = {
         "training": {"dataset": "PONG", "fps": 60},
-        "loop": merged(LENIENT, {"max_silence": 5, "inference": {"allow_trivial": True}}),
+        "loop": merged(LENIENT, {"inference": {"allow_trivial": True}}),
     }
     write_configs(root / "configs", merged(tiny, changes or {}))
 

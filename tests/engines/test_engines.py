@@ -204,7 +204,7 @@ def test_what_it_trained_our_inference_takes(passed: Backend, tmp_path: Path) ->
     assert now.baselines == pytest.approx(before.baselines, abs=1e-6)
 
 
-@pytest.mark.engines(*WITH_WEIGHTS)
+@pytest.mark.engines(*DIALECTS, "real")
 def test_what_our_engine_trained_its_inference_takes(backend: Backend, tmp_path: Path) -> None:
     ours = Native(tmp_path)
     done = ours.run(*backend.configs, "--run-root", "trained")
