@@ -82,6 +82,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--checkout-python", metavar="PATH", help="its interpreter [default: its .venv/bin/python]")
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if hasattr(session.config, "workeroutput"):  # one of several workers, which have no terminal
+        session.config.workeroutput["figures"] = dict(FIGURES)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """A worker is done."""
+    FIGURES.update(getattr(node, "workeroutput", {}).get("figures", {}))
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """What the torture bench tried."""
     if FIGURES:
