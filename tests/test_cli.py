@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import enum
 import fcntl
+import hashlib
 import json
+import math
 import re
 import shutil
 import subprocess
 import sys
 import types
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import typer
-from conftest import Simulation, Tiw, write_configs
+from conftest import Simulation, Tiw, merged, write_configs
 
 from tiw_fsm.cli import app
 from tiw_fsm.config import Budgets
@@ -23,7 +26,7 @@ from tiw_fsm.engines.simulated import Script
 from tiw_fsm.errors import ExitCode
 from tiw_fsm.machine import Event
 from tiw_fsm.run_state import Inexact
-from tiw_fsm.state_folder import StateFolder, written
+from tiw_fsm.state_folder import Json, StateFolder, written
 from tiw_fsm.states import State
 from tiw_fsm.status import INEXACT_KEYS, STAGE_KEYS, status
 
@@ -153,15 +156,53 @@ def test_whoever_looks_at_a_run_is_not_taken_for_its_runner(simulation: Simulati
         assert status(StateFolder(simulation.store.paths.folder))["alive"]
 
 
-def test_status_of_a_state_that_holds_something_else_says_so(simulation: Simulation, tiw: Tiw) -> None:
+STRANGE: dict[str, Json] = {
+    "no configuration": {"loop": None},
+    "a budget that is none": {"loop": {"budgets": 5}},
+    "a word for a list": {"reports": 5},
+    "a word for a checkpoint": {"stages": {"dynamics": {"checkpoint": "x"}}},
+    "no tuning": {"stages": {"dynamics": {"tuning": None}}},
+    "more than a number can be": {"stages": {"dynamics": {"target": math.inf}}},
+    "an empty attempt": {"inference": {"attempts": [{}]}},
+}
+
+
+@pytest.mark.parametrize("what", STRANGE)
+def test_status_of_a_state_that_holds_something_else_says_so(simulation: Simulation, tiw: Tiw, what: str) -> None:
     simulation.run()
     found = simulation.store.document()
     assert found is not None
-    strange = {key: value for key, value in found.state.items() if key != "loop"}
+    strange = merged(found.state, STRANGE[what])
     simulation.store.paths.state.write_bytes(written(strange, found.journal))
     done = tiw(simulation.root, "status")
-    assert (done.returncode, "`tiw-fsm verify`" in done.stderr) == (ExitCode.DAMAGED, True)
+    assert (done.returncode, "`tiw-fsm verify" in done.stderr) == (ExitCode.DAMAGED, True)
     assert "state.json is damaged" in tiw(simulation.root, "verify").stdout.replace("\n", " ")
+
+
+@pytest.mark.parametrize("strange", [{"bytes": "x", "sha256": ""}, {"bytes": -5, "sha256": ""}, None])
+def test_a_state_that_names_no_journal_is_damaged_and_the_one_before_it_counts(
+    simulation: Simulation, tiw: Tiw, strange: Any
+) -> None:
+    simulation.run()
+    paths = simulation.store.paths
+    before = simulation.store.previous()
+    assert before is not None
+    document = json.loads(paths.state.read_bytes())
+    vouched = {**document, "journal": strange}
+    del vouched["checksum"]
+    digest = hashlib.sha256(json.dumps(vouched, sort_keys=True).encode()).hexdigest()
+    paths.state.write_text(json.dumps({**vouched, "checksum": digest}))
+    assert json.loads(tiw(simulation.root, "status", "--json").stdout)["generation"] == before.generation
+    assert "does not say on which journal it stands" in tiw(simulation.root, "verify").stdout.replace("\n", " ")
+    assert tiw(simulation.root, "run").returncode == ExitCode.PASSED
+
+
+@pytest.mark.parametrize("word", [{"time": "now"}, {"time": [], "exit_code": {}, "message": None}])
+def test_a_word_of_a_refused_start_that_is_none_is_not_told(simulation: Simulation, tiw: Tiw, word: Json) -> None:
+    simulation.run()
+    simulation.store.paths.refused.write_text(json.dumps(word))
+    done = tiw(simulation.root, "status")
+    assert (done.returncode, "refused" in done.stdout) == (ExitCode.PASSED, False)
 
 
 def test_status_of_a_run_that_never_began_answers(tmp_path: Path, tiw: Tiw) -> None:
