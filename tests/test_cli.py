@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import json
 import math
+import os
 import re
 import shutil
 import subprocess
@@ -26,7 +27,7 @@ from tiw_fsm.engines.simulated import Script
 from tiw_fsm.errors import ExitCode
 from tiw_fsm.machine import Event
 from tiw_fsm.run_state import Inexact
-from tiw_fsm.state_folder import Json, StateFolder, written
+from tiw_fsm.state_folder import Document, Json, StateFolder, written
 from tiw_fsm.states import State
 from tiw_fsm.status import INEXACT_KEYS, STAGE_KEYS, status
 
@@ -154,6 +155,31 @@ def test_whoever_looks_at_a_run_is_not_taken_for_its_runner(simulation: Simulati
         assert not status(StateFolder(simulation.store.paths.folder))["alive"]
         fcntl.flock(other, fcntl.LOCK_EX)
         assert status(StateFolder(simulation.store.paths.folder))["alive"]
+
+
+class Ending(StateFolder):
+    """A run that ends just when somebody has read its state."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._ended = self.paths.state.read_bytes()
+        self.paths.state.write_bytes(self.paths.previous.read_bytes())
+        self._runner = os.open(self.paths.lock, os.O_RDONLY)
+        fcntl.flock(self._runner, fcntl.LOCK_EX)
+
+    def document(self) -> Document | None:
+        found = super().document()
+        if self._ended:
+            self.paths.state.write_bytes(self._ended)
+            os.close(self._runner)
+            self._ended = b""
+        return found
+
+
+def test_a_run_that_ends_while_status_looks_has_not_died(simulation: Simulation) -> None:
+    simulation.run()
+    found = status(Ending(simulation.store.paths.folder))
+    assert (found["alive"], found["outcome"], found["stopped"]["why"]) == (False, "passed", "the run has ended")
 
 
 STRANGE: dict[str, Json] = {

@@ -47,6 +47,8 @@ INEXACT_KEYS = ("stage", "completed", "what")
 STAGE_KEYS = ("target", "completed", "checkpoint", "accepted", "retries", "crashes", "tuning", "verdict", "picture")
 RECENT = 3
 """Saved checkpoints over which the speed is taken, and interruptions that are told of."""
+LOOKS = 5
+"""How often it looks for a moment at which nobody began or ended, before what was seen is believed."""
 BAR = 24
 STOPS: dict[str, Callable[[Json], str]] = {
     "started": lambda facts: "the runner died without warning" if "died" in facts else "",
@@ -61,7 +63,11 @@ def status(folder: StateFolder, now: datetime | None = None) -> Json:
     Raises:
         StateDamaged: neither generation of the state can be read.
     """
-    found, name, alive = folder.document(), folder.paths.folder.name, folder.alive()
+    for _ in range(LOOKS):
+        alive, found = folder.alive(), folder.document()
+        if alive == folder.alive():  # else a runner began or ended meanwhile, and the state may be of before
+            break
+    name = folder.paths.folder.name
     if found is None:
         return _nothing_yet(name, alive)
     refused = None if alive else folder.refused()
