@@ -231,6 +231,15 @@ def test_a_word_of_a_refused_start_that_is_none_is_not_told(simulation: Simulati
     assert (done.returncode, "refused" in done.stdout) == (ExitCode.PASSED, False)
 
 
+def test_a_terminal_that_lacks_letters_gets_its_answer_all_the_same(
+    simulation: Simulation, tiw: Tiw, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    simulation.run()
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    done = tiw(simulation.root, "status")
+    assert (done.returncode, "PASSED" in done.stdout, "█" in done.stdout) == (ExitCode.PASSED, True, False)
+
+
 def test_status_of_a_run_that_never_began_answers(tmp_path: Path, tiw: Tiw) -> None:
     done = tiw(tmp_path, "status", "--json")
     assert (done.returncode, json.loads(done.stdout)["state"]) == (ExitCode.PASSED, None)
