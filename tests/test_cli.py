@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import types
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -238,6 +239,30 @@ def test_a_terminal_that_lacks_letters_gets_its_answer_all_the_same(
     monkeypatch.setenv("PYTHONIOENCODING", "ascii")
     done = tiw(simulation.root, "status")
     assert (done.returncode, "PASSED" in done.stdout, "█" in done.stdout) == (ExitCode.PASSED, True, False)
+
+
+@pytest.fixture
+def nobody() -> Iterator[int]:
+    """The end of a pipe that nobody reads."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    yield writer
+    os.close(writer)
+
+
+def unread(root: Path, nobody: int, *arguments: str) -> int:
+    """How a command ends whose words nobody reads."""
+    command = [sys.executable, "-m", "tiw_fsm", *arguments]
+    return subprocess.run(command, cwd=root, stdout=nobody, stderr=nobody, timeout=60).returncode
+
+
+def test_a_run_whose_words_nobody_reads_goes_on_to_its_end(simulation: Simulation, nobody: int) -> None:
+    """As when the `tee` behind it, or the journal it speaks to, is gone."""
+    write_configs(simulation.root / "configs", {"loop": {"on_finish": "touch told"}})
+    assert unread(simulation.root, nobody, "run", "--engine", "simulated") == ExitCode.PASSED
+    assert simulation.state.state is State.PASSED
+    assert (simulation.root / "told").exists()
+    assert unread(simulation.root, nobody, "history") == ExitCode.PASSED
 
 
 def test_status_of_a_run_that_never_began_answers(tmp_path: Path, tiw: Tiw) -> None:
