@@ -17,6 +17,7 @@ from rich.console import Console
 
 from tiw_fsm import __version__
 from tiw_fsm.errors import ExitCode, Interrupted, RunHeld, TiwFsmError, UsageProblem
+from tiw_fsm.paths import StatePaths
 from tiw_fsm.scheduling import Scheduler
 from tiw_fsm.state_folder import StateFolder
 from tiw_fsm.wording import near, not_begun
@@ -294,7 +295,7 @@ def schedule(
     job = scheduling.Job(scheduling.this_program(), repo_root.resolve(), run, folder.parent)
     print(scheduling.snippet(scheduler, job), end="")
     err.print(scheduling.ADVICE[scheduler], soft_wrap=True, markup=False)
-    if not folder.exists():
+    if not StatePaths(folder).state.exists():
         err.print(f"{not_begun(run)} Start it once with the flags it shall have.", soft_wrap=True)
 
 
