@@ -39,4 +39,5 @@ test-schedulers: install
 	$(BIN)/python -m pytest tests/test_schedule.py tests/schedulers -rs
 
 test-checkout: install
+	@test -d "$(CHECKOUT)" || { echo "give the folder of a TinyWorlds checkout: make test-checkout CHECKOUT=path"; exit 2; }
 	$(BIN)/python -m pytest tests/engines --checkout "$(CHECKOUT)" --checkout-python "$(CHECKOUT_PYTHON)"

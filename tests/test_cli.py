@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import enum
 import fcntl
+import hashlib
 import json
+import math
+import os
 import re
 import shutil
 import subprocess
 import sys
 import types
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import typer
-from conftest import Simulation, Tiw, write_configs
+from conftest import Simulation, Tiw, merged, write_configs
 
 from tiw_fsm.cli import app
 from tiw_fsm.config import Budgets
@@ -23,7 +28,7 @@ from tiw_fsm.engines.simulated import Script
 from tiw_fsm.errors import ExitCode
 from tiw_fsm.machine import Event
 from tiw_fsm.run_state import Inexact
-from tiw_fsm.state_folder import StateFolder, written
+from tiw_fsm.state_folder import Document, Json, StateFolder, written
 from tiw_fsm.states import State
 from tiw_fsm.status import INEXACT_KEYS, STAGE_KEYS, status
 
@@ -153,15 +158,111 @@ def test_whoever_looks_at_a_run_is_not_taken_for_its_runner(simulation: Simulati
         assert status(StateFolder(simulation.store.paths.folder))["alive"]
 
 
-def test_status_of_a_state_that_holds_something_else_says_so(simulation: Simulation, tiw: Tiw) -> None:
+class Ending(StateFolder):
+    """A run that ends just when somebody has read its state."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._ended = self.paths.state.read_bytes()
+        self.paths.state.write_bytes(self.paths.previous.read_bytes())
+        self._runner = os.open(self.paths.lock, os.O_RDONLY)
+        fcntl.flock(self._runner, fcntl.LOCK_EX)
+
+    def document(self) -> Document | None:
+        found = super().document()
+        if self._ended:
+            self.paths.state.write_bytes(self._ended)
+            os.close(self._runner)
+            self._ended = b""
+        return found
+
+
+def test_a_run_that_ends_while_status_looks_has_not_died(simulation: Simulation) -> None:
+    simulation.run()
+    found = status(Ending(simulation.store.paths.folder))
+    assert (found["alive"], found["outcome"], found["stopped"]["why"]) == (False, "passed", "the run has ended")
+
+
+STRANGE: dict[str, Json] = {
+    "no configuration": {"loop": None},
+    "a budget that is none": {"loop": {"budgets": 5}},
+    "a word for a list": {"reports": 5},
+    "a word for a checkpoint": {"stages": {"dynamics": {"checkpoint": "x"}}},
+    "no tuning": {"stages": {"dynamics": {"tuning": None}}},
+    "more than a number can be": {"stages": {"dynamics": {"target": math.inf}}},
+    "an empty attempt": {"inference": {"attempts": [{}]}},
+}
+
+
+@pytest.mark.parametrize("what", STRANGE)
+def test_status_of_a_state_that_holds_something_else_says_so(simulation: Simulation, tiw: Tiw, what: str) -> None:
     simulation.run()
     found = simulation.store.document()
     assert found is not None
-    strange = {key: value for key, value in found.state.items() if key != "loop"}
+    strange = merged(found.state, STRANGE[what])
     simulation.store.paths.state.write_bytes(written(strange, found.journal))
     done = tiw(simulation.root, "status")
-    assert (done.returncode, "`tiw-fsm verify`" in done.stderr) == (ExitCode.DAMAGED, True)
+    assert (done.returncode, "`tiw-fsm verify" in done.stderr) == (ExitCode.DAMAGED, True)
     assert "state.json is damaged" in tiw(simulation.root, "verify").stdout.replace("\n", " ")
+
+
+@pytest.mark.parametrize("strange", [{"bytes": "x", "sha256": ""}, {"bytes": -5, "sha256": ""}, None])
+def test_a_state_that_names_no_journal_is_damaged_and_the_one_before_it_counts(
+    simulation: Simulation, tiw: Tiw, strange: Any
+) -> None:
+    simulation.run()
+    paths = simulation.store.paths
+    before = simulation.store.previous()
+    assert before is not None
+    document = json.loads(paths.state.read_bytes())
+    vouched = {**document, "journal": strange}
+    del vouched["checksum"]
+    digest = hashlib.sha256(json.dumps(vouched, sort_keys=True).encode()).hexdigest()
+    paths.state.write_text(json.dumps({**vouched, "checksum": digest}))
+    assert json.loads(tiw(simulation.root, "status", "--json").stdout)["generation"] == before.generation
+    assert "does not say on which journal it stands" in tiw(simulation.root, "verify").stdout.replace("\n", " ")
+    assert tiw(simulation.root, "run").returncode == ExitCode.PASSED
+
+
+@pytest.mark.parametrize("word", [{"time": "now"}, {"time": [], "exit_code": {}, "message": None}])
+def test_a_word_of_a_refused_start_that_is_none_is_not_told(simulation: Simulation, tiw: Tiw, word: Json) -> None:
+    simulation.run()
+    simulation.store.paths.refused.write_text(json.dumps(word))
+    done = tiw(simulation.root, "status")
+    assert (done.returncode, "refused" in done.stdout) == (ExitCode.PASSED, False)
+
+
+def test_a_terminal_that_lacks_letters_gets_its_answer_all_the_same(
+    simulation: Simulation, tiw: Tiw, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    simulation.run()
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    done = tiw(simulation.root, "status")
+    assert (done.returncode, "PASSED" in done.stdout, "█" in done.stdout) == (ExitCode.PASSED, True, False)
+
+
+@pytest.fixture
+def nobody() -> Iterator[int]:
+    """The end of a pipe that nobody reads."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    yield writer
+    os.close(writer)
+
+
+def unread(root: Path, nobody: int, *arguments: str) -> int:
+    """How a command ends whose words nobody reads."""
+    command = [sys.executable, "-m", "tiw_fsm", *arguments]
+    return subprocess.run(command, cwd=root, stdout=nobody, stderr=nobody, timeout=60).returncode
+
+
+def test_a_run_whose_words_nobody_reads_goes_on_to_its_end(simulation: Simulation, nobody: int) -> None:
+    """As when the `tee` behind it, or the journal it speaks to, is gone."""
+    write_configs(simulation.root / "configs", {"loop": {"on_finish": "touch told"}})
+    assert unread(simulation.root, nobody, "run", "--engine", "simulated") == ExitCode.PASSED
+    assert simulation.state.state is State.PASSED
+    assert (simulation.root / "told").exists()
+    assert unread(simulation.root, nobody, "history") == ExitCode.PASSED
 
 
 def test_status_of_a_run_that_never_began_answers(tmp_path: Path, tiw: Tiw) -> None:

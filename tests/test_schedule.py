@@ -39,6 +39,8 @@ def test_standard_output_is_the_snippet_alone(tmp_path: Path, tiw: Tiw, schedule
     job = Job([sys.executable, "-m", "tiw_fsm"], tmp_path, "mine", tmp_path / "state")
     assert (done.returncode, done.stdout) == (ExitCode.PASSED, snippet(scheduler, job))
     assert len(done.stderr.splitlines()) == 2  # what to do with it, and that this run has not begun
+    (tmp_path / "state/mine").mkdir(parents=True)  # as a start that was refused leaves it
+    assert tiw(tmp_path, "schedule", scheduler, "--run", "mine").stderr == done.stderr
 
 
 def test_a_run_name_that_is_none_is_refused(tmp_path: Path, tiw: Tiw) -> None:

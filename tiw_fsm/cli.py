@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import re
 import sys
 import traceback
@@ -15,6 +17,7 @@ from rich.console import Console
 
 from tiw_fsm import __version__
 from tiw_fsm.errors import ExitCode, Interrupted, RunHeld, TiwFsmError, UsageProblem
+from tiw_fsm.paths import StatePaths
 from tiw_fsm.scheduling import Scheduler
 from tiw_fsm.state_folder import StateFolder
 from tiw_fsm.wording import near, not_begun
@@ -31,7 +34,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-out, err = Console(highlight=False), Console(stderr=True, highlight=False)
+
+
+class Terminal(Console):
+    """Where people read. When nobody does any more it is silent; Rich would end the process, and that with 1."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())  # Python flushes it once more at its end
+
+
+out, err = Terminal(highlight=False), Terminal(stderr=True, highlight=False)
 
 
 class TrainStage(StrEnum):
@@ -282,7 +295,7 @@ def schedule(
     job = scheduling.Job(scheduling.this_program(), repo_root.resolve(), run, folder.parent)
     print(scheduling.snippet(scheduler, job), end="")
     err.print(scheduling.ADVICE[scheduler], soft_wrap=True, markup=False)
-    if not folder.exists():
+    if not StatePaths(folder).state.exists():
         err.print(f"{not_begun(run)} Start it once with the flags it shall have.", soft_wrap=True)
 
 
@@ -325,6 +338,8 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
 
 def main() -> None:
     """Entry point: errors become messages and exit codes here and nowhere else."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a letter shall not cost the answer
     try:
         app()
     except TiwFsmError as exc:

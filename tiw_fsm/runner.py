@@ -89,7 +89,8 @@ def run_once(
                     keeper.ended()
         ended = controller.committed
         assert ended is not None
-        say_how_it_ended(out, ended)
+        with suppress(OSError):  # a full disk behind standard output: the run has ended all the same
+            say_how_it_ended(out, ended)
     if settings.loop.on_finish and not (before and before.state in TERMINAL and before.generation == ended.generation):
         tell_the_user(settings.loop.on_finish, ended, code, Path(settings.repo_root), log)
     return code

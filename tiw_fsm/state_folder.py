@@ -68,12 +68,15 @@ class StateFolder:
         return self._lines(mark, start=max(0, mark.bytes - RECENT_BYTES))
 
     def refused(self) -> Json | None:
-        """The word a refused start left, if no start has succeeded since."""
+        """The word a refused start left, if no start has succeeded since: its time, exit code and message."""
         try:
             word = json.loads(durable.read_small(self.paths.refused))
         except (ValueError, RecursionError, StateDamaged):
             return None
-        return word if isinstance(word, dict) else None
+        match word:
+            case {"time": str(time), "exit_code": int(code), "message": str(message)}:
+                return {"time": time, "exit_code": code, "message": message}
+        return None
 
     def _generations(self, reading: Callable[[Path], Found]) -> Iterator[Found | str]:
         """The newest state and the one before it, if the run has begun; where one cannot be read, what is damaged."""
@@ -134,10 +137,10 @@ def read(path: Path) -> Document:
     document = migrated(document, path)
     if document.pop("checksum", None) != _checksum(document):
         raise ValueError("its checksum does not match its content")
-    try:
-        return Document(state=document, journal=Mark(**document.pop("journal", None)))
-    except TypeError as exc:
-        raise ValueError("it does not say on which journal it stands") from exc
+    match document.pop("journal", None):
+        case {"bytes": int(length), "sha256": str(sha256)} if length >= 0:
+            return Document(document, Mark(length, sha256))
+    raise ValueError("it does not say on which journal it stands")
 
 
 def written(state: Json, journal: Mark) -> bytes:

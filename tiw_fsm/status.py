@@ -8,7 +8,8 @@ which what is null is left out: to import pydantic would take longer than all el
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any
@@ -46,6 +47,8 @@ INEXACT_KEYS = ("stage", "completed", "what")
 STAGE_KEYS = ("target", "completed", "checkpoint", "accepted", "retries", "crashes", "tuning", "verdict", "picture")
 RECENT = 3
 """Saved checkpoints over which the speed is taken, and interruptions that are told of."""
+LOOKS = 5
+"""How often it looks for a moment at which nobody began or ended, before what was seen is believed."""
 BAR = 24
 STOPS: dict[str, Callable[[Json], str]] = {
     "started": lambda facts: "the runner died without warning" if "died" in facts else "",
@@ -60,15 +63,27 @@ def status(folder: StateFolder, now: datetime | None = None) -> Json:
     Raises:
         StateDamaged: neither generation of the state can be read.
     """
-    found, name, alive = folder.document(), folder.paths.folder.name, folder.alive()
+    for _ in range(LOOKS):
+        alive, found = folder.alive(), folder.document()
+        if alive == folder.alive():  # else a runner began or ended meanwhile, and the state may be of before
+            break
+    name = folder.paths.folder.name
     if found is None:
         return _nothing_yet(name, alive)
     refused = None if alive else folder.refused()
-    try:
+    with _telling_of(name):
         return _told(found.state, folder.recent(found.journal), now or datetime.now(UTC), alive, refused)
-    except (AttributeError, LookupError, TypeError, ValueError) as exc:
+
+
+@contextmanager
+def _telling_of(name: str) -> Iterator[None]:
+    """Say of what fails for what a state holds that it is the state: nothing has checked the types in it."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as exc:
         raise StateDamaged(
-            f"{folder.paths.state} is whole, but no state that this version can tell of; `tiw-fsm verify` says more"
+            f"state.json of run {name!r} is whole, but no state that this version can tell of; "
+            f"`tiw-fsm verify --run {name}` says more"
         ) from exc
 
 
@@ -223,7 +238,16 @@ def watch(console: Console, look: Callable[[], Json], every: float) -> None:
 
 
 def screen(found: Json) -> Group:
-    """One screen, readable in five seconds."""
+    """One screen, readable in five seconds.
+
+    Raises:
+        StateDamaged: as ``status``.
+    """
+    with _telling_of(found["run"]):
+        return _columns(_rows(found))
+
+
+def _rows(found: Json) -> list[tuple[str, Any]]:
     rows: list[tuple[str, Any]] = [("run", found["run"]), ("state", _state_line(found))]
     if found["state"]:
         rows.append(("machine", _machine(found["state"])))
@@ -246,7 +270,7 @@ def screen(found: Json) -> Group:
     rows.append(("next", found["next"]))
     if not found["alive"] and not found["outcome"]:
         rows.append(("command", found["command"]))
-    return _columns(rows)
+    return rows
 
 
 def _state_line(found: Json) -> Text:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -139,3 +140,23 @@ def test_keys_of_newer_versions_are_the_checkouts_own_business(checkout: MakeChe
     done = tiny.run()
     assert done.returncode == 0, done.stderr
     assert "no mixture of experts, so there are no baselines" in done.stderr
+
+
+FULL = """
+import os, resource, sys
+from pathlib import Path
+from tiw_fsm.engines.scripts import run_script
+Path("log").write_bytes(bytes(900))
+resource.setrlimit(resource.RLIMIT_FSIZE, (1200, resource.RLIM_INFINITY))
+run_script(
+    [sys.executable, "-c", "print('x' * 1000)"], cwd=Path.cwd(), environment=os.environ, output=Path("output"),
+    log=Path("log"), max_silence=60, stopping=lambda: False, heard=lambda said: None,
+)
+"""
+"""A script says more than the run's log has room for; the command that was started still fits."""
+
+
+def test_a_log_that_the_disk_refuses_is_no_bug(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", FULL], cwd=tmp_path, capture_output=True, text=True)
+    assert "DiskRefused: writing log failed: File too large" in done.stderr
+    assert (tmp_path / "output").stat().st_size == 1001

@@ -409,7 +409,7 @@ class CheckoutEngine:
         return self._native
 
     def _run(self, command: Sequence[str], folder: Path, heard: Any) -> Ended:
-        (folder / "wandb").mkdir(exist_ok=True)
+        durable.make_folder(folder / "wandb")
         environment = {key: value for key, value in os.environ.items() if key not in UNDONE}
         environment |= {
             "PYTHONPATH": str(self._root),

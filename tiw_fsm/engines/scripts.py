@@ -43,7 +43,7 @@ def run_script(
         output: file of its own for what it writes; what is new goes on to ``log`` and to ``heard``.
 
     Raises:
-        DiskRefused: its files cannot be opened.
+        DiskRefused: its files cannot be opened, or the log not be written.
     """
     durable.require_plain(log)
     how: Literal["hung", "stopped"] | None = None
@@ -60,7 +60,7 @@ def run_script(
             )
         assert child.stdin is not None
     text, last = "", time.monotonic()
-    with child, open(output, "rb") as source, open(log, "ab") as run_log:
+    with disk_errors("writing", log), child, open(output, "rb") as source, open(log, "ab") as run_log:
         while True:
             ended = child.poll()
             if new := source.read():
