@@ -368,6 +368,11 @@ def test_status_says_who_runs_it_and_how_fast_and_afterwards_why_nobody_does(roo
     assert f"process {run.pid} on " in dead
     assert "died without warning" in dead
     assert "tiw-fsm run --run default" in dead
+    with open(root / "state/default/lock") as lock:  # as a new start does, seconds before it says who it is
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        begun = json.loads(tiw(root, "status", "--json").stdout)
+        assert (begun["alive"], begun["runner"], begun["stopped"]) == (True, None, None)
+        assert "(running again)" in tiw(root, "status").stdout
 
 
 def test_status_reads_a_copied_state_folder(simulation: Simulation, tiw: Tiw, tmp_path: Path) -> None:

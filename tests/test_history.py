@@ -67,6 +67,16 @@ def test_the_graph_counts_each_way_the_run_took(eventful: Simulation, tiw: Tiw) 
     assert "class PASSED current" in graph
 
 
+@pytest.mark.parametrize("command", ["history", "graph", "report"])
+def test_an_altered_journal_is_said_to_be_damaged_and_not_told(simulation: Simulation, tiw: Tiw, command: str) -> None:
+    simulation.run()
+    journal = simulation.root / "state/default/journal.jsonl"
+    journal.write_bytes(journal.read_bytes().replace(b'"facts"', b'"fakes"', 1))  # still JSON, and as long as before
+    done = tiw(simulation.root, command)
+    assert done.returncode == ExitCode.DAMAGED
+    assert "journal.jsonl is damaged" in done.stderr
+
+
 def test_a_run_that_has_not_begun_says_how_to_begin_it(simulation: Simulation, tiw: Tiw) -> None:
     assert "`tiw-fsm run --run default` begins it" in tiw(simulation.root, "history").stdout
 

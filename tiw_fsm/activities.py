@@ -114,7 +114,8 @@ def data_problems(settings: Settings) -> list[str]:
     )
     if problems or settings.checkout is None:
         return problems
-    batch = max(stage.batch_size_per_gpu for stage in settings.stages.values()) * settings.checkout.processes
+    processes = 1 if settings.device == "cpu" else settings.checkout.processes
+    batch = processes * max(stage.batch_size_per_gpu for stage in settings.stages.values())
     share = source.preload_ratio
     wanted = [
         frames.Wanted("training", batch, config.context_length, share, "raise preload_ratio in training.yaml to"),

@@ -54,16 +54,18 @@ class StateFolder:
         """The lines that the newest readable state vouches for, oldest first.
 
         Raises:
-            StateDamaged: a line is not JSON, or no plain file stands in the journal's place.
+            StateDamaged: they are not what was written there, or no plain file stands in the journal's place.
         """
         readable = (found.journal for found in self._generations(read) if isinstance(found, Document))
-        return self._lines(next(readable, Mark()))
+        mark = next(readable, Mark())
+        durable.Ledger(self.paths.journal).verify(mark)
+        return self._lines(mark)
 
     def recent(self, mark: Mark) -> list[Json]:
         """The last lines of the journal up to ``mark``, so few that it takes no longer however long the run.
 
         Raises:
-            StateDamaged: as ``journal``.
+            StateDamaged: a line is not JSON, or no plain file stands in the journal's place.
         """
         return self._lines(mark, start=max(0, mark.bytes - RECENT_BYTES))
 

@@ -7,11 +7,13 @@ which what is null is left out: to import pydantic would take longer than all el
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console, Group
@@ -102,7 +104,7 @@ def _told(run: Json, recent: list[Json], now: datetime, alive: bool, refused: Js
         "outcome": run.get("outcome"),
         "reason": run.get("reason"),
         "alive": alive,
-        "runner": run.get("runner"),
+        "runner": _runner(run, alive),
         "stopped": None if alive else _stopped(run, recent),
         "next": what_next(run, alive),
         "command": f"tiw-fsm run --run {run['run']}",
@@ -147,6 +149,14 @@ def _nothing_yet(name: str, alive: bool) -> Json:
         "interruptions": 0,
         "fingerprint": None,
     }
+
+
+def _runner(run: Json, alive: bool) -> Json | None:
+    """The process that runs it, or that died doing so. One that has just begun has not yet said who it is."""
+    runner: Json | None = run.get("runner")
+    if alive and runner and runner["host"] == socket.gethostname() and not Path(f"/proc/{runner['pid']}").exists():
+        return None
+    return runner
 
 
 def _speed(recent: Iterable[Json], stage: str) -> float | None:
@@ -277,8 +287,10 @@ def _state_line(found: Json) -> Text:
     if not found["state"]:
         return Text("not begun")
     line = Text(found["state"], style="bold")
-    if found["alive"] and (runner := found["runner"]):
-        line.append(f" (running since {runner['started_at']}: process {runner['pid']} on {runner['host']})", "green")
+    if found["alive"]:
+        runner = found["runner"]
+        since = f"since {runner['started_at']}: process {runner['pid']} on {runner['host']}" if runner else "again"
+        line.append(f" (running {since})", "green")
     elif found["stopped"] and not found["outcome"]:
         line.append(f" (not running since {found['stopped']['at']}: {found['stopped']['why']})", "yellow")
     return line

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import subprocess
 import sys
 import time
@@ -60,6 +61,7 @@ def run_script(
             )
         assert child.stdin is not None
     text, last = "", time.monotonic()
+    letters = codecs.getincrementaldecoder("utf-8")("replace")  # a read may end in the middle of one
     with disk_errors("writing", log), child, open(output, "rb") as source, open(log, "ab") as run_log:
         while True:
             ended = child.poll()
@@ -67,7 +69,7 @@ def run_script(
                 last = time.monotonic()
                 run_log.write(new)
                 run_log.flush()
-                said = new.decode(errors="replace")
+                said = letters.decode(new)
                 text = (text + said)[-LONGEST_OUTPUT:]
                 heard(said)
             elif ended is not None:
