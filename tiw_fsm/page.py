@@ -19,12 +19,12 @@ from tiw_fsm.page_style import SCRIPT, STYLE
 from tiw_fsm.reports import gates, judged, patch_of
 from tiw_fsm.run_state import Attempt, RunState
 from tiw_fsm.stages import Stage
+from tiw_fsm.state_folder import Json
 from tiw_fsm.states import TERMINAL, TRAINING, State
 from tiw_fsm.status import what_next
 from tiw_fsm.store import document_of
 from tiw_fsm.wording import duration
 
-Json = dict[str, Any]
 REFRESH = 15
 """Seconds after which an open page looks whether there is news."""
 IF_OLD = (

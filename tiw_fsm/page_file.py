@@ -15,7 +15,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from structlog.typing import FilteringBoundLogger
 
@@ -27,9 +26,9 @@ from tiw_fsm.paths import RunPaths, StatePaths
 from tiw_fsm.reports import judged
 from tiw_fsm.run_state import RunState
 from tiw_fsm.stages import Stage
+from tiw_fsm.state_folder import Json
 from tiw_fsm.store import Store, now
 
-Json = dict[str, Any]
 PICTURES = 4
 """Attempts whose pictures go into the page: the last ones, and the best."""
 LARGEST = 3 << 20

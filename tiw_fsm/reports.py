@@ -23,9 +23,9 @@ from tiw_fsm.history import Step, steps
 from tiw_fsm.paths import RunPaths, StatePaths
 from tiw_fsm.run_state import Attempt, RunState
 from tiw_fsm.stages import Stage
+from tiw_fsm.state_folder import Json
 from tiw_fsm.states import State
 
-Json = dict[str, Any]
 Lines = list[str]
 
 
