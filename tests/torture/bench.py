@@ -19,7 +19,7 @@ from launch import Ended, Fault, Launcher, Started
 from outcome import TIMES_AND_NAMES, differences, outcome
 
 from tiw_fsm import verification
-from tiw_fsm.errors import ExitCode, TiwFsmError
+from tiw_fsm.errors import ExitCode, StateDamaged, TiwFsmError
 from tiw_fsm.store import Store, fold
 
 DIFFERS_BETWEEN_RUNS = (
@@ -172,7 +172,7 @@ class Bench:
         """Where what the ended run left is not what an undisturbed one leaves."""
         try:
             return [trouble[:SHOWN] for trouble in differences(self.expected, outcome(self.root))]
-        except (OSError, ValueError) as exc:
+        except (OSError, ValueError, StateDamaged) as exc:
             return [f"what it left cannot be read: {exc}"]
 
     def ends_otherwise_after_a_cut(self, log: Sequence[Operation]) -> list[str]:
