@@ -37,6 +37,7 @@ class StateFolder:
 
     def __init__(self, folder: Path) -> None:
         self.paths = StatePaths(folder)
+        self._journal = durable.Ledger(self.paths.journal)
 
     def alive(self) -> bool:
         """Whether a runner holds this run now. Raises DiskRefused, StateDamaged: as ``locking.is_held``."""
@@ -58,7 +59,7 @@ class StateFolder:
         """
         readable = (found.journal for found in self._generations(read) if isinstance(found, Document))
         mark = next(readable, Mark())
-        durable.Ledger(self.paths.journal).verify(mark)
+        self._journal.verify(mark)
         return self._lines(mark)
 
     def recent(self, mark: Mark) -> list[Json]:

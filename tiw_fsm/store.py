@@ -73,7 +73,6 @@ class Store(StateFolder):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self._journal = durable.Ledger(self.paths.journal)
         self._mark = Mark()
 
     @contextmanager

@@ -10,6 +10,7 @@ import time
 import pytest
 from checkout_runs import MakeCheckout, kill, processes_below
 from files.mini import LOSS
+from waiting import wait_for
 
 from tiw_fsm.stages import Stage
 
@@ -48,10 +49,7 @@ def test_a_killed_run_resumes_inside_the_interrupted_chunk(checkout: MakeCheckou
     tiny.wait_for("results/default/video_tokenizer/attempts/*/process_1/video_tokenizer/**/*_step_10/state.pt")
     time.sleep(0.3)
     kill(runner)
-    deadline = time.monotonic() + 8
-    while processes_below(tiny.root):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_for("the end of the script", lambda: not processes_below(tiny.root), 8)
     tiny.faults()
     done = tiny.run()
     assert done.returncode == 0, done.stderr

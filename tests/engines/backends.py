@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +19,7 @@ from conftest import merged, write_configs, write_frames
 from launch import Fault, Launcher
 from miniature import make_checkout, write_faults
 from run_folder import RunFolder
+from waiting import wait_for
 
 from tiw_fsm.errors import ExitCode
 from tiw_fsm.run_state import RunState
@@ -100,12 +100,12 @@ class Backend(RunFolder, ABC):
         with open(self.root / "interrupted.log", "ab") as log:
             command = [sys.executable, "-m", "tiw_fsm", "run", *self.flags()]
             runner = subprocess.Popen(command, cwd=self.root, stdout=log, stderr=log)
-        wait_until(lambda: self.is_within(moment) or runner.poll() is not None)
+        wait_for(moment, lambda: self.is_within(moment) or runner.poll() is not None, LONGEST, pause=0.002)
         assert runner.poll() is None, (self.root / "interrupted.log").read_text()
         runner.send_signal(number)
         code = runner.wait(LONGEST)
         assert code == (-signal.SIGKILL if number == signal.SIGKILL else ExitCode.INTERRUPTED)
-        wait_until(lambda: not processes_below(self.root), 15)
+        wait_for("the end of all it started", lambda: not processes_below(self.root), 15)
 
     def is_within(self, moment: State) -> bool:
         """Whether the run is in a state, and there has begun work that it could lose."""
@@ -264,10 +264,3 @@ class Real(Checkout):
         subprocess.run(command, cwd=self.root, env=os.environ | {"PYTHONPATH": str(self.root)}, check=True)
         found: dict[str, torch.Tensor] = torch.load(answer, weights_only=True)
         return found
-
-
-def wait_until(holds: Any, seconds: float = LONGEST) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, f"waited {seconds} s in vain"
-        time.sleep(0.002)

@@ -16,24 +16,17 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import LENIENT, write_configs, write_frames
+from waiting import wait_for
 
 PROJECT = Path(__file__).parent.parent.parent
 FLAGS = ("--max-mse", "0.9", "--allow-trivial", "--target-updates", "400")
 CHUNKS = dict.fromkeys(("video_tokenizer", "latent_actions", "dynamics"), 100)
-
-
-def wait_for(what: str, holds: Callable[[], object], seconds: float) -> None:
-    """Until ``holds``, which must be within ``seconds``."""
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, f"waited {seconds} s in vain for {what}"
-        time.sleep(0.05)
 
 
 class LongRun:
