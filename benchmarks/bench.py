@@ -1,6 +1,6 @@
 """How fast it is here: ``python benchmarks/bench.py [--device auto|cpu|cuda] [--json FILE] [--quick]``.
 
-Sizes are those of configs/demo (``--config-dir`` takes others), frames those of data/crafter_frames.h5 if it has been
+TransformerConfig are those of configs/demo (``--config-dir`` takes others), frames those of data/crafter_frames.h5 if it has been
 recorded, else made up. Everything is measured on the disk that holds results/, in a folder that is removed afterwards.
 Takes up to three minutes on two processors; ``--quick`` does less of everything and says how much.
 """
@@ -32,26 +32,28 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from tiw_fsm import checkpoints
-from tiw_fsm.config import DataSource, InferenceConfig, Schedule, Settings, StageConfig, Tuning
-from tiw_fsm.controller import Controller
-from tiw_fsm.display import Display
-from tiw_fsm.durable import Mark
-from tiw_fsm.engines.native import NativeEngine
-from tiw_fsm.engines.native_worker import Worker
+from tiw_fsm.config.settings import Settings, load_settings
+from tiw_fsm.engines.native.engine import NativeEngine
+from tiw_fsm.engines.native.worker import Worker
 from tiw_fsm.engines.protocol import Engine, HelloRequest, Progress, TrainRequest, TrainResult
 from tiw_fsm.engines.simulated import SimulatedEngine
-from tiw_fsm.log import make_log
-from tiw_fsm.paths import RunPaths
-from tiw_fsm.settings import load_settings
+from tiw_fsm.fsm.states import State
+from tiw_fsm.run.controller import Controller
+from tiw_fsm.run.display import Display
+from tiw_fsm.run.log import make_log
 from tiw_fsm.stages import Stage
-from tiw_fsm.state_folder import written
-from tiw_fsm.states import State
-from tiw_fsm.store import Store
-from tiw_fsm.tinyworlds.data import FrameData, generator, to_model
+from tiw_fsm.storage import checkpoints
+from tiw_fsm.storage.paths import RunPaths
+from tiw_fsm.storage.state_folder import written
+from tiw_fsm.storage.store import Store
+from tiw_fsm.tinyworlds.clips import FrameData, generator, to_model
+from tiw_fsm.tinyworlds.config import DataSource, InferenceConfig, StageConfig
+from tiw_fsm.tinyworlds.objectives import make_model
 from tiw_fsm.tinyworlds.rollout import WorldModel
 from tiw_fsm.tinyworlds.tokens import BLOCK, ClipTokens
-from tiw_fsm.tinyworlds.trainer import Trainer, make_model
+from tiw_fsm.tinyworlds.training import Trainer
+from tiw_fsm.values.frozen import LearningRateSchedule, Tuning
+from tiw_fsm.values.plain import LogPosition
 
 REPO = Path(__file__).resolve().parents[1]
 RECORDED = REPO / "data" / "crafter_frames.h5"
@@ -261,7 +263,7 @@ def many_steps(bench: Bench, steps: int) -> Path:
     paths = Store(folder / RUN).paths
     paths.folder.mkdir(parents=True)
     paths.journal.write_bytes(journal)
-    mark = Mark(bytes=len(journal), sha256=hashlib.sha256(journal).hexdigest())
+    mark = LogPosition(bytes=len(journal), sha256=hashlib.sha256(journal).hexdigest())
     paths.state.write_bytes(written({**found.state, "generation": steps}, mark))
     paths.lock.touch()
     return folder
@@ -417,7 +419,7 @@ def checkpoint(bench: Bench) -> list[Figure]:
     frozen = [make_model(stage, config).to(bench.device).eval() for stage in (Stage.VIDEO, Stage.LATENT)]
     trainer = Trainer(Stage.DYNAMICS, config, frames, bench.device, 0, *frozen)
     tuning = tuning_of(config)
-    trainer.train(0, 1, tuning, Schedule(start=0, end=1), lambda: False, lambda done, loss: None)
+    trainer.train(0, 1, tuning, LearningRateSchedule(start=0, end=1), lambda: False, lambda done, loss: None)
     parts: dict[str, list[float]] = {"write": [], "hash and sync": [], "publish": []}
     for n in range(1, 1 + bench.amount(15, 5)):
         final = bench.folder / "checkpoints" / checkpoints.folder_name(Stage.DYNAMICS, n)
@@ -468,7 +470,7 @@ def rollout(bench: Bench) -> list[Figure]:
         with torch.autocast(bench.device.type, torch.bfloat16, enabled=config.amp and bench.device.type == "cuda"):
             world.rollout(clips, world.infer_actions(clips, config), config, generator(0, "rollout"))
 
-    generate(config.but(generation_steps=1))
+    generate(config.evolve(generation_steps=1))
     seconds = median(bench.timed(lambda: generate(config)) for _ in range(bench.amount(3, 1)))
     count = len(clips) * config.generation_steps * config.prediction_horizon
     note = f"{len(clips)} clips × {config.generation_steps} steps, {config.decode_steps} decode steps; {seconds:.2f} s"
@@ -500,7 +502,7 @@ def flat_updates(bench: Bench) -> list[Figure]:
     frames = FrameData(DataSource(path=str(path), skip=0, stride=1), bench.device)
 
     def train(trainer: Trainer, start: int, stop_at: int) -> None:
-        schedule = Schedule(start=0, end=total)
+        schedule = LearningRateSchedule(start=0, end=total)
         trainer.train(start, stop_at, tuning_of(config), schedule, lambda: False, lambda done, loss: None)
 
     train(Trainer(Stage.VIDEO, config, frames, bench.device, 0), 0, 50)  # what torch does only once

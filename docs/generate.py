@@ -8,22 +8,10 @@ from collections.abc import Iterator
 
 import yaml
 
-from tiw_fsm.config import (
-    Budgets,
-    DynamicsFile,
-    InferenceConfig,
-    InferenceFile,
-    InferenceGate,
-    Ladder,
-    LoopConfig,
-    Retune,
-    SharedKeys,
-    StageConfig,
-    StageFile,
-    StageGate,
-    TrainingFile,
-    Value,
-)
+from tiw_fsm.config.loop import Budgets, InferenceGate, Ladder, LoopConfig, Retune, StageGate
+from tiw_fsm.config.schema import DynamicsFile, InferenceFile, SharedKeys, StageFile, TrainingFile
+from tiw_fsm.tinyworlds.config import InferenceConfig, StageConfig
+from tiw_fsm.values.frozen import FrozenModel
 
 WORDS = {
     "Positive": "integer from 1",
@@ -56,7 +44,7 @@ def words(annotation: str) -> str:
     return WORDS.get(kind, "mapping" if kind.startswith("dict") or kind[0].isupper() else "list")
 
 
-def rows(schema: type[Value], own: type[Value], effective: type[Value] | None) -> Iterator[str]:
+def rows(schema: type[FrozenModel], own: type[FrozenModel], effective: type[FrozenModel] | None) -> Iterator[str]:
     """A table of the keys that ``own`` declares, with the defaults of the effective values."""
     yield "| key | value | default | meaning |"
     yield "| --- | --- | --- | --- |"
@@ -75,7 +63,9 @@ def plain(default: object) -> str:
     return text.splitlines()[0].strip()
 
 
-def section(title: str, text: str, schema: type[Value], own: type[Value], effective: type[Value] | None = None) -> str:
+def section(
+    title: str, text: str, schema: type[FrozenModel], own: type[FrozenModel], effective: type[FrozenModel] | None = None
+) -> str:
     return "\n".join([f"## {title}", "", text, "", *rows(schema, own, effective)])
 
 

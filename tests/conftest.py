@@ -17,12 +17,12 @@ import yaml
 from rich.console import Console
 from run_folder import RunFolder
 
-from tiw_fsm.controller import Controller
-from tiw_fsm.display import Display
+from tiw_fsm.config.settings import load_settings
 from tiw_fsm.engines.simulated import Script, SimulatedEngine
 from tiw_fsm.errors import ExitCode
-from tiw_fsm.log import make_log
-from tiw_fsm.settings import load_settings
+from tiw_fsm.run.controller import Controller
+from tiw_fsm.run.display import Display
+from tiw_fsm.run.log import make_log
 
 if TYPE_CHECKING:
     from bench import Bench  # these two are of the torture bench

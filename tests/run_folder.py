@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tiw_fsm.run_state import RunState
-from tiw_fsm.store import Store
+from tiw_fsm.fsm.run_state import RunState
+from tiw_fsm.storage.store import Store
 
 
 class RunFolder:

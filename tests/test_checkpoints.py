@@ -22,10 +22,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import tiw_fsm
-from tiw_fsm import checkpoints
-from tiw_fsm.checkpoints import FILES, MANIFEST, MODEL, OPTIMIZER, STATE
 from tiw_fsm.errors import DiskRefused
-from tiw_fsm.torch_files import Record, UnreadableFile, read, read_with_globals, tensors
+from tiw_fsm.storage import checkpoints
+from tiw_fsm.storage.checkpoints import FILES, MANIFEST, MODEL, OPTIMIZER, STATE
+from tiw_fsm.storage.torch_files import Record, UnreadableFile, read, read_with_globals, tensors
 
 STAGE = "video_tokenizer"
 OWNER = "this run"

@@ -23,14 +23,15 @@ import typer
 from conftest import Simulation, Tiw, merged, write_configs
 
 from tiw_fsm.cli import app
-from tiw_fsm.config import Budgets
+from tiw_fsm.config.loop import Budgets
 from tiw_fsm.engines.simulated import Script
 from tiw_fsm.errors import ExitCode
-from tiw_fsm.machine import Event
-from tiw_fsm.run_state import Inexact
-from tiw_fsm.state_folder import Document, Json, StateFolder, written
-from tiw_fsm.states import State
-from tiw_fsm.status import INEXACT_KEYS, STAGE_KEYS, status
+from tiw_fsm.fsm.events import Event
+from tiw_fsm.fsm.run_state import Inexact
+from tiw_fsm.fsm.states import State
+from tiw_fsm.reporting.status import INEXACT_KEYS, STAGE_KEYS, status
+from tiw_fsm.storage.state_folder import Document, StateFolder, written
+from tiw_fsm.values.plain import JsonObject
 
 PROJECT = Path(__file__).parent.parent
 PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]
@@ -183,7 +184,7 @@ def test_a_run_that_ends_while_status_looks_has_not_died(simulation: Simulation)
     assert (found["alive"], found["outcome"], found["stopped"]["why"]) == (False, "passed", "the run has ended")
 
 
-STRANGE: dict[str, Json] = {
+STRANGE: dict[str, JsonObject] = {
     "no configuration": {"loop": None},
     "a budget that is none": {"loop": {"budgets": 5}},
     "a word for a list": {"reports": 5},
@@ -225,7 +226,7 @@ def test_a_state_that_names_no_journal_is_damaged_and_the_one_before_it_counts(
 
 
 @pytest.mark.parametrize("word", [{"time": "now"}, {"time": [], "exit_code": {}, "message": None}])
-def test_a_word_of_a_refused_start_that_is_none_is_not_told(simulation: Simulation, tiw: Tiw, word: Json) -> None:
+def test_a_word_of_a_refused_start_that_is_none_is_not_told(simulation: Simulation, tiw: Tiw, word: JsonObject) -> None:
     simulation.run()
     simulation.store.paths.refused.write_text(json.dumps(word))
     done = tiw(simulation.root, "status")

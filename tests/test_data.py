@@ -17,10 +17,11 @@ from conftest import write_frames
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tiw_fsm import frames, recording
-from tiw_fsm.config import DataSource
+from tiw_fsm.data import frames, recording
 from tiw_fsm.errors import DiskRefused, UsageProblem
-from tiw_fsm.tinyworlds.data import FrameData, draw_batch, generator, to_model, to_unit
+from tiw_fsm.tinyworlds import episodes
+from tiw_fsm.tinyworlds.clips import FrameData, draw_batch, generator, to_model, to_unit
+from tiw_fsm.tinyworlds.config import DataSource
 
 CPU = torch.device("cpu")
 
@@ -149,8 +150,8 @@ def test_clips_lie_within_one_episode_of_their_side_and_none_is_missed(
     lengths: list[int], skip: int, length: int, stride: int, for_evaluation: bool
 ) -> None:
     episode = np.repeat(np.arange(len(lengths)), lengths)
-    numbers, held_out = frames.split_rows(len(episode), episode, skip)
-    found = frames.clip_starts(
+    numbers, held_out = episodes.split_rows(len(episode), episode, skip)
+    found = episodes.clip_starts(
         numbers, held_out, length=length, stride=stride, preload_ratio=None, for_evaluation=for_evaluation
     )
     expected = [
@@ -165,10 +166,10 @@ def test_clips_lie_within_one_episode_of_their_side_and_none_is_missed(
 def test_training_and_evaluation_share_no_row(lengths: list[int] | None, skip: int, ratio: float | None) -> None:
     episode = None if lengths is None else np.repeat(np.arange(len(lengths)), lengths)
     rows = 120 if episode is None else len(episode)
-    numbers, held_out = frames.split_rows(rows, episode, skip)
+    numbers, held_out = episodes.split_rows(rows, episode, skip)
     seen = []
     for side in (False, True):
-        starts = frames.clip_starts(numbers, held_out, length=3, stride=2, preload_ratio=ratio, for_evaluation=side)
+        starts = episodes.clip_starts(numbers, held_out, length=3, stride=2, preload_ratio=ratio, for_evaluation=side)
         seen.append({int(row) for first in starts for row in range(first, first + 5)})
     assert not seen[0] & seen[1]
 

@@ -10,10 +10,11 @@ from conftest import Simulation, Tiw
 
 from tiw_fsm.engines.simulated import Script
 from tiw_fsm.errors import ExitCode
-from tiw_fsm.history import WORDS, steps
-from tiw_fsm.machine import Event
+from tiw_fsm.fsm.events import Event
+from tiw_fsm.reporting.history import WORDS
+from tiw_fsm.reporting.journal import steps
+from tiw_fsm.reporting.wording import duration
 from tiw_fsm.stages import Stage
-from tiw_fsm.wording import duration
 
 
 @pytest.fixture

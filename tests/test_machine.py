@@ -15,11 +15,14 @@ from hypothesis import strategies as st
 from tiw_fsm.engines.protocol import Progress, TrainRequest, TrainResult
 from tiw_fsm.engines.simulated import Script, SimulatedEngine
 from tiw_fsm.errors import DiskRefused, EngineCrashed, ExitCode, RunChanged, StateDamaged, UsageProblem
-from tiw_fsm.machine import TABLE, Event, Machine, always, mermaid
-from tiw_fsm.run_state import RunState
+from tiw_fsm.fsm.events import Event
+from tiw_fsm.fsm.machine import Machine
+from tiw_fsm.fsm.run_state import RunState
+from tiw_fsm.fsm.states import State
+from tiw_fsm.fsm.table import TABLE, always
+from tiw_fsm.reporting.mermaid import mermaid
 from tiw_fsm.stages import Stage
-from tiw_fsm.states import State
-from tiw_fsm.store import Store, fold
+from tiw_fsm.storage.store import Store, fold
 
 REJECTED = 0.5
 GOOD = 0.005

@@ -17,8 +17,8 @@ import torch
 import yaml
 from conftest import LENIENT, Tiw, write_configs, write_frames
 
+from tiw_fsm.config.settings import load_settings
 from tiw_fsm.errors import ExitCode, UsageProblem
-from tiw_fsm.settings import load_settings
 
 PASSING = ("--max-mse", "0.9", "--allow-trivial")
 

@@ -19,17 +19,17 @@ from tiw_fsm.tinyworlds.latent_actions import LatentActionModel
 from tiw_fsm.tinyworlds.transformer import (
     MAX_FRAMES,
     PatchEmbedding,
-    Sizes,
     SpatialAttention,
     STTransformer,
     TemporalAttention,
+    TransformerConfig,
     patchify,
     split_embedding,
     unpatchify,
 )
 from tiw_fsm.tinyworlds.video_tokenizer import VideoTokenizer
 
-SIZES = Sizes(frame_size=8, patch_size=4, embed_dim=12, num_heads=2, hidden_dim=9, num_blocks=1)
+SIZES = TransformerConfig(frame_size=8, patch_size=4, embed_dim=12, num_heads=2, hidden_dim=9, num_blocks=1)
 CODEBOOK = {"latent_dim": 2, "num_bins": 3}
 B, T, P, K, A = 2, 4, 4, 9, 2
 

@@ -23,16 +23,18 @@ from conftest import Simulation, Tiw, write_configs
 from PIL import Image, ImageSequence
 from test_reports import EVENTFUL, die_in_dynamics
 
-from tiw_fsm import page_file, pictures, reports
+from tiw_fsm.data import pictures
 from tiw_fsm.engines.protocol import InferRequest, InferResult, Progress
 from tiw_fsm.engines.simulated import Script, SimulatedEngine
 from tiw_fsm.errors import DiskRefused, ExitCode
-from tiw_fsm.machine import TABLE
-from tiw_fsm.page import KEPT_STEPS, SHOWN_STEPS, Picture, Seen, page
-from tiw_fsm.page_drawings import loss, scale
-from tiw_fsm.page_file import INTERVAL, SHARE, Keeper
+from tiw_fsm.fsm.states import State
+from tiw_fsm.fsm.table import TABLE
+from tiw_fsm.reporting import journal
+from tiw_fsm.reporting.html import writer
+from tiw_fsm.reporting.html.drawings import loss, scale
+from tiw_fsm.reporting.html.page import KEPT_STEPS, SHOWN_STEPS, PageData, Picture, page
+from tiw_fsm.reporting.html.writer import INTERVAL, SHARE, PageWriter
 from tiw_fsm.stages import Stage
-from tiw_fsm.states import State
 
 REFRESHES = '<meta http-equiv="refresh" content="15">'
 
@@ -59,8 +61,8 @@ def eventful(simulation: Simulation) -> Simulation:
     return simulation
 
 
-def seen(simulation: Simulation, *, alive: bool = False) -> Seen:
-    found = page_file.gather(simulation.store, alive=alive)
+def seen(simulation: Simulation, *, alive: bool = False) -> PageData:
+    found = writer.gather(simulation.store, alive=alive)
     assert found is not None
     return found
 
@@ -96,7 +98,7 @@ def test_ways_taken_tell_how_often(eventful: Simulation) -> None:
 
 def test_every_gate_of_the_journal_is_marked_by_its_decision(eventful: Simulation) -> None:
     found = re.findall(r'<g class="gate (\w+)" data-gate="(\w+):(\d+):(\d+)">', html(eventful))
-    told = reports.gates(eventful.store.journal())
+    told = journal.gates(eventful.store.journal())
     assert sorted(found) == sorted((g["decision"], g["stage"], str(g["completed"]), str(g["attempt"])) for g in told)
     assert "retune" in {decision for decision, *_ in found}
 
@@ -110,7 +112,7 @@ def test_retunes_stand_where_dynamics_was_retuned(eventful: Simulation) -> None:
 
 def test_every_attempt_has_its_mse_threshold_and_baselines(eventful: Simulation) -> None:
     text = html(eventful)
-    for attempt in reports.judged(eventful.store.journal()):
+    for attempt in journal.judged(eventful.store.journal()):
         assert f"attempt {attempt.number}: MSE {attempt.mse:.5g}" in text
     assert text.count("largest MSE that passes: 0.03") == 3
     assert text.count("<title>copy_last 0.03</title>") == 3
@@ -147,10 +149,10 @@ def test_the_timeline_is_the_journal_latest_first_and_folded_when_long(eventful:
     found = seen(eventful)
     text = page(found)
     assert text.index("the reports are written") < text.index("configs aligned, data in order")
-    assert "steps before these" not in page(Seen(**{**vars(found), "journal": found.journal[:SHOWN_STEPS]}))
+    assert "steps before these" not in page(PageData(**{**vars(found), "journal": found.journal[:SHOWN_STEPS]}))
     line = next(line for line in found.journal if line["event"] == "saved")
     many = [*found.journal, *([{**line, "changes": {}}] * (KEPT_STEPS + 7))]
-    longer = words(page(Seen(**{**vars(found), "journal": many})))
+    longer = words(page(PageData(**{**vars(found), "journal": many})))
     assert f"{KEPT_STEPS - SHOWN_STEPS} steps before these" in longer
     assert f"{len(many) - KEPT_STEPS} older steps: tiw-fsm history --run default" in longer
 
@@ -198,7 +200,7 @@ def test_a_loss_that_is_not_finite_can_be_drawn(simulation: Simulation) -> None:
 
 def test_curves_of_many_updates_are_thinned() -> None:
     n = 50_000
-    from tiw_fsm.curves import Curve
+    from tiw_fsm.reporting.curves import Curve
 
     curve = Curve(np.ones(n), np.arange(1.0, n + 1), np.geomspace(1, 0.01, n), np.full(n, 0.1))
     assert len(loss("dynamics", curve, [], [])) < 40_000
@@ -223,10 +225,10 @@ def test_nothing_a_run_says_becomes_html(eventful: Simulation) -> None:
     assert evil != found.journal
     attribute = Picture(f'"><b>{EVIL}', problem=EVIL)
     text = page(
-        Seen(
+        PageData(
             name=EVIL,
             now=f'"{EVIL}',
-            run=found.run.but(reason=EVIL, flags={EVIL: EVIL}, reports=[EVIL], state=State.FAILED),
+            run=found.run.evolve(reason=EVIL, flags={EVIL: EVIL}, reports=[EVIL], state=State.FAILED),
             journal=evil,
             curves=found.curves,
             config={EVIL: {EVIL: EVIL}},
@@ -260,7 +262,7 @@ def spoil_torn(path: Path) -> None:
 
 def spoil_huge(path: Path) -> None:
     with open(path, "ab") as file:
-        file.truncate(page_file.LARGEST + 1)
+        file.truncate(writer.LARGEST + 1)
 
 
 def spoil_pipe(path: Path) -> None:
@@ -361,7 +363,7 @@ class Clock:
 def test_the_page_is_written_at_most_every_ten_seconds_and_at_the_end(simulation: Simulation) -> None:
     simulation.run()
     clock = Clock()
-    keeper = Keeper(simulation.store, structlog.get_logger(), clock)
+    keeper = PageWriter(simulation.store, structlog.get_logger(), clock)
     written = simulation.store.paths.page
     found = []
     for clock.time in (0, 1, 9.9, 10, 19, 20):
@@ -384,7 +386,7 @@ def test_a_page_that_takes_long_is_written_the_more_seldom(
         clock.time += 2
 
     monkeypatch.setattr(page_file, "refresh", slow)
-    keeper = Keeper(simulation.store, structlog.get_logger(), clock)
+    keeper = PageWriter(simulation.store, structlog.get_logger(), clock)
     while clock.time < 1000:
         keeper.committed()
         clock.time += 1
@@ -401,11 +403,11 @@ def test_no_failure_of_the_page_reaches_the_run(simulation: Simulation, monkeypa
             self.said += 1
             raise DiskRefused("no space left for the log either")
 
-    def broken(found: Seen) -> str:
+    def broken(found: PageData) -> str:
         raise RuntimeError("a bug")
 
     log = FullDisk()
-    keeper = Keeper(simulation.store, log)  # type: ignore[arg-type]
+    keeper = PageWriter(simulation.store, log)  # type: ignore[arg-type]
     monkeypatch.setattr(page_file, "page", broken)
     keeper.committed()
     keeper.ended()
@@ -448,7 +450,7 @@ LOOK = """<body style="margin:0"><iframe id="frame" src="PAGE" style="width:WIDT
 
 
 def written(simulation: Simulation) -> Path:
-    path = page_file.report(simulation.store)
+    path = writer.report(simulation.store)
     assert path is not None
     return path
 
@@ -511,7 +513,7 @@ def test_a_page_that_its_runner_did_not_renew_says_that_it_was_running(simulatio
     found = seen(simulation, alive=True)
     for ago, said in ((timedelta(), "running, as of "), (timedelta(minutes=7), "was running 7 min ago")):
         then = (datetime.now(UTC) - ago).strftime("%Y-%m-%dT%H:%M:%SZ")
-        path = page_file.write(simulation.store.paths, page(replace(found, now=then)))
+        path = writer.write(simulation.store.paths, page(replace(found, now=then)))
         told, _ = look(tmp_path, path, width=390, dark=False)
         assert told["life"].startswith(said)
 

@@ -15,15 +15,16 @@ import pytest
 from conftest import Simulation, write_configs
 from PIL import Image
 
-from tiw_fsm import curves, reports
+from tiw_fsm.config.settings import load_settings
 from tiw_fsm.engines.protocol import InferRequest, InferResult, Progress, TrainRequest, TrainResult
 from tiw_fsm.engines.simulated import Script, SimulatedEngine
 from tiw_fsm.errors import ExitCode
-from tiw_fsm.paths import RunPaths
-from tiw_fsm.run_state import RunState
-from tiw_fsm.settings import load_settings
+from tiw_fsm.fsm.run_state import RunState
+from tiw_fsm.fsm.states import State
+from tiw_fsm.reporting import advice, curves, journal
+from tiw_fsm.reporting.markdown import reports, runtime
 from tiw_fsm.stages import Stage
-from tiw_fsm.states import State
+from tiw_fsm.storage.paths import RunPaths
 
 REJECTED, GOOD = 0.5, 0.005
 KINDS = ("train-to-inference-report", "train-to-inference-retrospective", "auto-training-loop-report")
@@ -81,7 +82,7 @@ def eventful(simulation: Simulation) -> Simulation:
 def test_the_training_report_names_every_gate_with_its_decision_and_metrics(eventful: Simulation) -> None:
     text = report(eventful, "auto-training-loop-report")
     for stage in Stage:
-        told = reports.gates(eventful.store.journal(), stage)
+        told = journal.gates(eventful.store.journal(), stage)
         expected = [(str(g["completed"]), str(g["attempt"]), g["decision"], g["reason"]) for g in told]
         shown = rows(section(section(text, stage), "Gates"))
         assert [(r["updates"], r["attempt"], r["decision"], r["reason"]) for r in shown] == expected
@@ -95,7 +96,7 @@ def test_a_rejected_gate_shows_its_resume_point_and_the_patch_it_applied(eventfu
     assert rejected["updates"] == "20"
     assert "learning_rate 0.003 → 0.0015" in rejected["config patch applied"]
     assert "gradient_accumulation_steps 1 → 2" in rejected["config patch applied"]
-    assert rejected["resumes from"] == f"`{Path(reports.gates(eventful.store.journal())[0]['checkpoint']).name}`"
+    assert rejected["resumes from"] == f"`{Path(journal.gates(eventful.store.journal())[0]['checkpoint']).name}`"
     assert gates[0]["config patch applied"] == "none"
     assert "learning_rate 0.003 → 0.0015" in section(
         report(eventful, "train-to-inference-retrospective"), "Rejected chunks"
@@ -119,7 +120,7 @@ def test_a_gate_without_a_valid_checkpoint_is_told_as_restart_stage(simulation: 
 
 def test_the_runtime_report_has_every_attempt_and_condition(eventful: Simulation) -> None:
     text = report(eventful, "train-to-inference-report")
-    attempts = reports.judged(eventful.store.journal())
+    attempts = journal.judged(eventful.store.journal())
     assert [attempt.number for attempt in attempts] == [1, 2, 3]
     for attempt in attempts:
         conditions = {row["condition"]: row["met"] for row in rows(section(text, f"Attempt {attempt.number}"))}
@@ -175,7 +176,7 @@ def test_figures_equal_those_in_the_file_they_link_to(simulation: Simulation) ->
     result = json.loads(path.read_text())
     figures = re.findall(r"\| ([0-9.e-]+) \| `(\w+)` \|", attempt)
     assert {key: float(value) for value, key in figures} == {
-        key: result[key] for key in reports.FIGURES if key in result
+        key: result[key] for key in runtime.FIGURES if key in result
     }
     assert {"mse", "mse_with_context", "mse_random_actions", "tokenizer_mse"} <= {key for _, key in figures}
     steps = rows(attempt[attempt.index("| generated frame") :])
@@ -236,7 +237,7 @@ def test_a_failed_run_says_which_budget_and_what_to_try(simulation: Simulation, 
     assert f"is used up in {state}" in why
     assert f"`{budget}` allows 1" in why
     assert f"--{budget.replace('_', '-')} above 1" in section(text, "What to try next")
-    assert any(f"--{budget.replace('_', '-')} above 1" in step for step in reports.next_steps(simulation.state))
+    assert any(f"--{budget.replace('_', '-')} above 1" in step for step in advice.next_steps(simulation.state))
 
 
 def test_starts_without_progress_are_told_by_their_own_budget(simulation: Simulation) -> None:
@@ -279,7 +280,7 @@ def test_a_tokenizer_floor_above_the_maximum_is_said_everywhere(simulation: Simu
     simulation.run(Script(mse=[0.5]), max_inference_retries=0)
     text = report(simulation, "train-to-inference-retrospective")
     floor = "MSE 0.25, above the maximum of 0.03, so no dynamics can pass"
-    assert floor in reports.verdict_line(simulation.state.inference.attempts[-1].model_dump())
+    assert floor in advice.verdict_line(simulation.state.inference.attempts[-1].model_dump())
     assert floor in section(text, "Why it failed")
     assert floor in section(text, "What to try next")
 
@@ -337,7 +338,7 @@ def rewrite(simulation: Simulation, run: RunState) -> list[Path]:
 def test_writing_again_replaces_and_gives_the_same_bytes(eventful: Simulation) -> None:
     folder = eventful.root / "docs" / "action"
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    rewrite(eventful, eventful.state.but(updated_at="2031-01-01T00:00:00Z"))
+    rewrite(eventful, eventful.state.evolve(updated_at="2031-01-01T00:00:00Z"))
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert len(before) == 4
 

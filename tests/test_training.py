@@ -17,15 +17,19 @@ from conftest import LENIENT, Tiw, write_configs, write_frames
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tiw_fsm import checkpoints, gates, pictures, retune
-from tiw_fsm.config import DataSource, LoopConfig, Retune, Schedule, Settings, StageConfig, Tuning
+from tiw_fsm.config.loop import LoopConfig, Retune
+from tiw_fsm.config.settings import OVERRIDES, Settings, load_settings
+from tiw_fsm.data import pictures
 from tiw_fsm.errors import ExitCode
-from tiw_fsm.schedule import learning_rate
-from tiw_fsm.settings import OVERRIDES, load_settings
+from tiw_fsm.fsm import gates, retune
 from tiw_fsm.stages import Stage
-from tiw_fsm.tinyworlds.data import FrameData
+from tiw_fsm.storage import checkpoints
+from tiw_fsm.tinyworlds.clips import FrameData
+from tiw_fsm.tinyworlds.config import DataSource, StageConfig
+from tiw_fsm.tinyworlds.learning_rate import learning_rate
 from tiw_fsm.tinyworlds.tokens import ClipTokens
-from tiw_fsm.tinyworlds.trainer import Trainer
+from tiw_fsm.tinyworlds.training import Trainer
+from tiw_fsm.values.frozen import LearningRateSchedule, Tuning
 
 PASSING = ("--max-mse", "0.9", "--allow-trivial")
 
@@ -98,7 +102,7 @@ def test_inference_alone_of_given_checkpoints(finished: Path, root: Path, tiw: T
 def test_the_childs_interpreter_is_the_one_named(root: Path, tiw: Tiw) -> None:
     interpreter(root / "my-python", f'echo "$@" >> {root}/calls')
     assert tiw(root, "run", "--python-exec", "my-python", *PASSING).returncode == ExitCode.PASSED
-    assert "tiw_fsm.engines.native_child" in (root / "calls").read_text()
+    assert "tiw_fsm.engines.native.child" in (root / "calls").read_text()
 
 
 VALUES: dict[str, Any] = {
@@ -168,7 +172,7 @@ def test_a_stage_verdict_is_the_documented_one(stage: Stage, rows: list[dict[str
 
 @pytest.mark.parametrize("stage", Stage)
 def test_before_from_update_a_chunk_passes_that_is_finite_and_has_not_doubled(stage: Stage) -> None:
-    gate = LoopConfig().gates[stage].but(from_update=200)
+    gate = LoopConfig().gates[stage].evolve(from_update=200)
     assert gates.judge_chunk(chunk(9.0, 9.0, 18.0), gate, 200).decision == "watch"
     assert gates.judge_chunk(chunk(9.0, 9.0, 18.1), gate, 200).decision == "retune"
     assert gates.judge_chunk([*chunk(9.0), {"update": 1, "loss": None}], gate, 200).decision == "retune"
@@ -187,7 +191,7 @@ def test_every_accepted_chunk_left_a_picture(finished: Path) -> None:
 
 @given(st.integers(0, 1000), st.integers(1, 5000), st.floats(1e-6, 1.0))
 def test_the_schedule_warms_up_and_falls_to_a_hundredth_of_its_peak(start: int, span: int, peak: float) -> None:
-    schedule = Schedule(start=start, end=start + span)
+    schedule = LearningRateSchedule(start=start, end=start + span)
     rates = [learning_rate(peak, schedule, update) for update in range(start, start + span)]
     top = rates.index(max(rates))
     assert all(0 < rate <= peak * (1 + 1e-9) for rate in rates)
@@ -211,7 +215,9 @@ def test_a_lowered_rate_is_in_force_and_stays_so(root: Path, tiw: Tiw) -> None:
     assert done.returncode == ExitCode.NOT_PASSED
     by_update = {row["update"]: row["learning_rate"] for row in rows(root, Stage.DYNAMICS)}
     for start, peak in ((20, 0.0005), (30, 0.0005 * 0.7)):
-        expected = [learning_rate(peak, Schedule(start=start, end=start + 10), u) for u in range(start, start + 10)]
+        expected = [
+            learning_rate(peak, LearningRateSchedule(start=start, end=start + 10), u) for u in range(start, start + 10)
+        ]
         assert [by_update[update] for update in range(start, start + 10)] == pytest.approx(expected)
     saved = torch.load(
         Path(status(tiw, root)["stages"]["dynamics"]["checkpoint"]["path"]) / "optim_state_dict.pt", weights_only=True
@@ -230,7 +236,7 @@ def first_loss(root: Path, accumulation: int) -> float:
     tuning = Tuning(learning_rate=0.003, gradient_accumulation_steps=accumulation, batch_size_per_gpu=4, log_interval=5)
     data = FrameData(DataSource(path=str(root / "frames.h5"), skip=0, stride=1), torch.device("cpu"))
     trainer = Trainer(Stage.VIDEO, CONFIG, data, torch.device("cpu"), 0)
-    (row,) = trainer.train(0, 1, tuning, Schedule(start=0, end=20), lambda: False, lambda done, loss: None)
+    (row,) = trainer.train(0, 1, tuning, LearningRateSchedule(start=0, end=20), lambda: False, lambda done, loss: None)
     loss: float = row["loss"]
     return loss
 
@@ -296,7 +302,7 @@ BREAK: dict[str, tuple[dict[str, Any], str]] = {
 @pytest.mark.parametrize("what", BREAK)
 def test_an_inference_condition_fails_by_itself(finished: Path, what: str) -> None:
     change, condition = BREAK[what]
-    gate = LoopConfig().inference.but(max_mse=0.9, allow_trivial=True)
+    gate = LoopConfig().inference.evolve(max_mse=0.9, allow_trivial=True)
     result = result_of(finished)
     named = {stage: used["sha256"] for stage, used in result["checkpoints"].items()}
     assert gates.judge_inference(result, named, gate, number=1, updates=20).passed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from tiw_fsm import signals
+from tiw_fsm.system import signals
 
 
 def main() -> None:

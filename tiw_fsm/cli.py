@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import json
 import os
 import re
 import sys
 import traceback
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 
 from tiw_fsm import __version__
+from tiw_fsm.config.flags import FLAGS, Flag, typed
 from tiw_fsm.errors import ExitCode, Interrupted, RunHeld, TiwFsmError, UsageProblem
-from tiw_fsm.paths import StatePaths
+from tiw_fsm.reporting.wording import near, not_begun
 from tiw_fsm.scheduling import Scheduler
-from tiw_fsm.state_folder import StateFolder
-from tiw_fsm.wording import near, not_begun
+from tiw_fsm.storage.paths import StatePaths
+from tiw_fsm.storage.state_folder import StateFolder
 
 if TYPE_CHECKING:
-    from tiw_fsm.store import Store
+    from tiw_fsm.storage.store import Store
 
 app = typer.Typer(
     name="tiw-fsm",
@@ -47,20 +48,6 @@ class Terminal(Console):
 out, err = Terminal(highlight=False), Terminal(stderr=True, highlight=False)
 
 
-class TrainStage(StrEnum):
-    NONE = "none"
-    ALL = "all"
-    VIDEO = "video_tokenizer"
-    LATENT = "latent_actions"
-    DYNAMICS = "dynamics"
-
-
-class EngineName(StrEnum):
-    NATIVE = "native"
-    CHECKOUT = "checkout"
-    SIMULATED = "simulated"
-
-
 def option(help: str, name: str | None = None) -> Any:
     return typer.Option(name, help=help, show_default=False) if name else typer.Option(help=help, show_default=False)
 
@@ -69,7 +56,6 @@ Run = Annotated[str, typer.Option(help="Name of the run.")]
 RepoRoot = Annotated[Path, typer.Option(help="Working root: configs, data, results and reports lie under it.")]
 StateDir = Annotated[Path | None, option("Where runs keep their state [default: state/ under the working root].")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object for scripts.")]
-NOT_SAVED = ("run_name", "repo_root", "state_dir", "if_idle", "accept_changes", "require_exact")
 
 
 def folder_of(run: str, repo_root: Path, state_dir: Path | None) -> Path:
@@ -79,18 +65,23 @@ def folder_of(run: str, repo_root: Path, state_dir: Path | None) -> Path:
 
 
 def store_of(run: str, repo_root: Path, state_dir: Path | None) -> Store:
-    from tiw_fsm.store import Store  # brings pydantic, which `tiw-fsm status` does without
+    from tiw_fsm.storage.store import Store  # brings pydantic, which `tiw-fsm status` does without
 
     return Store(folder_of(run, repo_root, state_dir))
 
 
-@app.command()
+def remembered(flag: Flag) -> inspect.Parameter:
+    """A flag that runs remember, as a parameter that typer makes an option of."""
+    names = (f"{flag.option}/--no-{flag.option[2:]}",) if flag.kind is bool else (flag.option,)
+    kind: Any = Literal[flag.choices] if flag.choices else flag.kind  # typer reads the values at run time
+    annotation = Annotated[kind | None, typer.Option(*names, help=flag.help, show_default=False)]
+    return inspect.Parameter(flag.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
 def run(
     run_name: Annotated[str, typer.Option("--run", help="Name of the run.")] = "default",
     repo_root: RepoRoot = Path("."),
     state_dir: StateDir = None,
-    config_dir: Annotated[str | None, option("Folder of the YAML files [default: configs/].")] = None,
-    engine: Annotated[EngineName | None, option("Who trains: native, checkout, simulated [default: native].")] = None,
     if_idle: Annotated[
         bool, typer.Option("--if-idle", help="Exit 0 silently if a runner is at work: for cron.")
     ] = False,
@@ -100,67 +91,17 @@ def run(
     require_exact: Annotated[
         bool, typer.Option("--require-exact", help="Refuse to go on where the run would not be bitwise the same.")
     ] = False,
-    train_stage: Annotated[TrainStage | None, option("Which stages to train [default: all].")] = None,
-    video_checkpoint: Annotated[
-        str | None, option("Checkpoint, or folder of them, to start the tokenizer from.")
-    ] = None,
-    latent_checkpoint: Annotated[str | None, option("The same for the latent actions.")] = None,
-    dynamics_checkpoint: Annotated[str | None, option("The same for the dynamics.")] = None,
-    run_root: Annotated[str | None, option("Where artifacts go [default: results/<run>].")] = None,
-    training_config: Annotated[str | None, option("Another training.yaml.")] = None,
-    video_config: Annotated[str | None, option("Another video_tokenizer.yaml.")] = None,
-    latent_config: Annotated[str | None, option("Another latent_actions.yaml.")] = None,
-    dynamics_config: Annotated[str | None, option("Another dynamics.yaml.")] = None,
-    inference_config: Annotated[str | None, option("Another inference.yaml.")] = None,
-    loop_config: Annotated[str | None, option("Another loop.yaml.")] = None,
-    dataset: Annotated[str | None, option("TinyWorlds name or h5 file to train and judge on.")] = None,
-    device: Annotated[str | None, option("auto, cpu or cuda [default: auto].")] = None,
-    seed: Annotated[int | None, option("Seed of weights, batches, masks and clips.")] = None,
-    python_exec: Annotated[str | None, option("Interpreter of the training process [default: this one].")] = None,
-    torchrun: Annotated[str | None, option("torchrun of a checkout; the native engine needs none.")] = None,
-    nproc_per_node: Annotated[int | None, option("Processes of a checkout; the native engine trains in one.")] = None,
-    target_updates: Annotated[int | None, option("Updates per trained stage, instead of n_updates.")] = None,
-    video_chunk: Annotated[int | None, option("Tokenizer updates between gates.")] = None,
-    latent_chunk: Annotated[int | None, option("Latent action updates between gates.")] = None,
-    dynamics_chunk: Annotated[int | None, option("Dynamics updates between gates.")] = None,
-    init_learning_rate: Annotated[float | None, option("First peak learning rate of every stage.")] = None,
-    init_grad_accum: Annotated[int | None, option("First gradient_accumulation_steps of every stage.")] = None,
-    init_batch_size: Annotated[int | None, option("First batch_size_per_gpu of every stage.")] = None,
-    init_log_interval: Annotated[int | None, option("First log_interval of every stage.")] = None,
-    max_train_retries: Annotated[int | None, option("Rejected chunks in a row that a stage may have.")] = None,
-    max_inference_retries: Annotated[int | None, option("Retunes after failed inference gates.")] = None,
-    max_crashes: Annotated[int | None, option("Dead training processes in a row that a stage may have.")] = None,
-    max_stalled_starts: Annotated[int | None, option("Starts in a row without progress.")] = None,
-    retry_chunk: Annotated[int | None, option("Dynamics updates added by a retune.")] = None,
-    retry_init_learning_rate: Annotated[float | None, option("Peak learning rate of the first retune.")] = None,
-    retry_lr_decay: Annotated[float | None, option("Its factor from retune to retune.")] = None,
-    retry_lr_floor: Annotated[float | None, option("The lowest it may fall.")] = None,
-    max_mse: Annotated[float | None, option("Largest MSE that passes the inference gate.")] = None,
-    allow_trivial: Annotated[
-        bool | None,
-        typer.Option("--allow-trivial/--no-allow-trivial", help="Judge without the baselines.", show_default=False),
-    ] = None,
-    generation_steps: Annotated[int | None, option("Inference steps.")] = None,
-    context_window: Annotated[int | None, option("True frames an inference starts from.")] = None,
-    prediction_horizon: Annotated[int | None, option("Frames decoded together in one inference step.")] = None,
-    decode_steps: Annotated[int | None, option("MaskGIT decoding steps per prediction.")] = None,
-    preload_ratio: Annotated[float | None, option("Share of the held-out rows inference draws from.")] = None,
-    temperature: Annotated[float | None, option("Sampling temperature; 0 takes the likeliest token.")] = None,
-    teacher_forced: Annotated[
-        bool | None,
-        typer.Option("--teacher-forced/--no-teacher-forced", help="Feed inference true frames.", show_default=False),
-    ] = None,
+    **flags: Any,
 ) -> None:
     """Start a run, or resume it exactly where it stopped."""
-    typed = {name: value for name, value in locals().items() if name not in NOT_SAVED and value is not None}
-    from tiw_fsm.runner import run_once
-    from tiw_fsm.settings import unwritable
+    from tiw_fsm.config.settings import unwritable
+    from tiw_fsm.run.launch import run_once
 
     if state_dir is None and (problem := unwritable(repo_root.resolve())):
         raise UsageProblem(problem)
     code = run_once(
         store_of(run_name, repo_root, state_dir),
-        typed,
+        typed(flags),
         repo_root=repo_root,
         err=err,
         out=out,
@@ -168,6 +109,12 @@ def run(
         require_exact=require_exact,
     )
     raise typer.Exit(code)
+
+
+own = list(inspect.signature(run, eval_str=True).parameters.values())[:-1]
+run.__signature__ = inspect.Signature([*own, *map(remembered, FLAGS.values())])  # type: ignore[attr-defined]
+run.__annotations__ = {parameter.name: parameter.annotation for parameter in run.__signature__.parameters.values()}  # type: ignore[attr-defined]
+app.command()(run)
 
 
 @app.command()
@@ -179,7 +126,7 @@ def status(
     as_json: AsJson = False,
 ) -> None:
     """Where the run is and what happens next."""
-    from tiw_fsm import status as module
+    from tiw_fsm.reporting import status as module
 
     folder = StateFolder(folder_of(run, repo_root, state_dir))
     if watch:
@@ -195,8 +142,8 @@ def status(
 @app.command()
 def graph(run: Run = "default", repo_root: RepoRoot = Path("."), state_dir: StateDir = None) -> None:
     """The state machine as Mermaid, from the live table, with the run's state and the ways it took."""
-    from tiw_fsm.history import taken
-    from tiw_fsm.machine import mermaid
+    from tiw_fsm.reporting.journal import taken
+    from tiw_fsm.reporting.mermaid import mermaid
 
     store = store_of(run, repo_root, state_dir)
     found = store.load()
@@ -215,8 +162,8 @@ def history(
     as_json: AsJson = False,
 ) -> None:
     """What happened, step by step, and how long each took."""
-    from tiw_fsm import history as module
-    from tiw_fsm.states import State
+    from tiw_fsm.fsm.states import State
+    from tiw_fsm.reporting import history as module
 
     if state is not None and state.upper() not in list(State):
         raise UsageProblem(f"--state {state} is none of {', '.join(State)}")
@@ -236,9 +183,9 @@ def report(
     run: Run = "default", repo_root: RepoRoot = Path("."), state_dir: StateDir = None, as_json: AsJson = False
 ) -> None:
     """The run as one HTML page that opens from disk; a run at work keeps it current by itself."""
-    from tiw_fsm import page_file
+    from tiw_fsm.reporting.html import writer
 
-    path = page_file.report(store_of(run, repo_root, state_dir))
+    path = writer.report(store_of(run, repo_root, state_dir))
     if as_json:
         print(json.dumps({"path": path and str(path)}))
         return
@@ -254,16 +201,15 @@ def check(
     state_dir: StateDir = None,
     config_dir: Annotated[str | None, option("Folder of the YAML files [default: configs/].")] = None,
     dataset: Annotated[str | None, option("TinyWorlds name or h5 file to train and judge on.")] = None,
-    engine: Annotated[EngineName | None, option("Who trains: native, checkout, simulated [default: native].")] = None,
+    engine: Annotated[str | None, option(FLAGS["engine"].help)] = None,
     as_json: AsJson = False,
 ) -> None:
     """Whether configs, data and checkpoints are ready, changing nothing; exits 2 if something is not."""
-    from tiw_fsm import readiness
+    from tiw_fsm.run import check
 
-    flags = {"config_dir": config_dir, "dataset": dataset, "engine": engine}
-    typed = {name: value for name, value in flags.items() if value is not None}
-    found = readiness.findings(store_of(run, repo_root, state_dir), typed, repo_root, path)
-    ready = readiness.show(out, found, "ready", "not ready", as_json=as_json)
+    given = typed({"config_dir": config_dir, "dataset": dataset, "engine": engine})
+    found = check.findings(store_of(run, repo_root, state_dir), given, repo_root, path)
+    ready = check.show(out, found, "ready", "not ready", as_json=as_json)
     raise typer.Exit(ExitCode.PASSED if ready else ExitCode.USAGE)
 
 
@@ -272,12 +218,12 @@ def verify(
     run: Run = "default", repo_root: RepoRoot = Path("."), state_dir: StateDir = None, as_json: AsJson = False
 ) -> None:
     """Whether all that the run's state vouches for is there unaltered, and what to do if not; exits 4 if not."""
-    from tiw_fsm import readiness, verification
+    from tiw_fsm.run import check, verify
 
-    found = verification.findings(store_of(run, repo_root, state_dir))
-    whole = readiness.show(out, found, "whole", "damaged", as_json=as_json)
+    found = verify.findings(store_of(run, repo_root, state_dir))
+    whole = check.show(out, found, "whole", "damaged", as_json=as_json)
     if not as_json:
-        out.print(verification.conclusion(found, run), soft_wrap=True)
+        out.print(verify.conclusion(found, run), soft_wrap=True)
     raise typer.Exit(ExitCode.PASSED if whole else ExitCode.DAMAGED)
 
 
@@ -314,7 +260,7 @@ def record(
         return
     from rich.progress import Progress
 
-    from tiw_fsm import recording
+    from tiw_fsm.data import recording
 
     with Progress(console=err, disable=not err.is_terminal) as bar:
         task = bar.add_task("recording", total=frames)

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from conftest import LENIENT, merged, write_configs, write_frames
 
-from tiw_fsm import checkpoints
-from tiw_fsm.settings import load_settings
+from tiw_fsm.config.settings import load_settings
 from tiw_fsm.stages import Stage
-from tiw_fsm.tinyworlds.trainer import make_model
+from tiw_fsm.storage import checkpoints
+from tiw_fsm.tinyworlds.objectives import make_model
 
 FILES = Path(__file__).parent / "files"
 

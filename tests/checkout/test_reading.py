@@ -10,16 +10,16 @@ import torch
 from files.mini import write_history
 from miniature import DIALECTS, make_checkout
 
-from tiw_fsm import checkpoints, dialect
-from tiw_fsm.config import DataSource, Schedule, Tuning
-from tiw_fsm.dialect import StageDialect
-from tiw_fsm.engines import hand_over, prose, wandb_file
-from tiw_fsm.engines.checkout import Plan, _undone_rate
+from tiw_fsm.config.settings import load_settings
+from tiw_fsm.engines.checkout import checkpoint_adapter, dialect, script_output, wandb_file
+from tiw_fsm.engines.checkout.dialect import StageDialect
+from tiw_fsm.engines.checkout.engine import Plan, _undone_rate
 from tiw_fsm.engines.protocol import TrainRequest
 from tiw_fsm.errors import UsageProblem
-from tiw_fsm.run_state import CheckpointRef
-from tiw_fsm.settings import load_settings
 from tiw_fsm.stages import Stage
+from tiw_fsm.storage import checkpoints
+from tiw_fsm.tinyworlds.config import DataSource
+from tiw_fsm.values.frozen import CheckpointRef, LearningRateSchedule, Tuning
 
 RECORDED = Path(__file__).parent / "data/recorded.wandb"
 """A run of eight updates, of our own content, as wandb 0.31.0 wrote it offline."""
@@ -84,7 +84,7 @@ Mean Squared Error (GT vs Pred, full_with_context): 0.006250
 
 
 def test_inference_output_is_read() -> None:
-    said = prose.inference(SAID)
+    said = script_output.inference(SAID)
     assert said.checkpoints[Stage.DYNAMICS] == "/a b/dynamics_step_9"
     assert len(said.checkpoints) == 3
     assert (said.frames, said.mse, said.mse_with_context) == (2, 0.0125, 0.00625)
@@ -93,7 +93,7 @@ def test_inference_output_is_read() -> None:
 
 
 def test_output_that_ends_early_has_nothing_made_up() -> None:
-    said = prose.inference(SAID.partition("Inference stats")[0])
+    said = script_output.inference(SAID.partition("Inference stats")[0])
     assert said.mse is None
     assert said.statistics == {}
 
@@ -108,14 +108,14 @@ def test_output_that_ends_early_has_nothing_made_up() -> None:
     ],
 )
 def test_out_of_memory_is_told_from_other_errors(text: str, expected: bool) -> None:
-    assert prose.is_out_of_memory(f"Traceback\n{text}\n") is expected
+    assert script_output.is_out_of_memory(f"Traceback\n{text}\n") is expected
 
 
 def test_bars_are_read_by_their_total() -> None:
     text = "Loading: 100%|#| 5/5 [00:00<00:00]\r 10%|# | 2/20 [00:01<00:09]\r 15%|# | 3/20 [00:01<00:08]"
-    assert prose.updates_done(text, 20) == 3
-    assert prose.updates_done(text, 7) is None
-    assert prose.last_lines(text) == " 15%|# | 3/20 [00:01<00:08]"
+    assert script_output.updates_done(text, 20) == 3
+    assert script_output.updates_done(text, 7) is None
+    assert script_output.last_lines(text) == " 15%|# | 3/20 [00:01<00:08]"
 
 
 # --- dialects -----------------------------------------------------------------------------------------------------
@@ -158,7 +158,7 @@ def request(root: Path, start: int, stop_at: int, log_interval: int, schedule_st
     tuning = Tuning(learning_rate=0.1, gradient_accumulation_steps=1, batch_size_per_gpu=1, log_interval=log_interval)
     return TrainRequest(
         stage=Stage.VIDEO, owner="o", attempt=1, config=config, tuning=tuning,
-        schedule=Schedule(start=schedule_start, end=1000), data=DataSource(path="x", skip=0, stride=1), seed=0,
+        schedule=LearningRateSchedule(start=schedule_start, end=1000), data=DataSource(path="x", skip=0, stride=1), seed=0,
         resume=CheckpointRef(path="x", update=start - 1, sha256="") if start else None,
         start=start, stop_at=stop_at, checkpoint="x",
     )  # fmt: skip
@@ -202,7 +202,7 @@ def a_checkpoint(folder: Path, rate: float) -> torch.optim.lr_scheduler.LambdaLR
     torch.save(optimizer.state_dict(), folder / checkpoints.OPTIMIZER)
     state = {
         "scheduler_state_dict": scheduler.state_dict(),
-        "config": {"frame_size": 16, "schedule": Schedule},
+        "config": {"frame_size": 16, "schedule": LearningRateSchedule},
         "step": 9,
     }
     torch.save(state, folder / checkpoints.STATE)
@@ -211,7 +211,7 @@ def a_checkpoint(folder: Path, rate: float) -> torch.optim.lr_scheduler.LambdaLR
 
 def test_the_asked_rate_is_in_the_checkpoint_handed_over(tmp_path: Path) -> None:
     scheduler = a_checkpoint(tmp_path / "a", 0.01)
-    hand_over.resumable(tmp_path / "a", tmp_path / "b", step=19, rate=0.001, optimizer=True, schedule=True)
+    checkpoint_adapter.resumable(tmp_path / "a", tmp_path / "b", step=19, rate=0.001, optimizer=True, schedule=True)
     optimizer = torch.load(tmp_path / "b" / checkpoints.OPTIMIZER, weights_only=True)
     assert [group["lr"] for group in optimizer["param_groups"]] == pytest.approx([0.0005, 0.0005])
     before = torch.load(tmp_path / "a" / checkpoints.OPTIMIZER, weights_only=True)
@@ -227,7 +227,7 @@ def test_the_asked_rate_is_in_the_checkpoint_handed_over(tmp_path: Path) -> None
 
 def test_a_warm_start_hands_over_weights_alone(tmp_path: Path) -> None:
     a_checkpoint(tmp_path / "a", 0.01)
-    hand_over.resumable(tmp_path / "a", tmp_path / "b", step=-1, rate=0.001, optimizer=False, schedule=False)
+    checkpoint_adapter.resumable(tmp_path / "a", tmp_path / "b", step=-1, rate=0.001, optimizer=False, schedule=False)
     assert not (tmp_path / "b" / checkpoints.OPTIMIZER).exists()
     assert torch.load(tmp_path / "b" / checkpoints.STATE, weights_only=True)["scheduler_state_dict"] is None
 

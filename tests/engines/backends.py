@@ -22,9 +22,9 @@ from run_folder import RunFolder
 from waiting import wait_for
 
 from tiw_fsm.errors import ExitCode
-from tiw_fsm.run_state import RunState
+from tiw_fsm.fsm.run_state import RunState
+from tiw_fsm.fsm.states import State
 from tiw_fsm.stages import Stage
-from tiw_fsm.states import State
 
 NAMES = tuple(stage.value for stage in Stage)
 WATCHED: dict[str, dict[str, dict[str, Any]]] = {

@@ -21,11 +21,12 @@ import torch
 from backends import Backend, Miniature, Native, Real, Simulated
 from miniature import DIALECTS
 
+from tiw_fsm.config.settings import load_settings
 from tiw_fsm.errors import ExitCode
-from tiw_fsm.settings import load_settings
+from tiw_fsm.fsm.states import State
 from tiw_fsm.stages import Stage
-from tiw_fsm.states import State
-from tiw_fsm.tinyworlds.trainer import load_weights, make_model
+from tiw_fsm.tinyworlds.objectives import make_model
+from tiw_fsm.tinyworlds.training import load_weights
 
 WITH_WEIGHTS = ("native", *DIALECTS, "real")
 """Engines that compute something; the simulated one's checkpoints hold no weights."""

@@ -18,9 +18,9 @@ from disk import Operation, Tree, read_log, replayed
 from launch import Ended, Fault, Launcher, Started
 from outcome import TIMES_AND_NAMES, differences, outcome
 
-from tiw_fsm import verification
 from tiw_fsm.errors import ExitCode, StateDamaged, TiwFsmError
-from tiw_fsm.store import Store, fold
+from tiw_fsm.run import verify
+from tiw_fsm.storage.store import Store, fold
 
 DIFFERS_BETWEEN_RUNS = (
     "run_id",
@@ -155,7 +155,7 @@ class Bench:
 
     def not_whole(self) -> list[str]:
         """What `tiw-fsm verify` finds: whatever the state names is there, at any moment."""
-        return [problem for _, problems in verification.findings(self.store) for problem in problems]
+        return [problem for _, problems in verify.findings(self.store) for problem in problems]
 
     def troubles_after(self, log: Sequence[Operation]) -> list[str]:
         """Of what a first start with this log left, and of the run that goes on from there."""

@@ -11,12 +11,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from tiw_fsm import activities, checkpoints, durable, fingerprint, signals
-from tiw_fsm.controller import Controller
 from tiw_fsm.engines.protocol import TrainRequest
 from tiw_fsm.errors import RunHeld
-from tiw_fsm.run_state import RunState
-from tiw_fsm.store import Store
+from tiw_fsm.fsm.run_state import RunState
+from tiw_fsm.run import activities, fingerprint
+from tiw_fsm.run.controller import Controller
+from tiw_fsm.storage import checkpoints
+from tiw_fsm.storage.store import Store
+from tiw_fsm.system import append_log, durable, signals
 
 
 def state_in_place() -> None:
@@ -55,7 +57,7 @@ def optimizer_forgotten() -> None:
     request = activities._train_request
 
     def forgetful(*arguments: Any) -> TrainRequest:
-        return request(*arguments).but(weights_only=True)
+        return request(*arguments).evolve(weights_only=True)
 
     activities._train_request = forgetful
 
@@ -89,7 +91,7 @@ def pid_file() -> None:
 
 def hashes_ignored() -> None:
     """Whatever lies where a file should be is taken for it."""
-    durable.Ledger.problem = lambda self, mark: None  # type: ignore[method-assign]
+    append_log.AppendLog.problem = lambda self, mark: None  # type: ignore[method-assign]
     checkpoints._hash_problems = lambda folder, sha256: []
 
 

@@ -27,19 +27,24 @@ import torch
 from conftest import write_configs
 from rich.console import Console
 
-from tiw_fsm import checkpoints, controller, curves, fingerprint, pictures
-from tiw_fsm.controller import Controller
-from tiw_fsm.display import Display
+from tiw_fsm.config.settings import WARM_START_FLAGS, load_settings
+from tiw_fsm.data import pictures
 from tiw_fsm.engines.protocol import InferRequest, InferResult, Progress, TrainRequest, TrainResult
 from tiw_fsm.engines.simulated import Script, SimulatedEngine
 from tiw_fsm.errors import ExitCode, Interrupted
-from tiw_fsm.machine import Event, Machine
-from tiw_fsm.paths import RunPaths
-from tiw_fsm.run_state import CheckpointRef, RunState
-from tiw_fsm.settings import WARM_START_FLAGS, load_settings
+from tiw_fsm.fsm.events import Event
+from tiw_fsm.fsm.machine import Machine
+from tiw_fsm.fsm.run_state import RunState
+from tiw_fsm.fsm.states import TERMINAL, TRAINING, State
+from tiw_fsm.reporting import curves
+from tiw_fsm.run import controller, fingerprint
+from tiw_fsm.run.controller import Controller
+from tiw_fsm.run.display import Display
 from tiw_fsm.stages import Stage
-from tiw_fsm.states import TERMINAL, TRAINING, State
-from tiw_fsm.store import Store, fold
+from tiw_fsm.storage import checkpoints
+from tiw_fsm.storage.paths import RunPaths
+from tiw_fsm.storage.store import Store, fold
+from tiw_fsm.values.frozen import CheckpointRef
 
 Files = dict[str, bytes]
 Line = dict[str, Any]
@@ -141,7 +146,7 @@ class PlayedEngine(SimulatedEngine):
     def train(self, request: TrainRequest, progress: Progress) -> TrainResult:
         _, now = self._next(TRAINED)
         if now.updates and request.start + now.updates < request.stop_at:
-            request = request.but(stop_at=request.start + now.updates, picture=None)
+            request = request.evolve(stop_at=request.start + now.updates, picture=None)
         result = super().train(request, progress)
         if request.picture and not now.picture:
             Path(request.picture).unlink()

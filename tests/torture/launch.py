@@ -48,14 +48,14 @@ def run_tool(arguments: list[str], broken: str | None, script: Mapping[str, Any]
     """What ``tiw-fsm ARGUMENTS`` does: ends with SystemExit."""
     from broken import BROKEN
 
-    from tiw_fsm import runner
     from tiw_fsm.__main__ import main as tool
     from tiw_fsm.engines.simulated import Script, SimulatedEngine
+    from tiw_fsm.run import launch
 
     if broken:
         BROKEN[broken]()
     if script is not None:
-        runner.make_engine = lambda settings, store: SimulatedEngine(Script.model_validate_json(json.dumps(script)))
+        launch.make_engine = lambda settings, store: SimulatedEngine(Script.model_validate_json(json.dumps(script)))
     mark_commits()
     sys.argv = ["tiw-fsm", *arguments]
     tool()
@@ -63,7 +63,7 @@ def run_tool(arguments: list[str], broken: str | None, script: Mapping[str, Any]
 
 def mark_commits() -> None:
     """Have the shim's log say when a commit has returned: from then on a power cut must not undo it."""
-    from tiw_fsm.store import Store
+    from tiw_fsm.storage.store import Store
 
     libc = ctypes.CDLL(None)
     if not hasattr(libc, "torture_mark"):
@@ -104,12 +104,16 @@ def warm_up() -> None:
     """
     from matplotlib.figure import Figure
 
-    from tiw_fsm import cli, curves, page_file, reports, runner  # noqa: F401
+    from tiw_fsm import cli  # noqa: F401
+    from tiw_fsm.reporting import curves
+    from tiw_fsm.reporting.html import writer
+    from tiw_fsm.reporting.markdown import reports  # noqa: F401
+    from tiw_fsm.run import launch  # noqa: F401
     from tiw_fsm.stages import Stage
 
     # By the clock, a slow run would write more pages than a fast one, but the numbers of operations must not depend on
     # it. What is left is the page after the first commit, and the one at the end.
-    page_file.INTERVAL = math.inf
+    writer.INTERVAL = math.inf
 
     with TemporaryDirectory() as folder:
         picture = Path(folder) / "curves.png"

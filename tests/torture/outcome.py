@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tiw_fsm.stages import Stage
-from tiw_fsm.store import Store
+from tiw_fsm.storage.store import Store
 
 TIMES_AND_NAMES = re.compile(
     r"\d{4}[-_]\d\d[-_]\d\d[T_]\d\d[:_]\d\d[:_]\d\dZ?|\d{8}_\d{6}(_\d+)?|^- interruptions: \d+$", re.MULTILINE

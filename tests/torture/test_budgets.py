@@ -12,9 +12,9 @@ from conftest import Amount
 from disk import Tree
 from launch import Fault, Launcher
 
-from tiw_fsm.config import Budgets
+from tiw_fsm.config.loop import Budgets
 from tiw_fsm.errors import ExitCode
-from tiw_fsm.run_state import RunState
+from tiw_fsm.fsm.run_state import RunState
 
 TOO_MANY = 200
 """Starts after which a run that should have used up its budget never will."""

@@ -18,9 +18,9 @@ from conftest import Amount, process_state, write_configs
 from launch import Ended, Fault, Launcher, Started
 
 from tiw_fsm.errors import ExitCode, RunHeld, TiwFsmError
-from tiw_fsm.run_state import Runner, RunState
-from tiw_fsm.status import status
-from tiw_fsm.store import Store, apply_patch, document_of
+from tiw_fsm.fsm.run_state import Runner, RunState
+from tiw_fsm.reporting.status import status
+from tiw_fsm.storage.store import Store, apply_patch, document_of
 
 AT_ONCE = 20
 RUN = ("run", "--engine", "simulated")
@@ -244,7 +244,7 @@ def give_its_number_to_a_living_process(root: Path) -> None:
     run, _ = store.resume()
     assert run is not None
     assert run.runner is not None
-    store.commit(run, run.but(runner=run.runner.but(pid=os.getpid())), "recycled", {})
+    store.commit(run, run.evolve(runner=run.runner.evolve(pid=os.getpid())), "recycled", {})
 
 
 def shut_out(launcher: Launcher, root: Path, left: bytes, broken: str | None = None) -> list[str]:

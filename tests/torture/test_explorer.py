@@ -31,13 +31,14 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
-from tiw_fsm import gates, machine
-from tiw_fsm.config import Budgets
-from tiw_fsm.controller import Controller
-from tiw_fsm.machine import Event, Row
-from tiw_fsm.run_state import RunState
+from tiw_fsm.config.loop import Budgets
+from tiw_fsm.fsm import gates, table
+from tiw_fsm.fsm.events import Event
+from tiw_fsm.fsm.run_state import RunState
+from tiw_fsm.fsm.states import TERMINAL, State
+from tiw_fsm.fsm.table import Row
+from tiw_fsm.run.controller import Controller
 from tiw_fsm.stages import Stage
-from tiw_fsm.states import TERMINAL, State
 
 BUDGETS = Size(retries=1, crashes=1, retunes=1, starts=1, updates=(1, 1, 1), chunk=1, interval=1)
 GIVEN = BUDGETS._replace(retries=0, crashes=0, starts=0, train_stage="none")
@@ -82,7 +83,7 @@ def test_the_walks_take_every_row_of_the_table(whole_bench: bool) -> None:
     """But for those that reopen a run, and one for form's sake: a run that never left ALIGN has made no commit."""
     if not whole_bench:
         pytest.skip("needs --kills")
-    rows = {(row.source, row.event, row.target) for row in machine.TABLE if row.event is not Event.REOPENED}
+    rows = {(row.source, row.event, row.target) for row in table.TABLE if row.event is not Event.REOPENED}
     assert rows - TAKEN == {(State.ALIGN, Event.STALLED, State.REPORT)}
 
 
@@ -130,7 +131,7 @@ def rows(which: Callable[[Row], bool], **changes: Any) -> Break:
     """Other guards, effects or targets in some rows of the table."""
 
     def apply(patch: pytest.MonkeyPatch) -> None:
-        table = machine.TABLE
+        table = table.TABLE
         assert any(map(which, table))
         patch.setattr(machine, "TABLE", tuple(row._replace(**changes) if which(row) else row for row in table))
 
@@ -138,7 +139,7 @@ def rows(which: Callable[[Row], bool], **changes: Any) -> Break:
 
 
 def on(event: Event, *, guarded: bool = False) -> Callable[[Row], bool]:
-    return lambda row: row.event is event and (not guarded or row.guard is not machine.always)
+    return lambda row: row.event is event and (not guarded or row.guard is not table.always)
 
 
 def on_start(change: Callable[[RunState], RunState]) -> Break:
@@ -152,10 +153,10 @@ def on_start(change: Callable[[RunState], RunState]) -> Break:
 
 
 def all_stages(**changes: Any) -> Callable[[RunState], RunState]:
-    return lambda run: run.but(stages={stage: p.but(**changes) for stage, p in run.stages.items()})
+    return lambda run: run.evolve(stages={stage: p.evolve(**changes) for stage, p in run.stages.items()})
 
 
-def then(effect: machine.Effect, change: Callable[[RunState], RunState]) -> machine.Effect:
+def then(effect: table.Effect, change: Callable[[RunState], RunState]) -> table.Effect:
     return lambda run: change(effect(run))
 
 
@@ -165,7 +166,7 @@ def stage_with(run: RunState, **changes: Any) -> RunState:
 
 
 def count_attempt(run: RunState) -> RunState:
-    return run.but(inference=run.inference.but(started=run.inference.started + 1))
+    return run.evolve(inference=run.inference.evolve(started=run.inference.started + 1))
 
 
 def lose_accepted(self: RunState) -> set[str]:
@@ -173,13 +174,13 @@ def lose_accepted(self: RunState) -> set[str]:
 
 
 def attempt_after_its_work(patch: pytest.MonkeyPatch) -> None:
-    rows(lambda row: row.effect is machine.begin_attempt, effect=machine.unchanged)(patch)
+    rows(lambda row: row.effect is table.begin_attempt, effect=table.unchanged)(patch)
     rows(on(Event.INFERRED), effect=count_attempt)(patch)
 
 
 def every_attempt_passes(patch: pytest.MonkeyPatch) -> None:
     judge = gates.judge_inference
-    patch.setattr(gates, "judge_inference", lambda *a, **k: judge(*a, **k).but(passed=True))
+    patch.setattr(gates, "judge_inference", lambda *a, **k: judge(*a, **k).evolve(passed=True))
 
 
 class Broken(NamedTuple):
@@ -204,7 +205,7 @@ BROKEN = {
         "max_crashes is not exact",
     ),
     "out of memory is free": Broken(
-        rows(on(Event.OUT_OF_MEMORY, guarded=True), effect=machine.unchanged),
+        rows(on(Event.OUT_OF_MEMORY, guarded=True), effect=table.unchanged),
         "the state says 0, the journal 1|can go on for ever",
     ),
     "one retune too many": Broken(
@@ -213,23 +214,23 @@ BROKEN = {
         GIVEN,
     ),
     "the wrong budget is blamed": Broken(
-        rows(lambda row: row.effect is machine.crashes_used, effect=machine.train_retries_used),
+        rows(lambda row: row.effect is table.crashes_used, effect=table.train_retries_used),
         "the wrong budget is blamed",
     ),
     "a crash costs a retry": Broken(
         rows(
             on(Event.OUT_OF_MEMORY, guarded=True),
-            effect=then(machine.shrink_batch, lambda run: stage_with(run, retries=run.progress().retries + 1)),
+            effect=then(table.shrink_batch, lambda run: stage_with(run, retries=run.progress().retries + 1)),
         ),
         r"max_train_retries TRAIN_.*: the state says \d, the journal \d",
     ),
-    "a checkpoint does not clear crashes": Broken(rows(on(Event.SAVED), effect=machine.unchanged), "the journal 0"),
+    "a checkpoint does not clear crashes": Broken(rows(on(Event.SAVED), effect=table.unchanged), "the journal 0"),
     "an attempt is counted after its work": Broken(attempt_after_its_work, "not counted before its work", GIVEN),
     "a start clears the crashes": Broken(on_start(all_stages(crashes=0)), "started changed .*stages"),
     "an interruption costs a retry": Broken(on_start(all_stages(retries=1)), "the state says 1, the journal 0"),
-    "starts are never counted": Broken(on_start(lambda run: run.but(stalled_starts=-1)), "max_stalled_starts"),
+    "starts are never counted": Broken(on_start(lambda run: run.evolve(stalled_starts=-1)), "max_stalled_starts"),
     "one start too many": Broken(
-        on_start(lambda run: run.but(stalled_starts=max(run.stalled_starts, 1) - 1)),
+        on_start(lambda run: run.evolve(stalled_starts=max(run.stalled_starts, 1) - 1)),
         "max_stalled_starts",
     ),
     "a start goes back to the accepted checkpoint": Broken(
@@ -238,7 +239,7 @@ BROKEN = {
     ),
     "an accepted checkpoint is forgotten": Broken(
         rows(
-            lambda row: row.effect is machine.accept_chunk,
+            lambda row: row.effect is table.accept_chunk,
             effect=lambda run: stage_with(
                 run, chunk_start=run.progress().completed, attempt=run.progress().attempt + 1, retries=0
             ),
@@ -248,7 +249,7 @@ BROKEN = {
     "a rejected chunk goes back to nothing": Broken(
         rows(
             on(Event.REJECTED, guarded=True),
-            effect=then(machine.repeat_chunk, lambda run: stage_with(run, completed=0, checkpoint=None, accepted=None)),
+            effect=then(table.repeat_chunk, lambda run: stage_with(run, completed=0, checkpoint=None, accepted=None)),
         ),
         "accepted were|forgotten",
     ),
@@ -268,7 +269,7 @@ BROKEN = {
         rows(
             on(Event.GATE_FAILED, guarded=True),
             effect=then(
-                machine.plan_retune,
+                table.plan_retune,
                 lambda run: run.with_stage(Stage.DYNAMICS, completed=0, chunk_start=0, checkpoint=None),
             ),
         ),
@@ -279,10 +280,10 @@ BROKEN = {
         lambda patch: patch.setattr(RunState, "named_checkpoints", lose_accepted),
         "is gone|is missing",
     ),
-    "whatever is reported has passed": Broken(rows(on(Event.REPORTED), guard=machine.always), "PASSED after", GIVEN),
+    "whatever is reported has passed": Broken(rows(on(Event.REPORTED), guard=table.always), "PASSED after", GIVEN),
     "every attempt passes": Broken(every_attempt_passes, "gate: ", GIVEN),
     "a failed gate ends as passed": Broken(
-        rows(on(Event.GATE_FAILED), effect=machine.conclude_passed, guard=machine.always, target=State.REPORT),
+        rows(on(Event.GATE_FAILED), effect=table.conclude_passed, guard=table.always, target=State.REPORT),
         "max_inference_retries is not exact",
         GIVEN,
     ),
@@ -311,7 +312,7 @@ class Forgetful(Explorer):
 BY_THE_GRAPH = {
     "starts are never counted": BROKEN["starts are never counted"]._replace(seen="can go on for ever"),
     "rejected chunks are never counted": Broken(
-        rows(on(Event.REJECTED, guarded=True), effect=then(machine.repeat_chunk, all_stages(retries=0))),
+        rows(on(Event.REJECTED, guarded=True), effect=then(table.repeat_chunk, all_stages(retries=0))),
         "a cycle over",
     ),
     "nothing passes": Broken(

@@ -21,13 +21,14 @@ from conftest import LENIENT, write_configs, write_frames
 from disk import Tree
 from launch import Ended, Fault, Launcher
 
-from tiw_fsm import checkpoints
-from tiw_fsm.checkpoints import FILES, MANIFEST, MODEL, OPTIMIZER, STATE, clear
 from tiw_fsm.errors import ExitCode
-from tiw_fsm.run_state import CheckpointRef, FileRef, RunState
+from tiw_fsm.fsm.run_state import RunState
+from tiw_fsm.fsm.states import State
 from tiw_fsm.stages import Stage
-from tiw_fsm.states import State
-from tiw_fsm.store import Store
+from tiw_fsm.storage import checkpoints
+from tiw_fsm.storage.checkpoints import FILES, MANIFEST, MODEL, OPTIMIZER, STATE, clear
+from tiw_fsm.storage.store import Store
+from tiw_fsm.values.frozen import CheckpointRef, FileRef
 
 RUN = ("run", "--engine", "simulated")
 READERS = (("status",), ("verify",))
@@ -229,21 +230,21 @@ def elsewhere(scene: Scene, run: RunState, *, whole: bool) -> CheckpointRef:
     assert ref is not None
     if not whole:
         (folder / MODEL).write_bytes(b"other weights")
-    return ref.but(path=str(scene.committed.parent / os.path.relpath(folder, scene.committed.parent)))
+    return ref.evolve(path=str(scene.committed.parent / os.path.relpath(folder, scene.committed.parent)))
 
 
 def pending(scene: Scene, run: RunState) -> RunState:
     path = scene.outside / "attempt_1.json"
     path.write_text("{}")
-    inference = run.inference.but(started=1, pending=FileRef(path=str(path), sha256="0" * 64))
-    return run.but(state=State.GATE, inference=inference)
+    inference = run.inference.evolve(started=1, pending=FileRef(path=str(path), sha256="0" * 64))
+    return run.evolve(state=State.GATE, inference=inference)
 
 
 def training_elsewhere(scene: Scene, run: RunState) -> RunState:
     assert run.fingerprint is not None
     shutil.copytree(scene.root / "results/default", scene.outside, dirs_exist_ok=True)
     config = {**run.fingerprint.config, "run_root": str(scene.outside)}
-    return run.but(fingerprint=run.fingerprint.but(config=config))
+    return run.evolve(fingerprint=run.fingerprint.evolve(config=config))
 
 
 FORGED: dict[str, Callable[[Scene, RunState], RunState]] = {
@@ -253,8 +254,8 @@ FORGED: dict[str, Callable[[Scene, RunState], RunState]] = {
     "run root": training_elsewhere,
     "pending result": pending,
     "picture": lambda scene, run: run.with_stage(Stage.VIDEO, picture=str(scene.outside / "precious")),
-    "reports": lambda scene, run: run.but(reports=[str(scene.outside / "precious")]),
-    "name": lambda scene, run: run.but(run="../../../outside"),
+    "reports": lambda scene, run: run.evolve(reports=[str(scene.outside / "precious")]),
+    "name": lambda scene, run: run.evolve(run="../../../outside"),
 }
 """States with a right checksum, and a journal that adds up to them, that name something outside the run's folders."""
 

@@ -18,7 +18,7 @@ from conftest import LENIENT, Amount, children, merged, process_state
 from launch import Launcher, Started
 from outcome import updates_missing_or_twice
 
-from tiw_fsm.states import State
+from tiw_fsm.fsm.states import State
 
 AT_MOST = 20
 """Kills of one run."""

@@ -19,7 +19,7 @@ from conftest import LENIENT, Amount, children
 from launch import Ended, Launcher, Started
 
 from tiw_fsm.errors import ExitCode
-from tiw_fsm.states import State
+from tiw_fsm.fsm.states import State
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 LONG_INFERENCE = Setup(

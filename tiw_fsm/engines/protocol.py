@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
-from tiw_fsm.config import DataSource, InferenceConfig, Schedule, StageConfig, Tuning, Value
-from tiw_fsm.dialect import Dialect
-from tiw_fsm.run_state import CheckpointRef
+from tiw_fsm.config.settings import Draft, Settings
+from tiw_fsm.fsm.inference_gate import InferenceResult
 from tiw_fsm.stages import Stage
+from tiw_fsm.storage.paths import StatePaths
+from tiw_fsm.tinyworlds.config import DataSource, InferenceConfig, StageConfig
+from tiw_fsm.values.frozen import CheckpointRef, FrozenModel, LearningRateSchedule, Tuning
+from tiw_fsm.values.plain import JsonObject
 
 
-class HelloRequest(Value):
+class HelloRequest(FrozenModel):
     """Say what you compute on."""
 
     kind: Literal["hello"] = "hello"
@@ -21,7 +25,7 @@ class HelloRequest(Value):
     """CPU threads to compute with; None takes what the machine has."""
 
 
-class Hello(Value):
+class Hello(FrozenModel):
     """What decides the bits of a result, beside config, data and code."""
 
     device: str
@@ -30,12 +34,12 @@ class Hello(Value):
     threads: int
     processes: int = 1
     code: str = ""
-    """Digest of code beside our own that trains: a checkout's."""
-    dialect: Dialect | None = None
-    """What a checkout can do."""
+    """Digest of code beside our own that decides the results."""
+    dialect: JsonObject | None = None
+    """What the engine found out about the code it drives."""
 
 
-class ShapesRequest(Value):
+class ShapesRequest(FrozenModel):
     """Say which tensors a stage's checkpoint must hold."""
 
     kind: Literal["shapes"] = "shapes"
@@ -43,7 +47,7 @@ class ShapesRequest(Value):
     config: StageConfig
 
 
-class PackRequest(Value):
+class PackRequest(FrozenModel):
     """Write a checkpoint's weights and plain config into one file, as some checkouts want to read them."""
 
     kind: Literal["pack"] = "pack"
@@ -52,7 +56,7 @@ class PackRequest(Value):
     file: str
 
 
-class TrainRequest(Value):
+class TrainRequest(FrozenModel):
     """Train one stage up to its next committed checkpoint."""
 
     kind: Literal["train"] = "train"
@@ -63,7 +67,7 @@ class TrainRequest(Value):
     """Number of the chunk attempt, from 1; an accepted chunk and a repeated one both count on."""
     config: StageConfig
     tuning: Tuning
-    schedule: Schedule
+    schedule: LearningRateSchedule
     data: DataSource
     seed: int
     resume: CheckpointRef | None = None
@@ -74,15 +78,15 @@ class TrainRequest(Value):
     """Completed updates at the beginning."""
     stop_at: int
     """Completed updates at which to save and return."""
-    video_tokenizer: CheckpointRef | None = None
-    latent_actions: CheckpointRef | None = None
+    inputs: dict[Stage, CheckpointRef] = {}
+    """Checkpoints of the stages that this one is trained against."""
     checkpoint: str
     """Folder to write the checkpoint to."""
     picture: str | None = None
     """PNG to draw at ``stop_at``."""
 
 
-class TrainResult(Value):
+class TrainResult(FrozenModel):
     """What one TrainRequest did."""
 
     completed: int
@@ -98,7 +102,7 @@ class TrainResult(Value):
     """What was lost, repeated, passed over or done otherwise than asked, in sentences for the journal."""
 
 
-class InferRequest(Value):
+class InferRequest(FrozenModel):
     """Standard inference on held-out clips."""
 
     kind: Literal["infer"] = "infer"
@@ -112,11 +116,6 @@ class InferRequest(Value):
     picture: str
     log: str
 
-
-InferResult = dict[str, Any]
-"""status ("ok" or "error"), error, checkpoints, frames_expected, frames_inferred, statistics, mse, mse_per_step,
-mse_with_context, mse_random_actions, baselines, baselines_per_step, skill_per_step, blur_sigma, tokenizer_mse,
-unique_actions, action_entropy, png, png_valid, seconds; own_mse (ours) where mse is what a script said."""
 
 Progress = Callable[[int, int, float | None], None]
 """Called now and then with (done, total, loss)."""
@@ -134,7 +133,7 @@ class Engine(Protocol):
     def train(self, request: TrainRequest, progress: Progress) -> TrainResult:
         """Train until ``stop_at`` or until asked to stop, and leave a checkpoint."""
 
-    def infer(self, request: InferRequest, progress: Progress) -> InferResult:
+    def infer(self, request: InferRequest, progress: Progress) -> InferenceResult:
         """Roll out, measure, draw. An error inside inference is a result; only a dead child raises.
 
         Raises:
@@ -149,3 +148,32 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Let go of everything."""
+
+
+class EngineKind(ABC):
+    """What an engine says of itself, before any is made: how ``--engine`` finds it, and what it wants of a run.
+
+    A package of your own makes one known by an entry point of the group ``tiw_fsm.engines`` that names an instance.
+    """
+
+    name: ClassVar[str]
+    """As ``--engine`` calls it."""
+    needs_frames: ClassVar[bool] = True
+    """It reads the frames file, whose bytes then belong to the run's fingerprint."""
+    interpreter_needs: ClassVar[str] = "tiw_fsm"
+    """What ``--python-exec`` must have installed."""
+
+    def read_settings(self, draft: Draft, problems: list[str]) -> FrozenModel | None:
+        """What only this engine needs; it stands in ``Settings.engine_settings``, as plain JSON.
+
+        What is wrong with ``draft`` for this engine is added to ``problems``, each with its remedy.
+        """
+        return None
+
+    def data_problems(self, settings: Settings) -> list[str]:
+        """What this engine cannot do with frames that are otherwise in order."""
+        return []
+
+    @abstractmethod
+    def make(self, settings: Settings, paths: StatePaths) -> Engine:
+        """An engine for one start of a run whose state lies at ``paths``."""

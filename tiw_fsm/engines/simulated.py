@@ -13,24 +13,23 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from tiw_fsm import checkpoints, durable, pictures
-from tiw_fsm.config import StageConfig, Value
-from tiw_fsm.engines.protocol import (
-    Hello,
-    HelloRequest,
-    InferRequest,
-    InferResult,
-    Progress,
-    TrainRequest,
-    TrainResult,
-)
+from tiw_fsm.config.settings import Settings
+from tiw_fsm.data import pictures
+from tiw_fsm.engines.native.kind import NativeKind
+from tiw_fsm.engines.protocol import Engine, Hello, HelloRequest, InferRequest, Progress, TrainRequest, TrainResult
 from tiw_fsm.errors import EngineCrashed, Interrupted, disk_errors
-from tiw_fsm.schedule import learning_rate
+from tiw_fsm.fsm.inference_gate import InferenceResult, UsedCheckpoint
 from tiw_fsm.stages import Stage
-from tiw_fsm.torch_files import UnreadableFile
+from tiw_fsm.storage import checkpoints
+from tiw_fsm.storage.paths import StatePaths
+from tiw_fsm.storage.torch_files import UnreadableFile
+from tiw_fsm.system import durable
+from tiw_fsm.tinyworlds.config import StageConfig
+from tiw_fsm.tinyworlds.learning_rate import learning_rate
+from tiw_fsm.values.frozen import FrozenModel
 
 
-class Script(Value):
+class Script(FrozenModel):
     """What shall happen. A list's last entry holds for everything after it."""
 
     losses: dict[Stage, list[float | None]] = {
@@ -100,7 +99,7 @@ class SimulatedEngine:
             _draw(Path(request.picture))
         return TrainResult(completed=request.stop_at, sha256=sha256, rows=rows, seconds=0.001 * len(rows))
 
-    def infer(self, request: InferRequest, progress: Progress) -> InferResult:
+    def infer(self, request: InferRequest, progress: Progress) -> InferenceResult:
         if self._stopping:
             raise Interrupted("asked to stop")
         self._fault("inference crash", self.script.inference_crashes)
@@ -109,19 +108,19 @@ class SimulatedEngine:
             log.write(f"Inference stats:\nMean Squared Error (GT vs Pred): {mse:.6f}\n")
         _draw(Path(request.picture))
         frames = request.inference.generation_steps * request.inference.prediction_horizon * request.clips
-        return {
-            "status": "ok",
-            "checkpoints": {stage.value: ref.model_dump() for stage, ref in request.checkpoints.items()},
-            "frames_expected": frames,
-            "frames_inferred": frames,
-            "statistics": {"mean": 0.5},
-            "mse": mse,
-            "baselines": dict(self.script.baselines),
-            "tokenizer_mse": mse / 2,
-            "unique_actions": _nth(self.script.unique_actions, request.number - 1),
-            "action_entropy": 1.0,
-            "png": request.picture,
-        }
+        return InferenceResult(
+            status="ok",
+            checkpoints={stage: UsedCheckpoint(**dict(ref)) for stage, ref in request.checkpoints.items()},
+            frames_expected=frames,
+            frames_inferred=frames,
+            statistics={"mean": 0.5},
+            mse=mse,
+            baselines=dict(self.script.baselines),
+            tokenizer_mse=mse / 2,
+            unique_actions=_nth(self.script.unique_actions, request.number - 1),
+            action_entropy=1.0,
+            png=request.picture,
+        )
 
     def problems(self, stage: Stage, config: StageConfig, folder: Path, sha256: str | None) -> list[str]:
         try:
@@ -147,3 +146,16 @@ def _nth(values: list[Any], n: int) -> Any:
 
 def _draw(path: Path) -> None:
     pictures.draw_strips(path, "simulated", [("frames", np.zeros((2, 8, 8, 3), np.uint8))])
+
+
+class SimulatedKind(NativeKind):
+    """Stands in for the native engine: what that refuses, this refuses too; but it needs no frames."""
+
+    name = "simulated"
+    needs_frames = False
+
+    def make(self, settings: Settings, paths: StatePaths) -> Engine:
+        return SimulatedEngine()
+
+
+KIND = SimulatedKind()

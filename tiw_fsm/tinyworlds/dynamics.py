@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .latent_actions import action_width
-from .transformer import LatentEmbedding, Sizes, STTransformer
+from .transformer import LatentEmbedding, STTransformer, TransformerConfig
 
 
 def draw_mask(batch: int, frames: int, patches: int, generator: torch.Generator) -> Tensor:
@@ -71,7 +71,7 @@ class DynamicsModel(nn.Module):
     Raises ValueError when the sizes do not divide or n_actions is no power of two.
     """
 
-    def __init__(self, sizes: Sizes, *, latent_dim: int, num_bins: int, n_actions: int) -> None:
+    def __init__(self, sizes: TransformerConfig, *, latent_dim: int, num_bins: int, n_actions: int) -> None:
         super().__init__()
         self.conditioning_dim = action_width(n_actions)
         self.codebook_size = num_bins**latent_dim

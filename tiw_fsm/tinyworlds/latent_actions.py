@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .fsq import FiniteScalarQuantizer
-from .transformer import PatchEmbedding, Sizes, STTransformer, unpatchify
+from .transformer import PatchEmbedding, STTransformer, TransformerConfig, unpatchify
 
 ACTION_BINS = 2  # every action dimension is -1 or +1
 VARIANCE_TARGET = 0.01
@@ -28,7 +28,7 @@ def action_width(n_actions: int) -> int:
 class LatentActionsEncoder(nn.Module):
     """Frames [B, T, C, H, W] to raw action latents [B, T-1, A], one for each pair of neighbouring frames."""
 
-    def __init__(self, sizes: Sizes, action_dim: int) -> None:
+    def __init__(self, sizes: TransformerConfig, action_dim: int) -> None:
         super().__init__()
         self.patch_embed = PatchEmbedding(sizes)
         self.transformer = STTransformer(sizes)
@@ -53,7 +53,7 @@ class LatentActionsDecoder(nn.Module):
     has to come through the actions.
     """
 
-    def __init__(self, sizes: Sizes, action_dim: int) -> None:
+    def __init__(self, sizes: TransformerConfig, action_dim: int) -> None:
         super().__init__()
         self.grid = sizes.grid
         self.patch_size = sizes.patch_size
@@ -87,7 +87,7 @@ class LatentActionModel(nn.Module):
     Raises ValueError when the sizes do not divide or n_actions is no power of two.
     """
 
-    def __init__(self, sizes: Sizes, *, n_actions: int) -> None:
+    def __init__(self, sizes: TransformerConfig, *, n_actions: int) -> None:
         super().__init__()
         self.action_dim = action_width(n_actions)
         self.encoder = LatentActionsEncoder(sizes, self.action_dim)

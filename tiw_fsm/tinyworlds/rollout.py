@@ -14,11 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tiw_fsm.config import InferenceConfig
-from tiw_fsm.tinyworlds.data import FrameData, generator, to_model, to_unit
+from tiw_fsm.tinyworlds.clips import FrameData, generator, to_model, to_unit
+from tiw_fsm.tinyworlds.config import InferenceConfig
 from tiw_fsm.tinyworlds.dynamics import DynamicsModel
 from tiw_fsm.tinyworlds.latent_actions import LatentActionModel
-from tiw_fsm.tinyworlds.trainer import action_statistics, count_actions
+from tiw_fsm.tinyworlds.objectives import action_statistics, count_actions
 from tiw_fsm.tinyworlds.video_tokenizer import VideoTokenizer
 
 BLUR_SIGMAS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tiw_fsm.tinyworlds.data import FrameData, to_model
+from tiw_fsm.tinyworlds.clips import FrameData, to_model
 from tiw_fsm.tinyworlds.latent_actions import LatentActionModel
 from tiw_fsm.tinyworlds.video_tokenizer import VideoTokenizer
 

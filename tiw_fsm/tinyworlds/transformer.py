@@ -48,7 +48,7 @@ def patch_grid(frame_size: int, patch_size: int) -> tuple[int, int]:
 
 
 @dataclass(frozen=True)
-class Sizes:
+class TransformerConfig:
     """What all three models have in common, under TinyWorlds' names."""
 
     frame_size: int
@@ -137,7 +137,7 @@ class PatchEmbedding(nn.Module):
 
     pos_spatial: Tensor  # [P, E]
 
-    def __init__(self, sizes: Sizes) -> None:
+    def __init__(self, sizes: TransformerConfig) -> None:
         super().__init__()
         self.patch_size = sizes.patch_size
         self.register_buffer("pos_spatial", spatial_code(sizes.grid, sizes.embed_dim), persistent=False)
@@ -156,7 +156,7 @@ class LatentEmbedding(nn.Linear):
 
     pos_spatial: Tensor  # [P, E]
 
-    def __init__(self, sizes: Sizes, latent_dim: int) -> None:
+    def __init__(self, sizes: TransformerConfig, latent_dim: int) -> None:
         code = spatial_code(sizes.grid, sizes.embed_dim)
         super().__init__(latent_dim, sizes.embed_dim)
         self.register_buffer("pos_spatial", code, persistent=False)
@@ -286,7 +286,7 @@ class SwiGLUFFN(nn.Module):
 class STTransformerBlock(nn.Module):
     """Spatial attention, causal temporal attention, feed-forward: [B, T, P, E] to the same shape."""
 
-    def __init__(self, sizes: Sizes, conditioning_dim: int | None = None) -> None:
+    def __init__(self, sizes: TransformerConfig, conditioning_dim: int | None = None) -> None:
         super().__init__()
         self.spatial_attn = SpatialAttention(sizes.embed_dim, sizes.num_heads, conditioning_dim)
         self.temporal_attn = TemporalAttention(sizes.embed_dim, sizes.num_heads, conditioning_dim)
@@ -307,7 +307,7 @@ class STTransformer(nn.Module):
 
     pos_temporal: Tensor  # [MAX_FRAMES, E]
 
-    def __init__(self, sizes: Sizes, conditioning_dim: int | None = None) -> None:
+    def __init__(self, sizes: TransformerConfig, conditioning_dim: int | None = None) -> None:
         super().__init__()
         self.register_buffer("pos_temporal", temporal_code(sizes.embed_dim), persistent=False)
         self.blocks = nn.ModuleList(STTransformerBlock(sizes, conditioning_dim) for _ in range(sizes.num_blocks))

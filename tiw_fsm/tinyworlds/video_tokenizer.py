@@ -6,13 +6,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .fsq import FiniteScalarQuantizer
-from .transformer import LatentEmbedding, PatchEmbedding, Pointwise, Sizes, STTransformer, unpatchify
+from .transformer import LatentEmbedding, PatchEmbedding, Pointwise, STTransformer, TransformerConfig, unpatchify
 
 
 class FrameHead(nn.Module):
     """Tokens [B, T, P, E] to the pixels of their patches, [B, T, C, H, W]."""
 
-    def __init__(self, sizes: Sizes) -> None:
+    def __init__(self, sizes: TransformerConfig) -> None:
         super().__init__()
         self.grid = sizes.grid
         self.patch_size = sizes.patch_size
@@ -25,7 +25,7 @@ class FrameHead(nn.Module):
 class VideoTokenizerEncoder(nn.Module):
     """Frames [B, T, C, H, W] to raw latents [B, T, P, L]."""
 
-    def __init__(self, sizes: Sizes, latent_dim: int) -> None:
+    def __init__(self, sizes: TransformerConfig, latent_dim: int) -> None:
         super().__init__()
         self.patch_embed = PatchEmbedding(sizes)
         self.transformer = STTransformer(sizes)
@@ -39,7 +39,7 @@ class VideoTokenizerEncoder(nn.Module):
 class VideoTokenizerDecoder(nn.Module):
     """Quantised latents [B, T, P, L] to frames [B, T, C, H, W]."""
 
-    def __init__(self, sizes: Sizes, latent_dim: int) -> None:
+    def __init__(self, sizes: TransformerConfig, latent_dim: int) -> None:
         super().__init__()
         self.latent_embed = LatentEmbedding(sizes, latent_dim)
         self.transformer = STTransformer(sizes)
@@ -60,7 +60,7 @@ class VideoTokenizer(nn.Module):
     Raises ValueError when the sizes do not divide; the message says what would work.
     """
 
-    def __init__(self, sizes: Sizes, *, latent_dim: int, num_bins: int) -> None:
+    def __init__(self, sizes: TransformerConfig, *, latent_dim: int, num_bins: int) -> None:
         super().__init__()
         self.encoder = VideoTokenizerEncoder(sizes, latent_dim)
         self.decoder = VideoTokenizerDecoder(sizes, latent_dim)

@@ -1,0 +1,142 @@
+"""The flags of ``tiw-fsm run`` that a run remembers: one table, each with the keys of the YAML files it overrides.
+
+Flags typed at a start are saved with the run and hold for later plain starts. What is no row here is not saved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from tiw_fsm.stages import STAGES, Stage
+
+
+class Flag(NamedTuple):
+    """One flag.
+
+    Attributes:
+        name: as the state saves it; on the command line with dashes.
+        kind: ``str``, ``int``, ``float``, or ``bool`` for a pair ``--name/--no-name``.
+        help: its sentence in ``--help`` and in the docs.
+        overrides: the keys of the YAML files whose place it takes, as ``file.key``, nested by dots.
+        choices: the values it may have, where they are few.
+    """
+
+    name: str
+    kind: type
+    help: str
+    overrides: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
+
+    @property
+    def option(self) -> str:
+        """As it is typed."""
+        return "--" + self.name.replace("_", "-")
+
+
+def _of_stages(name: str, kind: type, help: str, overrides: str | None = None) -> tuple[Flag, ...]:
+    """A flag for each stage; the braces take the fields of its ``StageSpec``, ``{stage}`` its name."""
+    return tuple(
+        Flag(
+            name.format(**spec._asdict()),
+            kind,
+            help.format(stage=stage, **spec._asdict()),
+            (overrides.format(stage=stage),) if overrides else (),
+        )
+        for stage, spec in STAGES.items()
+    )
+
+
+FLAGS: dict[str, Flag] = {
+    flag.name: flag
+    for flag in (
+        Flag("config_dir", str, "Folder of the YAML files [default: configs/]."),
+        Flag("engine", str, "Who trains: native, checkout, simulated, or one that is installed [default: native]."),
+        Flag("train_stage", str, "Which stages to train [default: all].", choices=("none", "all", *Stage)),
+        *_of_stages("{flag}_checkpoint", str, "Checkpoint, or folder of them, to start the {words} from."),
+        Flag("run_root", str, "Where artifacts go [default: results/<run>]."),
+        Flag("training_config", str, "Another training.yaml."),
+        *_of_stages("{flag}_config", str, "Another {stage}.yaml."),
+        Flag("inference_config", str, "Another inference.yaml."),
+        Flag("loop_config", str, "Another loop.yaml."),
+        Flag(
+            "dataset",
+            str,
+            "TinyWorlds name or h5 file to train and judge on.",
+            ("training.dataset", "inference.dataset"),
+        ),
+        Flag("device", str, "auto, cpu or cuda [default: auto].", ("training.device", "inference.device")),
+        Flag("seed", int, "Seed of weights, batches, masks and clips.", ("loop.seed", "inference.seed")),
+        Flag("python_exec", str, "Interpreter of the training process [default: this one]."),
+        Flag("torchrun", str, "torchrun of a checkout; the native engine needs none."),
+        Flag("nproc_per_node", int, "Processes of a checkout; the native engine trains in one."),
+        Flag("target_updates", int, "Updates per trained stage, instead of n_updates.", ("training.n_updates",)),
+        *_of_stages("{flag}_chunk", int, "Updates of the {words} between gates.", "loop.chunks.{stage}"),
+        Flag("init_learning_rate", float, "First peak learning rate of every stage.", ("training.learning_rate",)),
+        Flag(
+            "init_grad_accum",
+            int,
+            "First gradient_accumulation_steps of every stage.",
+            ("training.gradient_accumulation_steps",),
+        ),
+        Flag("init_batch_size", int, "First batch_size_per_gpu of every stage.", ("training.batch_size_per_gpu",)),
+        Flag("init_log_interval", int, "First log_interval of every stage.", ("training.log_interval",)),
+        Flag(
+            "max_train_retries",
+            int,
+            "Rejected chunks in a row that a stage may have.",
+            ("loop.budgets.max_train_retries",),
+        ),
+        Flag(
+            "max_inference_retries",
+            int,
+            "Retunes after failed inference gates.",
+            ("loop.budgets.max_inference_retries",),
+        ),
+        Flag(
+            "max_crashes",
+            int,
+            "Dead training processes in a row that a stage may have.",
+            ("loop.budgets.max_crashes",),
+        ),
+        Flag("max_stalled_starts", int, "Starts in a row without progress.", ("loop.budgets.max_stalled_starts",)),
+        Flag("retry_chunk", int, "Dynamics updates added by a retune.", ("loop.retune.chunk",)),
+        Flag(
+            "retry_init_learning_rate",
+            float,
+            "Peak learning rate of the first retune.",
+            ("loop.retune.init_learning_rate",),
+        ),
+        Flag("retry_lr_decay", float, "Its factor from retune to retune.", ("loop.retune.lr_decay",)),
+        Flag("retry_lr_floor", float, "The lowest it may fall.", ("loop.retune.lr_floor",)),
+        Flag("max_mse", float, "Largest MSE that passes the inference gate.", ("loop.inference.max_mse",)),
+        Flag("allow_trivial", bool, "Judge without the baselines.", ("loop.inference.allow_trivial",)),
+        Flag("generation_steps", int, "Inference steps.", ("inference.generation_steps",)),
+        Flag("context_window", int, "True frames an inference starts from.", ("inference.context_window",)),
+        Flag(
+            "prediction_horizon",
+            int,
+            "Frames decoded together in one inference step.",
+            ("inference.prediction_horizon",),
+        ),
+        Flag("decode_steps", int, "MaskGIT decoding steps per prediction.", ("inference.decode_steps",)),
+        Flag(
+            "preload_ratio",
+            float,
+            "Share of the held-out rows inference draws from.",
+            ("inference.preload_ratio",),
+        ),
+        Flag(
+            "temperature",
+            float,
+            "Sampling temperature; 0 takes the likeliest token.",
+            ("inference.temperature",),
+        ),
+        Flag("teacher_forced", bool, "Feed inference true frames.", ("inference.teacher_forced",)),
+    )
+}
+
+
+def typed(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the ``given`` values that are flags to remember, and were typed."""
+    return {name: given[name] for name in FLAGS if given.get(name) is not None}

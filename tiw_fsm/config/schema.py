@@ -1,0 +1,155 @@
+"""Every key of every YAML file, typed and validated where it is declared, and the effective values made of them.
+
+Four files have TinyWorlds' own names and keys (training, video_tokenizer, latent_actions and dynamics, inference);
+``loop.yaml`` holds what is ours. ``None`` in a file means that the file says nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import model_validator
+
+from tiw_fsm.tinyworlds.config import InferenceConfig
+from tiw_fsm.values.frozen import Count, FrozenModel, Positive, Rate, Several, Share
+
+# --- TinyWorlds' files ------------------------------------------------------------------------------------------
+
+
+class SharedKeys(FrozenModel):
+    """Keys TinyWorlds takes from training.yaml first, else from the stage's own file."""
+
+    dataset: str | None = None
+    """A TinyWorlds name (ZELDA, PONG, …) or the path of an h5 file."""
+    fps: Positive | None = None
+    """Frames per second to keep of 60; the stride is 60 // fps."""
+    preload_ratio: Share | None = None
+    """Share of the rows to train on, from the first."""
+    patch_size: Positive | None = None
+    """Side of a square patch, in pixels."""
+    context_length: Several | None = None
+    """Frames in a training clip."""
+    frame_size: Positive | None = None
+    """Side of a square frame, in pixels."""
+    latent_dim: Positive | None = None
+    """Dimensions of a video token before quantization."""
+    num_bins: Several | None = None
+    """Quantization bins per latent dimension; the codebook has num_bins ** latent_dim codes."""
+    n_actions: Several | None = None
+    """Number of latent actions, a power of two."""
+    embed_dim: Positive | None = None
+    """Width of the transformer."""
+    num_heads: Positive | None = None
+    """Attention heads; divides embed_dim."""
+    hidden_dim: Positive | None = None
+    """Width of the feed-forward layer before SwiGLU's two thirds."""
+    num_blocks: Positive | None = None
+    """Transformer blocks."""
+    batch_size_per_gpu: Positive | None = None
+    """Clips per micro-batch."""
+    gradient_accumulation_steps: Positive | None = None
+    """Micro-batches per update."""
+    n_updates: Positive | None = None
+    """Updates after which the stage is done."""
+    learning_rate: Rate | None = None
+    """Peak learning rate."""
+    log_interval: Positive | None = None
+    """Updates between TinyWorlds' checkpoints."""
+    amp: bool | None = None
+    """bfloat16 autocast on CUDA."""
+    tf32: bool | None = None
+    """TensorFloat-32 matrix products on CUDA."""
+    compile: bool | None = None
+    """torch.compile the models."""
+    device: Literal["auto", "cpu", "cuda"] | None = None
+    """Where to compute; auto takes CUDA if there is one."""
+    distributed: dict[str, Any] | None = None
+    """TinyWorlds' DDP and FSDP switches."""
+    nproc_per_node: Positive | None = None
+    """Processes per machine."""
+    standalone: bool | None = None
+    """torchrun's --standalone."""
+    use_wandb: bool | None = None
+    """Log to Weights & Biases; this tool keeps its own metrics files."""
+    wandb_project: str | None = None
+    """Weights & Biases project."""
+    optimizer: str | None = None
+    """adamw; the native engine has no other."""
+    muon_momentum: float | None = None
+    muon_backend_steps: int | None = None
+    use_moe: bool | None = None
+    """Mixture of experts; the native engine has none."""
+    num_experts: int | None = None
+    top_k_experts: int | None = None
+    moe_aux_loss_coeff: float | None = None
+
+
+class StageFile(SharedKeys):
+    """video_tokenizer.yaml or latent_actions.yaml."""
+
+    checkpoint: str | None = None
+    """TinyWorlds' resume path; here it comes from --*-checkpoint."""
+
+
+class DynamicsFile(StageFile):
+    """dynamics.yaml."""
+
+    use_actions: bool | None = None
+    """Condition the dynamics on latent actions."""
+    video_tokenizer_path: str | None = None
+    """Left empty: injected at run time."""
+    latent_actions_path: str | None = None
+    """Left empty: injected at run time."""
+
+
+class TrainingFile(SharedKeys):
+    """training.yaml: where the shared keys live."""
+
+    video_tokenizer_config: str | None = None
+    """Here the folder and the --*-config flags say it."""
+    latent_actions_config: str | None = None
+    """Here the folder and the --*-config flags say it."""
+    dynamics_config: str | None = None
+    """Here the folder and the --*-config flags say it."""
+    run_video_tokenizer: bool | None = None
+    """Here --train-stage says it."""
+    run_latent_actions: bool | None = None
+    """Here --train-stage says it."""
+    run_dynamics: bool | None = None
+    """Here --train-stage says it."""
+
+
+class InferenceFile(InferenceConfig):
+    """inference.yaml: what inference runs with, and TinyWorlds' keys beside it."""
+
+    video_tokenizer_path: str | None = None
+    """Left empty: injected at run time."""
+    latent_actions_path: str | None = None
+    """Left empty: injected at run time."""
+    dynamics_path: str | None = None
+    """Left empty: injected at run time."""
+    use_latest_checkpoints: bool | None = None
+    """Always off: the checkpoints are the ones the state names."""
+    dataset: str | None = None
+    """Must be the dataset trained on."""
+    device: Literal["auto", "cpu", "cuda"] | None = None
+    """Where to compute; auto takes CUDA if there is one."""
+    fps: Positive | None = None
+    """Frame rate of TinyWorlds' video; unused here."""
+    use_actions: bool | None = None
+    """Here actions are always inferred from the true clip."""
+    use_gt_actions: bool | None = None
+    """Here actions are always inferred from the true clip."""
+    use_interactive_mode: bool | None = None
+    """Always off."""
+    sample_index: Count | None = None
+    """TinyWorlds' single clip; here several held-out clips are judged."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_says_nothing(cls, values: Any) -> Any:
+        """A key without a value leaves its default in force."""
+        known = cls.model_fields
+        return (
+            {k: v for k, v in values.items() if v is not None or k not in known} if isinstance(values, dict) else values
+        )

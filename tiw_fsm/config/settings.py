@@ -1,0 +1,298 @@
+"""From YAML files and typed flags to one run's effective ``Settings``, with every problem found told at once.
+
+Precedence: typed flag, then training.yaml, then the stage's own file, then the built-in default. What only one engine
+needs is read by that engine: ``load_settings`` is given its rules.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+from pydantic import ValidationError
+
+from tiw_fsm.config import alignment
+from tiw_fsm.config.flags import FLAGS
+from tiw_fsm.config.loop import LoopConfig
+from tiw_fsm.config.schema import DynamicsFile, InferenceFile, StageFile, TrainingFile
+from tiw_fsm.config.yaml_source import Source
+from tiw_fsm.data import frames
+from tiw_fsm.errors import UsageProblem
+from tiw_fsm.stages import STAGES, Stage
+from tiw_fsm.tinyworlds.config import DataSource, InferenceConfig, StageConfig
+from tiw_fsm.values.frozen import FrozenModel
+from tiw_fsm.values.plain import JsonObject
+
+
+class Settings(FrozenModel):
+    """One run's effective configuration: files, typed flags and built-in defaults merged."""
+
+    run_root: str
+    repo_root: str
+    data: DataSource
+    device: str
+    train_stage: str
+    """A stage, ``all`` or ``none``."""
+    stages: dict[Stage, StageConfig]
+    inference: InferenceConfig
+    loop: LoopConfig
+    """What the files and flags of this start say; once the run has begun, its state's own copy is in force."""
+    warm_starts: dict[Stage, str] = {}
+    engine: str = "native"
+    needs_frames: bool = True
+    """Whether the engine reads the frames file."""
+    engine_settings: JsonObject | None = None
+    """What only this engine needs, as its own rules read it."""
+    python_exec: str
+    alignment: list[tuple[str, str, str]] = []
+    """For the reports: key, where it was read, value."""
+
+    def trains(self, stage: Stage) -> bool:
+        """Whether this run trains ``stage``."""
+        return self.train_stage in ("all", stage.value)
+
+
+class Draft(NamedTuple):
+    """Settings in the making, as an engine's own rules see them."""
+
+    flags: Mapping[str, Any]
+    repo_root: Path
+    run_root: Path
+    sources: Mapping[str, Source]
+    """The YAML files, by name without suffix, with the typed flags in force."""
+    files: Mapping[str, FrozenModel | None]
+    """The same, validated; None where a file cannot be used."""
+
+
+class EngineRules(Protocol):
+    """What an engine wants of the settings."""
+
+    @property
+    def name(self) -> str:
+        """As ``--engine`` calls it."""
+
+    @property
+    def needs_frames(self) -> bool:
+        """Whether it reads the frames file."""
+
+    @property
+    def interpreter_needs(self) -> str:
+        """What ``--python-exec`` must have installed."""
+
+    def read_settings(self, draft: Draft, problems: list[str]) -> FrozenModel | None:
+        """What only this engine needs, if anything; what is wrong for it is added to ``problems``."""
+
+
+class YamlKind(NamedTuple):
+    """One of the YAML files: its flag, its schema and whether it may be missing."""
+
+    name: str
+    flag: str
+    schema: type[FrozenModel]
+    optional: bool = False
+
+
+STAGE_SCHEMAS: dict[Stage, type[StageFile]] = {Stage.DYNAMICS: DynamicsFile}
+"""Stages whose file has keys of its own."""
+FILES = {
+    kind.name: kind
+    for kind in (
+        YamlKind("training", "training_config", TrainingFile),
+        *(
+            YamlKind(stage, f"{spec.flag}_config", STAGE_SCHEMAS.get(stage, StageFile))
+            for stage, spec in STAGES.items()
+        ),
+        YamlKind("inference", "inference_config", InferenceFile),
+        YamlKind("loop", "loop_config", LoopConfig, optional=True),
+    )
+}
+
+V = TypeVar("V", bound=FrozenModel)
+
+
+def load_settings(flags: Mapping[str, Any], *, run: str, repo_root: Path, engine: EngineRules) -> Settings:
+    """Merge files and ``flags`` (typed flags only, by name) into the effective settings.
+
+    Raises:
+        UsageProblem: anything is missing, unknown, mistyped, impossible or misaligned; all of it at once.
+    """
+    try:
+        return _load_settings(flags, run, repo_root.resolve(), engine)
+    except OSError as exc:
+        raise UsageProblem(f"{exc.filename}: {exc.strerror}; correct the path") from exc
+
+
+def _load_settings(flags: Mapping[str, Any], run: str, repo_root: Path, engine: EngineRules) -> Settings:
+    problems: list[str] = []
+    sources = _read_sources(flags, repo_root, problems)
+    on_disk = {name: dict(source.data) for name, source in sources.items()}
+    _apply_flags(sources, flags)
+    parsed = {}
+    for name, source in sources.items():
+        defaults = LoopConfig().model_dump(mode="json") if name == "loop" else {}
+        parsed[name] = _validated(FILES[name].schema, _deep_merge(defaults, source.data), source, problems)
+    problems += alignment.misaligned(on_disk, lambda name, key: sources[name].where((key,)))
+    training, inference, loop = parsed["training"], parsed["inference"], parsed["loop"]
+    run_root = repo_root / flags.get("run_root", f"results/{run}")
+    own = engine.read_settings(Draft(flags, repo_root, run_root, sources, parsed), problems)
+    stages = _stage_configs(parsed, sources, problems)
+    data = None
+    if isinstance(training, TrainingFile) and isinstance(inference, InferenceFile):
+        data = _data_source(training, inference, repo_root, problems)
+    warm_starts = {
+        stage: str(repo_root / flags[spec.checkpoint_flag])
+        for stage, spec in STAGES.items()
+        if flags.get(spec.checkpoint_flag)
+    }
+    train_stage = flags.get("train_stage", "all")
+    problems += _missing_checkpoints(train_stage, warm_starts)
+    python_exec = _interpreter(flags, repo_root, engine.interpreter_needs, problems)
+    if problems:
+        raise UsageProblem(dict.fromkeys(problems))
+    assert isinstance(training, TrainingFile)
+    assert isinstance(inference, InferenceFile)
+    assert isinstance(loop, LoopConfig)
+    assert data is not None
+    return Settings(
+        run_root=str(run_root),
+        repo_root=str(repo_root),
+        data=data,
+        device=training.device or inference.device or "auto",
+        train_stage=train_stage,
+        stages=stages,
+        inference=InferenceConfig(**{key: getattr(inference, key) for key in InferenceConfig.model_fields}),
+        loop=loop,
+        warm_starts=warm_starts,
+        engine=engine.name,
+        needs_frames=engine.needs_frames,
+        engine_settings=own.model_dump(mode="json") if own else None,
+        python_exec=python_exec,
+        alignment=alignment.table(on_disk, lambda name, key: sources[name].where((key,))),
+    )
+
+
+def _missing_checkpoints(train_stage: str, warm_starts: Mapping[Stage, str]) -> list[str]:
+    return [
+        f"--train-stage {train_stage} does not train {stage}, so its checkpoint is needed: "
+        f"give {FLAGS[spec.checkpoint_flag].option} PATH"
+        for stage, spec in STAGES.items()
+        if train_stage not in ("all", stage.value) and stage not in warm_starts
+    ]
+
+
+def _validated(schema: type[V], data: Mapping[str, Any], source: Source, problems: list[str]) -> V | None:
+    try:
+        return schema.model_validate_json(json.dumps(data, default=str))
+    except ValidationError as exc:
+        for error in exc.errors():
+            name = ".".join(str(part) for part in error["loc"] if part != "[key]")
+            meaning = _meaning(schema, str(error["loc"][0])) if error["loc"] else None
+            if error["type"] == "extra_forbidden":
+                message = "unknown key; remove it, or correct its spelling"
+            else:
+                given = f", not {error['input']!r}" if error["type"] != "missing" else ""
+                message = error["msg"].removeprefix("Value error, ") + given
+            explained = f" ({meaning})" if meaning else ""
+            problems.append(f"{source.where(error['loc'])}: {name}: {message}{explained}")
+        return None
+
+
+def _meaning(schema: type[FrozenModel], key: str) -> str | None:
+    return schema.model_fields[key].description if key in schema.model_fields else None
+
+
+def _deep_merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        below = merged.get(key)
+        merged[key] = _deep_merge(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _stage_configs(
+    parsed: Mapping[str, FrozenModel | None], sources: Mapping[str, Source], problems: list[str]
+) -> dict[Stage, StageConfig]:
+    """What each stage trains with: training.yaml first, then the stage's own file."""
+    training, stages = parsed["training"], {}
+    for stage in Stage:
+        file = parsed[stage.value]
+        if isinstance(training, TrainingFile) and isinstance(file, StageFile):
+            values = {**_said(file, StageConfig), **_said(training, StageConfig)}
+            config = _validated(StageConfig, values, sources[stage.value], problems)
+            if config is not None:
+                stages[stage] = config
+    return stages
+
+
+def unwritable(path: Path) -> str | None:
+    """Why nothing can be written to ``path``, which need not exist yet; None if it can."""
+    there = next(folder for folder in (path, *path.parents) if folder.exists())
+    if there.is_dir() and os.access(there, os.W_OK | os.X_OK) and os.statvfs(there).f_blocks:
+        return None
+    what = "is no folder" if not there.is_dir() else "cannot be written to"
+    return f"{path}: {there} {what}; mend its permissions, or give another --repo-root or --run-root"
+
+
+def _interpreter(flags: Mapping[str, Any], repo_root: Path, needs: str, problems: list[str]) -> str:
+    """The child's interpreter. Not resolved: a virtual environment's python is a link, and must stay one."""
+    typed = flags.get("python_exec")
+    if typed is None:
+        return sys.executable
+    path = repo_root / typed
+    if not path.is_file():
+        problems.append(f"--python-exec {typed}: no such file; give the path of a Python that has {needs} installed")
+    return str(path)
+
+
+def _read_sources(flags: Mapping[str, Any], repo_root: Path, problems: list[str]) -> dict[str, Source]:
+    sources = {}
+    config_dir = repo_root / flags.get("config_dir", "configs")
+    for name, kind in FILES.items():
+        typed = flags.get(kind.flag)
+        path = repo_root / typed if typed else config_dir / f"{name}.yaml"
+        if path.is_file():
+            sources[name] = Source.read(path, problems)
+            continue
+        sources[name] = Source(label=str(path))
+        if typed or not kind.optional:
+            option = FLAGS[kind.flag].option
+            problems.append(f"{path}: no such file; create it, or name another with {option} or --config-dir")
+    return sources
+
+
+def _apply_flags(sources: dict[str, Source], flags: Mapping[str, Any]) -> None:
+    for flag in FLAGS.values():
+        if flags.get(flag.name) is not None:
+            for target in flag.overrides:
+                name, *keys = target.split(".")
+                sources[name].override(keys, flags[flag.name], flag.option)
+
+
+def _said(file: FrozenModel, schema: type[FrozenModel]) -> dict[str, Any]:
+    """What a file says of the keys that ``schema`` knows."""
+    return {k: v for k, v in file.model_dump(mode="json").items() if v is not None and k in schema.model_fields}
+
+
+def _data_source(
+    training: TrainingFile, inference: InferenceFile, repo_root: Path, problems: list[str]
+) -> DataSource | None:
+    if training.dataset is None:
+        problems.append(f"training.yaml names no dataset; {frames.known_datasets()}")
+        return None
+    if inference.dataset not in (None, training.dataset):
+        problems.append(
+            f"inference.yaml judges on dataset {inference.dataset}, training.yaml trains on {training.dataset}; "
+            "make them the same, or give --dataset for both"
+        )
+    try:
+        source = frames.resolve_dataset(training.dataset, repo_root, training.fps)
+    except UsageProblem as exc:
+        problems += exc.problems
+        return None
+    return DataSource(
+        path=str(source.path), skip=source.skip, stride=source.stride, preload_ratio=training.preload_ratio
+    )

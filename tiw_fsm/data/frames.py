@@ -1,0 +1,172 @@
+"""Frame files: which dataset a name means, which rows make clips, and whether a file can be used. No torch."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import h5py
+import numpy as np
+
+from tiw_fsm.errors import UsageProblem, disk_errors
+from tiw_fsm.tinyworlds.episodes import clip_starts, first_share, split_rows
+
+SOURCE_FPS = 60
+DEFAULT_STRIDE = 4
+LARGEST_STRIDE = 10_000
+MOST_ROWS = 20_000_000
+"""More than three days of play at 60 frames per second; a file that claims more is damaged, or a trap."""
+
+
+class KnownDataset(NamedTuple):
+    """A dataset TinyWorlds knows by name."""
+
+    file: str
+    skip: int
+    fps: int
+
+
+KNOWN = {
+    "ZELDA": KnownDataset("zelda_frames.h5", 1000, 15),
+    "PONG": KnownDataset("pong_frames.h5", 0, 15),
+    "PICODOOM": KnownDataset("picodoom_frames.h5", 300, 30),
+    "POLE_POSITION": KnownDataset("pole_position_frames.h5", 0, 15),
+    "SONIC": KnownDataset("sonic_frames.h5", 100, 15),
+}
+
+
+@dataclass(frozen=True)
+class FramesFile:
+    """Where frames are and how they are read: the first ``skip`` rows are left out, clips take every ``stride``-th."""
+
+    path: Path
+    skip: int
+    stride: int
+
+
+def known_datasets() -> str:
+    """The known names, in words."""
+    return f"known are {', '.join(KNOWN)} (data/<name>_frames.h5), or give the path of an h5 file"
+
+
+def resolve_dataset(name: str, repo_root: Path, fps: int | None) -> FramesFile:
+    """What ``name`` stands for. The stride is that of ``fps``, else of the file's own ``stride`` attribute, else of
+    TinyWorlds.
+
+    Raises:
+        UsageProblem: neither a known name nor a path, or the file's ``stride`` is impossible.
+    """
+    stride = max(1, SOURCE_FPS // fps) if fps else None
+    if known := KNOWN.get(name.upper()):
+        path = repo_root / "data" / known.file
+        return FramesFile(path, known.skip, stride or SOURCE_FPS // known.fps)
+    if not name.endswith((".h5", ".hdf5")) and "/" not in name:
+        raise UsageProblem(f"dataset {name!r} is not known; {known_datasets()}")
+    path = repo_root / name
+    return FramesFile(path, 0, stride or _stride_attribute(path) or DEFAULT_STRIDE)
+
+
+def _stride_attribute(path: Path) -> int | None:
+    """The stride a recording says it is made for; a turn-based game says 1.
+
+    Raises:
+        UsageProblem: it is no positive integer.
+    """
+    try:
+        with h5py.File(path, "r") as file:
+            stride = file.attrs.get("stride")
+    except (OSError, OverflowError):
+        return None  # `inspect` says what is wrong with the file
+    if stride is None:
+        return None
+    if not isinstance(stride, int | np.integer) or not 1 <= stride <= LARGEST_STRIDE:
+        raise UsageProblem(
+            f"{path}: attribute `stride` is {stride}; make it an integer from 1 to {LARGEST_STRIDE}, or remove it"
+        )
+    return int(stride)
+
+
+# --- rows and clips ---------------------------------------------------------------------------------------------
+
+
+# --- is the file usable? ----------------------------------------------------------------------------------------
+
+
+def inspect(
+    path: Path,
+    *,
+    frame_size: int,
+    clip_length_train: int,
+    clip_length_eval: int,
+    clips_eval: int,
+    share_eval: float | None,
+    skip: int,
+    stride: int,
+    preload_ratio: float | None,
+) -> list[str]:
+    """Why ``path`` cannot be trained and judged on, each problem with its remedy; empty when it can."""
+    try:
+        if not path.is_file():
+            return [f"{path}: no such file; record one with `tiw-fsm record`, or correct the dataset"]
+        with h5py.File(path, "r") as file:
+            problems = _shape_problems(file, path, frame_size)
+            if problems:
+                return problems
+            rows = file["frames"].shape[0]
+            episode = file["episode"][:] if "episode" in file else None
+    except (OSError, KeyError, RuntimeError, OverflowError) as exc:
+        return [f"{path}: not readable as HDF5 ({exc}); it may be cut short: copy or record it again"]
+    numbers, held_out = split_rows(rows, episode, skip)
+    starts = partial(clip_starts, numbers, held_out, stride=stride, preload_ratio=preload_ratio)
+    training = starts(length=clip_length_train, for_evaluation=False)
+    evaluation = first_share(starts(length=clip_length_eval, for_evaluation=True), share_eval)
+    if len(training) == 0:
+        problems.append(
+            f"{path}: no training clip of {clip_length_train} frames, {stride} rows apart, fits into its {rows} rows "
+            f"(skip {skip}, preload_ratio {preload_ratio}); record more frames, or raise preload_ratio"
+        )
+    if len(evaluation) < clips_eval:
+        problems.append(
+            f"{path}: the gate wants {clips_eval} held-out clips of {clip_length_eval} frames, {stride} rows apart, "
+            f"and there are {len(evaluation)}; record more or longer episodes (every tenth is held out), "
+            "or lower inference.clips or --generation-steps, or raise --preload-ratio"
+        )
+    return problems
+
+
+def _shape_problems(file: h5py.File, path: Path, frame_size: int) -> list[str]:
+    if "frames" not in file:
+        return [
+            f"{path}: has no dataset `frames` (it has: {', '.join(file) or 'nothing'}); store frames under that name"
+        ]
+    frames = file["frames"]
+    if not isinstance(frames, h5py.Dataset) or frames.ndim != 4 or frames.shape[3] != 3:
+        return [f"{path}: `frames` has shape {getattr(frames, 'shape', None)}; it must be (N, H, W, 3)"]
+    problems = []
+    if frames.dtype != np.uint8:
+        problems.append(f"{path}: `frames` has type {frames.dtype}; it must be uint8, 0 to 255")
+    if frames.shape[0] == 0:
+        problems.append(f"{path}: `frames` is empty; record some")
+    if frames.shape[0] > MOST_ROWS:
+        problems.append(f"{path}: `frames` claims {frames.shape[0]} rows; give at most {MOST_ROWS}")
+    if frames.shape[1:3] != (frame_size, frame_size):
+        problems.append(
+            f"{path}: frames are {frames.shape[1]} by {frames.shape[2]} pixels, frame_size is {frame_size}; "
+            "make frame_size in training.yaml the frames' own size"
+        )
+    for name in ("episode", "actions"):
+        labels = file.get(name)
+        if labels is None:
+            continue
+        if not isinstance(labels, h5py.Dataset) or labels.shape != frames.shape[:1] or labels.dtype.kind not in "iu":
+            problems.append(f"{path}: `{name}` must hold one integer per frame, {frames.shape[0]} of them")
+    return problems
+
+
+def sha256(path: Path) -> str:
+    """Hash of the whole file."""
+    with disk_errors("reading", path), open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

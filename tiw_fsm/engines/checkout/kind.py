@@ -1,0 +1,103 @@
+"""What the checkout engine says of itself, and what it needs beside the settings of all engines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tiw_fsm.config.schema import InferenceFile, TrainingFile
+from tiw_fsm.config.settings import Draft, Settings, unwritable
+from tiw_fsm.engines.checkout import data, dialect
+from tiw_fsm.engines.protocol import Engine, EngineKind
+from tiw_fsm.errors import UsageProblem
+from tiw_fsm.storage.paths import StatePaths
+from tiw_fsm.values.frozen import FrozenModel, Positive
+
+
+class CheckoutSettings(FrozenModel):
+    """What only the checkout engine needs."""
+
+    dataset: str
+    """The name its scripts know."""
+    configs: dict[str, str]
+    """Its YAML files, by name."""
+    torchrun: str | None = None
+    processes: Positive = 1
+    processes_typed: bool = False
+    """The number was typed; else it is training.yaml's, which holds where the device allows."""
+    shards: bool = False
+    """FSDP instead of DDP."""
+    mixture: bool = False
+    """Dynamics is a mixture of experts, which our own models are not."""
+    sample_index: int | None = None
+    """inference.yaml's clip, where it names one."""
+
+
+class CheckoutKind(EngineKind):
+    """A TinyWorlds checkout, driven by its scripts."""
+
+    name = "checkout"
+    interpreter_needs = "the checkout's requirements"
+
+    def read_settings(self, draft: Draft, problems: list[str]) -> FrozenModel | None:
+        for path in (draft.repo_root, draft.repo_root / draft.flags.get("run_root", "results")):
+            if problem := unwritable(path):
+                problems.append(problem)
+        try:
+            found = dialect.read(draft.repo_root)
+        except UsageProblem as exc:
+            problems += exc.problems
+            return None
+        training, inference = draft.files["training"], draft.files["inference"]
+        if not isinstance(training, TrainingFile) or not isinstance(inference, InferenceFile):
+            return None
+        name = (training.dataset or "").upper()
+        if training.dataset and name not in found.datasets:
+            problems.append(
+                f"{draft.sources['training'].where(('dataset',))}: dataset {training.dataset!r} is none that this "
+                f"checkout knows; it knows {', '.join(found.datasets)} (data/<name>_frames.h5 under its root)"
+            )
+        torchrun = _torchrun(draft, problems)
+        wanted = draft.flags.get("nproc_per_node") or training.nproc_per_node or 1
+        return CheckoutSettings(
+            dataset=name,
+            configs={name: source.label for name, source in draft.sources.items()},
+            torchrun=torchrun,
+            processes=wanted if torchrun else 1,
+            processes_typed="nproc_per_node" in draft.flags,
+            shards=bool((training.distributed or {}).get("use_fsdp")),
+            mixture=any(getattr(file, "use_moe", None) for file in (training, draft.files["dynamics"])),
+            sample_index=inference.sample_index,
+        )
+
+    def data_problems(self, settings: Settings) -> list[str]:
+        own = CheckoutSettings.model_validate(settings.engine_settings)
+        processes = 1 if settings.device == "cpu" else own.processes
+        batch = processes * max(stage.batch_size_per_gpu for stage in settings.stages.values())
+        frames, inference = settings.data, settings.inference
+        length = max(stage.context_length for stage in settings.stages.values())
+        share = frames.preload_ratio
+        wanted = [
+            data.Wanted("training", batch, length, share, "raise preload_ratio in training.yaml to"),
+            data.Wanted("inference", 1, inference.frames, inference.preload_ratio, "give --preload-ratio"),
+        ]
+        return data.loader_problems(Path(frames.path), frames.skip, frames.stride, wanted)
+
+    def make(self, settings: Settings, paths: StatePaths) -> Engine:
+        from tiw_fsm.engines.checkout.engine import CheckoutEngine
+
+        return CheckoutEngine(settings, paths)
+
+
+def _torchrun(draft: Draft, problems: list[str]) -> str | None:
+    """Path of the typed torchrun; what is wrong with it, or that it is wanted, is added to ``problems``."""
+    typed = draft.flags.get("torchrun")
+    if typed is None:
+        if draft.flags.get("nproc_per_node", 1) > 1:
+            problems.append("--nproc-per-node above 1 needs torchrun: give its path with --torchrun")
+        return None
+    if not (draft.repo_root / typed).is_file():
+        problems.append(f"--torchrun {typed}: no such file; give the path of torchrun, beside the checkout's python")
+    return str(draft.repo_root / typed)
+
+
+KIND = CheckoutKind()

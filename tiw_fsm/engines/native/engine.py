@@ -1,0 +1,188 @@
+"""The native engine: our own PyTorch TinyWorlds, in a child process that lives as long as its controller needs it.
+
+Requests go to the child's standard input as JSON lines. The child leaves each answer in a file and then says so on a
+pipe of its own; on the same pipe it reports progress, for display only. The controller learns no fact from prose.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any, ClassVar
+
+from tiw_fsm.engines.protocol import (
+    Hello,
+    HelloRequest,
+    InferRequest,
+    PackRequest,
+    Progress,
+    ShapesRequest,
+    TrainRequest,
+    TrainResult,
+)
+from tiw_fsm.errors import DiskRefused, EngineCrashed, Interrupted, StateDamaged, UsageProblem, disk_errors
+from tiw_fsm.fsm.inference_gate import InferenceResult
+from tiw_fsm.stages import Stage
+from tiw_fsm.storage import checkpoints
+from tiw_fsm.storage.paths import StatePaths
+from tiw_fsm.system import durable, signals
+from tiw_fsm.tinyworlds import determinism
+from tiw_fsm.tinyworlds.config import StageConfig
+from tiw_fsm.values.frozen import FrozenModel
+
+STOP = b'{"kind": "stop"}\n'
+
+
+class NativeEngine:
+    """Drives ``python -m tiw_fsm.engines.native.child``; starts it when needed, and anew after it died."""
+
+    saves_within_chunk: ClassVar[bool] = False
+
+    def __init__(self, python_exec: str, paths: StatePaths, max_silence: float) -> None:
+        self._python = python_exec
+        self._paths = paths
+        self._max_silence = max_silence
+        self._child: subprocess.Popen[bytes] | None = None
+        self._pipe: IO[bytes] | None = None
+        self._hello: HelloRequest | None = None
+        self._shapes: dict[tuple[Stage, StageConfig], dict[str, tuple[int, ...]]] = {}
+
+    def hello(self, request: HelloRequest) -> Hello:
+        self._hello = request
+        try:
+            return Hello.model_validate(self._start(request))
+        except (EngineCrashed, OSError) as exc:
+            raise UsageProblem(
+                f"{self._python} cannot run the training process; name an interpreter that has tiw_fsm and torch with "
+                f"--python-exec. {exc}"
+            ) from exc
+
+    def train(self, request: TrainRequest, progress: Progress) -> TrainResult:
+        return TrainResult.model_validate(self._ask(request, progress))
+
+    def infer(self, request: InferRequest, progress: Progress) -> InferenceResult:
+        return InferenceResult.model_validate(self._ask(request, progress))
+
+    def problems(self, stage: Stage, config: StageConfig, folder: Path, sha256: str | None) -> list[str]:
+        if (stage, config) not in self._shapes:
+            answer = self._ask(ShapesRequest(stage=stage, config=config), lambda done, total, loss: None)
+            self._shapes[stage, config] = {name: tuple(shape) for name, shape in answer.items()}
+        return checkpoints.problems(folder, expect=self._shapes[stage, config], sha256=sha256)
+
+    def pack(self, folder: Path, file: Path) -> None:
+        """Write a checkpoint as one file that holds its weights and its config's plain values.
+
+        Raises:
+            UnreadableFile: its config cannot be read.
+            DiskRefused: the disk did not take it.
+        """
+        request = PackRequest(folder=str(folder), config=checkpoints.saved_config(folder), file=str(file))
+        self._ask(request, lambda done, total, loss: None)
+
+    def stop(self) -> None:
+        if self._child is not None and self._child.stdin is not None:
+            try:
+                os.write(self._child.stdin.fileno(), STOP)
+            except OSError:
+                return  # the child is gone; whoever waits for its answer finds out
+
+    def close(self) -> None:
+        child, self._child = self._child, None
+        if child is not None:
+            child.kill()
+            child.wait()
+        if self._pipe is not None:
+            self._pipe.close()
+            self._pipe = None
+
+    def _start(self, request: HelloRequest) -> Mapping[str, Any]:
+        self.close()
+        read_end, write_end = os.pipe()
+        durable.require_plain(self._paths.child_log)
+        environment = os.environ | determinism.ENVIRONMENT
+        with disk_errors("opening", self._paths.child_log), open(self._paths.child_log, "ab") as log:
+            command = [self._python, "-m", "tiw_fsm.engines.native.child"]
+            try:
+                # Ctrl-C and Slurm signal every process; the controller decides what they mean.
+                with signals.held_back():
+                    self._child = subprocess.Popen(
+                        [*command, str(os.getpid()), str(write_end), str(self._paths.child_result)],
+                        stdin=subprocess.PIPE,
+                        stdout=log,
+                        stderr=log,
+                        pass_fds=(write_end,),
+                        env=environment,
+                    )
+            finally:
+                os.close(write_end)
+                self._pipe = os.fdopen(read_end, "rb", buffering=0)  # what is heard must not hide from select
+        return self._exchange(request, lambda done, total, loss: None)
+
+    def _ask(self, request: FrozenModel, progress: Progress) -> Mapping[str, Any]:
+        if self._child is None:
+            assert self._hello is not None, "hello comes first"
+            self._start(self._hello)
+        return self._exchange(request, progress)
+
+    def _exchange(self, request: FrozenModel, progress: Progress) -> Mapping[str, Any]:
+        """Send a request, relay progress until the child has answered, and read its answer."""
+        assert self._child is not None
+        assert self._child.stdin is not None
+        assert self._pipe is not None
+        result_file = self._paths.child_result
+        with disk_errors("removing", result_file):
+            result_file.unlink(missing_ok=True)
+        try:
+            os.write(self._child.stdin.fileno(), request.model_dump_json().encode() + b"\n")
+        except BrokenPipeError:
+            raise self._died() from None
+        while (line := self._heard()) not in (b"answered\n", b""):
+            said = json.loads(line)
+            if isinstance(said, str):
+                raise _refused(said)
+            progress(*said)
+        if not result_file.exists():
+            raise self._died()
+        with disk_errors("reading", result_file):
+            status, content = json.loads(result_file.read_bytes())
+        if status == "ok":
+            return dict(content)
+        if status == "stopped":
+            raise Interrupted("asked to stop before the first update")
+        if status == "usage":
+            raise UsageProblem(content)
+        if status == "damaged":
+            raise StateDamaged(content)
+        if status == "disk":
+            raise _refused(content)
+        raise EngineCrashed(content, out_of_memory=status == "out_of_memory")
+
+    def _heard(self) -> bytes:
+        """The next line from the child; empty when it has ended.
+
+        Raises:
+            EngineCrashed: it hangs, and was ended.
+        """
+        assert self._pipe is not None
+        if not select.select([self._pipe], [], [], self._max_silence)[0]:
+            self.close()
+            raise EngineCrashed(f"the child gave no sign of life for {self._max_silence} seconds, and was ended")
+        return self._pipe.readline()
+
+    def _died(self) -> EngineCrashed:
+        assert self._child is not None
+        code = self._child.wait()
+        with open(self._paths.child_log, "rb") as log:
+            log.seek(max(0, log.seek(0, os.SEEK_END) - 2000))
+            last = log.read().decode(errors="replace").strip()
+        self.close()
+        # 137 and SIGKILL are how the kernel's out-of-memory killer ends a process, but also how people do.
+        return EngineCrashed(f"the child ended with status {code}\n{last}")
+
+
+def _refused(what: str) -> DiskRefused:
+    return DiskRefused(f"{what}. Nothing committed was lost; mend the disk and run again.")

@@ -1,0 +1,154 @@
+"""What a run knows about itself: the content of ``state.json``, as frozen values.
+
+Nothing here reads or writes a file, and nothing changes in place: a step of the machine makes a new ``RunState``.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+from tiw_fsm.config.loop import LoopConfig
+from tiw_fsm.fsm.inference_gate import Attempt
+from tiw_fsm.fsm.states import SCHEMA_VERSION, TRAINING, State, gate_at
+from tiw_fsm.stages import Stage
+from tiw_fsm.values.frozen import CheckpointRef, FileRef, FrozenModel, LearningRateSchedule, Tuning
+from tiw_fsm.values.plain import JsonObject, LogPosition
+
+ATTEMPTS_KEPT = 8
+
+
+class StageProgress(FrozenModel):
+    """How far one stage has come."""
+
+    target: int
+    """Updates after which the stage is done."""
+    completed: int = 0
+    """Updates contained in ``checkpoint``."""
+    chunk_start: int = 0
+    """Where the chunk in hand began: the updates of ``accepted``, or of the warm start."""
+    attempt: int = 1
+    """Number of the chunk attempt in hand; the metrics rows carry it."""
+    checkpoint: CheckpointRef | None = None
+    """The newest committed checkpoint: a resume starts here."""
+    accepted: CheckpointRef | None = None
+    """The newest checkpoint a gate accepted, or a warm start: a rejected chunk is repeated from here."""
+    warm_start: bool = False
+    """``accepted`` came from outside this run: its weights are taken, its optimizer is not."""
+    tuning: Tuning
+    schedule: LearningRateSchedule
+    retries: int = 0
+    crashes: int = 0
+    crashed_at: int | None = None
+    """Completed updates at the last crash since the newest checkpoint; a second one there halves the batch."""
+    metrics: LogPosition = LogPosition()
+    """What this state vouches for of the metrics file."""
+    attempt_metrics: LogPosition = LogPosition()
+    """The same when the attempt in hand began."""
+    picture: str | None = None
+    """The last chunk's picture; None when the chunk left none that can be looked at."""
+    verdict: str | None = None
+    """The last gate's decision."""
+
+    def rewound(self) -> Self:
+        """Back at the beginning of the chunk in hand; its metrics rows so far no longer count."""
+        return self.evolve(completed=self.chunk_start, checkpoint=self.accepted, metrics=self.attempt_metrics)
+
+
+class InferenceProgress(FrozenModel):
+    started: int = 0
+    """Attempts begun; recorded before the work."""
+    crashes: int = 0
+    pending: FileRef | None = None
+    """Result file of an attempt that ran and has not been judged."""
+    attempts: list[Attempt] = []
+    """The last ``ATTEMPTS_KEPT`` judged attempts; the journal has them all."""
+    best: Attempt | None = None
+
+
+class Fingerprint(FrozenModel):
+    """What decides the weights bit for bit."""
+
+    config: dict[str, Any]
+    data: str
+    """SHA-256 of the frames file; the engine's name where it reads none."""
+    code: str
+    torch: str
+    device: str
+    threads: int
+    processes: int = 1
+    dialect: JsonObject | None = None
+    """What the engine found out about the code it drives, as it says it; None where it drives none."""
+
+
+class Inexact(FrozenModel):
+    """From ``completed`` updates of ``stage`` on, the run is no longer bitwise what one machine would have made."""
+
+    stage: Stage | None = None
+    completed: int
+    what: str
+
+
+class Runner(FrozenModel):
+    """The process that is, or was, running this run."""
+
+    pid: int
+    host: str
+    started_at: str
+
+
+class RunState(FrozenModel):
+    """Everything a run needs to go on. ``generation`` grows by one with each commit."""
+
+    schema_version: int = SCHEMA_VERSION
+    generation: int = 0
+    run_id: str
+    run: str
+    state: State = State.ALIGN
+    outcome: str | None = None
+    """``passed`` or ``failed`` once REPORT is done."""
+    reason: str | None = None
+    """Why REPORT was entered, in a sentence."""
+    failed_in: State | None = None
+    """The state whose budget ran out: where a raised budget reopens the run."""
+    budget_used: str | None = None
+    """That budget's name in loop.yaml."""
+    stages: dict[Stage, StageProgress] = {}
+    inference: InferenceProgress = InferenceProgress()
+    retunes: int = 0
+    interruptions: int = 0
+    stalled_starts: int = 0
+    """Starts in a row in which no checkpoint was committed and no state left."""
+    runner: Runner | None = None
+    train_stage: str = "all"
+    loop: LoopConfig
+    flags: dict[str, Any] = {}
+    fingerprint: Fingerprint | None = None
+    config_sha256: str | None = None
+    """Of the effective configuration, as the last start saved it beside the state."""
+    inexact: list[Inexact] = []
+    reports: list[str] = []
+    created_at: str = ""
+    updated_at: str = ""
+
+    @property
+    def stage(self) -> Stage | None:
+        """The stage in training now, if any."""
+        return TRAINING.get(self.state)
+
+    def progress(self) -> StageProgress:
+        """Progress of the stage in training now. Raises KeyError outside the TRAIN states."""
+        return self.stages[TRAINING[self.state]]
+
+    def with_stage(self, stage: Stage, **changes: Any) -> Self:
+        """This state with fields of one stage's progress changed."""
+        return self.evolve(stages={**self.stages, stage: self.stages[stage].evolve(**changes)})
+
+    def chunk_end(self, stage: Stage) -> int:
+        """Completed updates at which the chunk in hand is judged."""
+        progress = self.stages[stage]
+        return gate_at(progress.chunk_start, self.loop.chunks[stage], progress.target)
+
+    def named_checkpoints(self) -> set[str]:
+        """Folders that must not be removed while this state may be loaded."""
+        refs = [ref for p in self.stages.values() for ref in (p.checkpoint, p.accepted)]
+        return {ref.path for ref in refs if ref is not None}

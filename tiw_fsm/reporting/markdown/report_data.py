@@ -1,0 +1,134 @@
+"""The three Markdown reports of the user's document, made from the state and its journal.
+
+Loss curves come from the metrics files and figures per step from the attempts' result files; the reports link to them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from tiw_fsm.config.settings import Settings
+from tiw_fsm.errors import disk_errors
+from tiw_fsm.fsm.inference_gate import Attempt
+from tiw_fsm.fsm.run_state import RunState
+from tiw_fsm.reporting.journal import attempts as journal_attempts
+from tiw_fsm.reporting.journal import steps
+from tiw_fsm.reporting.markdown.tables import Lines, bullets
+from tiw_fsm.stages import Stage
+from tiw_fsm.storage.paths import RunPaths, StatePaths
+from tiw_fsm.values.plain import JsonObject
+
+# --- what the reports are made of -------------------------------------------------------------------------------
+
+
+@dataclass
+class ReportData:
+    """Everything the reports tell of, and links to it."""
+
+    run: RunState
+    journal: Sequence[JsonObject]
+    settings: Settings
+    paths: RunPaths
+    state: StatePaths
+    names: Mapping[str, str]
+    """File names of the three reports."""
+    curves: Path | None
+
+    def __post_init__(self) -> None:
+        self.steps = list(steps(self.journal))
+        self.attempts = journal_attempts(self.journal)
+
+    def link(self, path: str | Path | None, label: str | None = None) -> str:
+        """A link that works from the reports' folder; only the name, when there is no such file."""
+        if path is None:
+            return "none"
+        name = label or self._name(Path(path))
+        return f"[{name}]({self._relative(path)})" if Path(path).exists() else f"{name} (gone)"
+
+    def picture(self, path: str | Path | None, title: str) -> Lines:
+        """An embedded picture with the name of its file, if there is one."""
+        if path is None or not Path(path).exists():
+            return []
+        return [f"![{title}]({self._relative(path)})", "", f"{title}: {self.link(path)}", ""]
+
+    def _name(self, path: Path) -> str:
+        root = self.paths.repo_root.resolve()
+        return path.resolve().relative_to(root).as_posix() if path.resolve().is_relative_to(root) else str(path)
+
+    def _relative(self, path: str | Path) -> str:
+        return quote(os.path.relpath(Path(path).resolve(), self.paths.reports.resolve()))
+
+    def result(self, attempt: Attempt) -> JsonObject:
+        """The attempt's file with every figure; empty when it is gone, or not what inference left."""
+        path = Path(attempt.result) if attempt.result else None
+        if path is None or not path.exists():
+            return {}
+        with disk_errors("reading", path):
+            content = path.read_bytes()
+        if hashlib.sha256(content).hexdigest() != attempt.result_sha256:
+            return {}
+        found: JsonObject = json.loads(content)
+        return found
+
+    def sources(self) -> Lines:
+        """Which files the numbers come from."""
+        files = [self.paths.metrics(stage) for stage in Stage if self.paths.metrics(stage).exists()]
+        return [
+            "## Where the numbers come from",
+            "",
+            f"- gates, decisions, tuning, events: {self.link(self.state.journal)}",
+            *(f"- losses: {self.link(file)}" for file in files),
+            *(
+                f"- figures of attempt {a.number}: {self.link(a.result)}"
+                + ("" if self.result(a) else " (gone or altered since, so not used)")
+                for a in self.attempts
+                if a.result
+            ),
+            *(f"- see also: [{name}]({name})" for name in self.names.values()),
+        ]
+
+    def curves_section(self) -> Lines:
+        return ["## Loss curves", "", *(self.picture(self.curves, "Loss curves") or ["No update was recorded.", ""])]
+
+
+# --- runtime report ---------------------------------------------------------------------------------------------
+
+
+def overview(data: ReportData) -> Lines:
+    run = data.run
+    return [
+        *bullets(
+            {
+                "status": f"**{'failed' if run.failed_in else 'passed'}**",
+                "reason": run.reason,
+                "run root": data.settings.run_root,
+                "trained stages": run.train_stage,
+                "device": run.fingerprint.device if run.fingerprint else None,
+                "began": run.created_at or None,
+                "retunes": run.retunes,
+                "interruptions": run.interruptions,
+            }
+        )[:-1],
+        *_inexact(run),
+        "",
+    ]
+
+
+def _inexact(run: RunState) -> Lines:
+    """From where on the run is not bitwise what one machine would have made."""
+    return [
+        f"- **no longer bitwise the same run** from update {i.completed} of {i.stage or 'no stage'} on: {i.what}"
+        for i in run.inexact
+    ]
+
+
+# --- retrospective ----------------------------------------------------------------------------------------------
+
+
+# --- auto-training-loop report ----------------------------------------------------------------------------------

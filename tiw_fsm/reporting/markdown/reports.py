@@ -1,0 +1,54 @@
+"""The three Markdown reports of the user's document."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from tiw_fsm.config.settings import Settings
+from tiw_fsm.fsm.run_state import RunState
+from tiw_fsm.fsm.states import State
+from tiw_fsm.reporting.journal import chunk_gates
+from tiw_fsm.reporting.markdown.report_data import ReportData
+from tiw_fsm.reporting.markdown.retrospective import retrospective
+from tiw_fsm.reporting.markdown.runtime import runtime_report
+from tiw_fsm.reporting.markdown.tables import Lines
+from tiw_fsm.reporting.markdown.training_loop import training_report
+from tiw_fsm.storage.paths import RunPaths, StatePaths
+from tiw_fsm.system import append_log, durable
+from tiw_fsm.values.plain import JsonObject, LogPosition
+
+
+def write(
+    run: RunState, journal: Sequence[JsonObject], settings: Settings, paths: RunPaths, state: StatePaths
+) -> list[Path]:
+    """Write the reports. Their names carry the time REPORT was entered, so writing them again replaces them."""
+    from tiw_fsm.reporting import curves  # brings numpy, which `tiw-fsm check`, which needs this module, does without
+
+    entered = [line["time"] for line in journal if line["to"] == State.REPORT != line["from"]]
+    stamp = (entered[-1] if entered else run.updated_at).translate(str.maketrans("-T:", "___", "Z"))
+    picture = paths.reports / f"train-to-inference-curves-{stamp}.png"
+    metrics = {
+        stage: append_log.AppendLog(paths.metrics(stage)).read(LogPosition(), p.metrics)
+        for stage, p in run.stages.items()
+    }
+    drawn = curves.draw(picture, metrics, chunk_gates(journal))
+    data = ReportData(
+        run,
+        journal,
+        settings,
+        paths,
+        state,
+        {name: f"{name}-{stamp}.md" for name in REPORTS},
+        picture if drawn else None,
+    )
+    for name, make in REPORTS.items():
+        durable.replace(paths.reports / data.names[name], ("\n".join(make(data)) + "\n").encode())
+    return [paths.reports / name for name in data.names.values()]
+
+
+REPORTS: dict[str, Callable[[ReportData], Lines]] = {
+    "train-to-inference-report": runtime_report,
+    "train-to-inference-retrospective": retrospective,
+    "auto-training-loop-report": training_report,
+}

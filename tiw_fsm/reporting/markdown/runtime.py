@@ -1,0 +1,124 @@
+"""The runtime report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from tiw_fsm.fsm.inference_gate import Attempt
+from tiw_fsm.reporting.advice import verdict_line
+from tiw_fsm.reporting.history import words
+from tiw_fsm.reporting.journal import Step, tuning_change
+from tiw_fsm.reporting.markdown.report_data import ReportData, overview
+from tiw_fsm.reporting.markdown.tables import Lines, bullets, table
+from tiw_fsm.values.plain import JsonObject
+
+
+def runtime_report(data: ReportData) -> Lines:
+    """Checkpoints, inference attempts with every condition, training calls, events."""
+    run = data.run
+    lines = [f"# Train-to-inference report: {run.run}", "", *overview(data), "## Checkpoints", ""]
+    lines += table(
+        ("stage", "updates", "target", "checkpoint", "SHA-256"),
+        [
+            (stage, p.completed, p.target, *((data.link(p.checkpoint.path), f"`{p.checkpoint.sha256}`")))
+            if p.checkpoint
+            else (stage, p.completed, p.target, "none", "")
+            for stage, p in run.stages.items()
+        ],
+    )
+    lines += ["## Inference attempts", ""]
+    for attempt in data.attempts:
+        lines += _attempt_section(data, attempt)
+    lines += [] if data.attempts else ["None.", ""]
+    lines += ["## Training calls", ""]
+    lines += table(
+        ("stage", "chunk attempt", "from update", "to update", "checkpoints", "seconds", "process deaths", "decision"),
+        [tuple(call.values()) for call in _calls(data.steps)],
+    )
+    return [*lines, "## Events", "", *_events(data.steps), *data.curves_section(), *data.sources()]
+
+
+FIGURES = {
+    "mse": "MSE of generated frames",
+    "mse_with_context": "MSE with the context frames, as TinyWorlds itself defines it",
+    "mse_random_actions": "MSE with random actions",
+    "tokenizer_mse": "MSE of the tokenizer alone, the floor of any rollout",
+    "unique_actions": "distinct actions inferred",
+    "action_entropy": "entropy of the actions",
+    "frames_inferred": "frames inferred",
+}
+"""Keys of an attempt's result file → what they mean."""
+
+
+def _attempt_section(data: ReportData, attempt: Attempt) -> Lines:
+    result = data.result(attempt)
+    figures = [(meaning, result[key], f"`{key}`") for key, meaning in FIGURES.items() if result.get(key) is not None]
+    figures += [(f"MSE of baseline {name}", mse, f"`baselines.{name}`") for name, mse in attempt.baselines.items()]
+    return [
+        f"### Attempt {attempt.number}: {'passed' if attempt.passed else 'failed'}",
+        "",
+        verdict_line(attempt.model_dump()) + ".",
+        "",
+        *bullets(
+            {
+                "dynamics updates": attempt.updates,
+                "largest MSE allowed": attempt.max_mse,
+                "skill (1 − MSE / best baseline)": attempt.skill,
+                "error": result.get("error"),
+                "every figure": data.link(attempt.result),
+            }
+        ),
+        *table(("condition", "met"), attempt.conditions.items()),
+        *table(("figure", "value", "key in the result file"), figures),
+        *_per_step(result),
+        *data.picture(attempt.png, f"Attempt {attempt.number}, ground truth against prediction"),
+    ]
+
+
+def _per_step(result: JsonObject) -> Lines:
+    """How the error grows with each generated frame."""
+    columns = {"MSE": result.get("mse_per_step"), **result.get("baselines_per_step", {})}
+    columns["skill"] = result.get("skill_per_step")
+    columns = {name: values for name, values in columns.items() if values}
+    if "MSE" not in columns:
+        return []
+    rows = enumerate(zip(*columns.values(), strict=False), start=1)
+    return table(("generated frame", *columns), [(number, *values) for number, values in rows])
+
+
+DEATHS = ("crashed", "out_of_memory")
+
+
+def _calls(history: Iterable[Step]) -> Iterable[JsonObject]:
+    """One entry per chunk attempt: where it began, what it saved, how it was judged."""
+    calls: dict[tuple[str, int], JsonObject] = {}
+    for step in history:
+        stage = step.facts.get("stage")
+        if step.event not in ("saved", "accepted", "rejected", *DEATHS) or stage is None:
+            continue
+        before = step.before["stages"][stage]
+        begun = {"stage": stage, "attempt": before["attempt"], "from": before["completed"], "to": before["completed"]}
+        rest = {"saved": 0, "seconds": 0.0, "deaths": 0, "decision": "not judged"}
+        call = calls.setdefault((stage, before["attempt"]), begun | rest)
+        call["to"] = max(call["to"], step.facts["completed"])
+        call["saved"] += step.event == "saved"
+        call["seconds"] = round(call["seconds"] + step.facts.get("seconds", 0.0), 3)
+        call["deaths"] += step.event in DEATHS
+        call["decision"] = step.facts.get("decision", call["decision"])
+    return calls.values()
+
+
+UNUSUAL = ("crashed", "out_of_memory", "interrupted", "started", "reopened", "stalled", "result_lost")
+"""Journal events that are not the plain course of a run."""
+
+
+def _events(history: Iterable[Step]) -> Lines:
+    rows = []
+    for step in history:
+        if step.event not in UNUSUAL:
+            continue
+        stage = step.facts.get("stage")
+        where = f"{stage} at or after update {step.facts['completed']}" if stage else step.line["from"]
+        patch = tuning_change(step, stage) if stage else ""
+        rows.append((step.line["time"], step.event, where, words(step), patch))
+    return table(("time", "event", "where", "what", "config patch applied"), rows)

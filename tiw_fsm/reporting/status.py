@@ -1,0 +1,367 @@
+"""Where a run is: the object ``tiw-fsm status --json`` prints, and one screen of it for people. Never imports torch.
+
+Read from the state and the end of the journal alone, so that it is as fast after a month as after a minute; nothing is
+locked for longer than a look, and a copied state folder tells the same. It reads the state as the JSON that it is, in
+which what is null is left out: to import pydantic would take longer than all else.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.text import Text
+
+from tiw_fsm.errors import StateDamaged
+from tiw_fsm.fsm.states import TERMINAL, TRAINING, State, gate_at
+from tiw_fsm.reporting import advice
+from tiw_fsm.reporting.wording import duration, near, not_begun
+from tiw_fsm.stages import Stage
+from tiw_fsm.storage.state_folder import StateFolder
+from tiw_fsm.values.plain import JsonObject
+
+ATTEMPT_KEYS = (
+    "number",
+    "updates",
+    "max_mse",
+    "mse",
+    "baselines",
+    "own_mse",
+    "skill",
+    "conditions",
+    "passed",
+    "png",
+    "result",
+    "result_sha256",
+    "tokenizer_mse",
+    "unique_actions",
+    "action_entropy",
+)
+FINGERPRINT_KEYS = ("config", "data", "code", "torch", "device", "threads", "processes", "dialect")
+INEXACT_KEYS = ("stage", "completed", "what")
+STAGE_KEYS = ("target", "completed", "checkpoint", "accepted", "retries", "crashes", "tuning", "verdict", "picture")
+RECENT = 3
+"""Saved checkpoints over which the speed is taken, and interruptions that are told of."""
+LOOKS = 5
+"""How often it looks for a moment at which nobody began or ended, before what was seen is believed."""
+BAR = 24
+STOPS: dict[str, Callable[[JsonObject], str]] = {
+    "started": lambda facts: "the runner died without warning" if "died" in facts else "",
+    "interrupted": lambda facts: "asked to stop, all saved",
+}
+"""How the journal's lines tell of interruptions."""
+
+
+def status(folder: StateFolder, now: datetime | None = None) -> JsonObject:
+    """The run's status, with the fields that scripts may rely on.
+
+    Raises:
+        StateDamaged: neither generation of the state can be read.
+    """
+    for _ in range(LOOKS):
+        alive, found = folder.alive(), folder.document()
+        if alive == folder.alive():  # else a runner began or ended meanwhile, and the state may be of before
+            break
+    name = folder.paths.folder.name
+    if found is None:
+        return _nothing_yet(name, alive)
+    refused = None if alive else folder.refused()
+    with _telling_of(name):
+        return _told(found.state, folder.recent(found.journal), now or datetime.now(UTC), alive, refused)
+
+
+@contextmanager
+def _telling_of(name: str) -> Iterator[None]:
+    """Say of what fails for what a state holds that it is the state: nothing has checked the types in it."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as exc:
+        raise StateDamaged(
+            f"state.json of run {name!r} is whole, but no state that this version can tell of; "
+            f"`tiw-fsm verify --run {name}` says more"
+        ) from exc
+
+
+def _told(
+    run: JsonObject, recent: list[JsonObject], now: datetime, alive: bool, refused: JsonObject | None
+) -> JsonObject:
+    stages = {stage: _fields(progress, STAGE_KEYS) for stage, progress in run["stages"].items()}
+    for stage, values in stages.items():
+        speed = _speed(recent, stage)
+        left = values["target"] - values["completed"]
+        values["updates_per_second"] = speed
+        values["eta_seconds"] = round(left / speed) if speed and left > 0 else None
+    saved = [line["time"] for line in recent if line["event"] == "saved"]
+    inference = run["inference"]
+    return {
+        "run": run["run"],
+        "state": run["state"],
+        "outcome": run.get("outcome"),
+        "reason": run.get("reason"),
+        "alive": alive,
+        "runner": _runner(run, alive),
+        "stopped": None if alive else _stopped(run, recent),
+        "next": what_next(run, alive),
+        "command": f"tiw-fsm run --run {run['run']}",
+        "refused": refused,
+        "stages": stages,
+        "inference": {
+            "attempts": [_fields(attempt, ATTEMPT_KEYS) for attempt in inference["attempts"]],
+            "best": _fields(inference.get("best"), ATTEMPT_KEYS),
+        },
+        "retunes": run["retunes"],
+        "budgets": run["loop"]["budgets"],
+        "used": _used(run),
+        "interruptions": run["interruptions"],
+        "recent_interruptions": _interruptions(recent),
+        "checkpoint_age_seconds": round((now - datetime.fromisoformat(saved[-1])).total_seconds()) if saved else None,
+        "inexact": [_fields(entry, INEXACT_KEYS) for entry in run["inexact"]],
+        "fingerprint": _fields(run.get("fingerprint"), FINGERPRINT_KEYS),
+        "reports": run["reports"],
+        "generation": run["generation"],
+        "created_at": run["created_at"],
+        "updated_at": run["updated_at"],
+    }
+
+
+def _fields(document: JsonObject | None, keys: Iterable[str]) -> Any:
+    """``document`` with all its fields; None if there is none."""
+    return document and {key: document.get(key) for key in keys}
+
+
+def _nothing_yet(name: str, alive: bool) -> JsonObject:
+    return {
+        "run": name,
+        "state": None,
+        "outcome": None,
+        "alive": alive,
+        "next": "ALIGN" if alive else not_begun(name),
+        "command": f"tiw-fsm run --run {name}",
+        "refused": None,
+        "stages": {},
+        "inference": {"attempts": [], "best": None},
+        "budgets": None,
+        "interruptions": 0,
+        "fingerprint": None,
+    }
+
+
+def _runner(run: JsonObject, alive: bool) -> JsonObject | None:
+    """The process that runs it, or that died doing so. One that has just begun has not yet said who it is."""
+    runner: JsonObject | None = run.get("runner")
+    if alive and runner and runner["host"] == socket.gethostname() and not Path(f"/proc/{runner['pid']}").exists():
+        return None
+    return runner
+
+
+def _speed(recent: Iterable[JsonObject], stage: str) -> float | None:
+    """Updates per second of the stage's last few checkpoints, without what lies between them."""
+    lines = [line for line in recent if line["facts"].get("stage") == stage and line["event"] == "saved"]
+    done = [line["facts"] for line in lines][-RECENT - 1 :]
+    updates = sum(after["completed"] - before["completed"] for before, after in pairwise(done))
+    seconds = sum(facts["seconds"] for facts in done[1:])
+    return round(updates / seconds, 3) if updates > 0 and seconds > 0 else None
+
+
+def _stopped(run: JsonObject, recent: list[JsonObject]) -> JsonObject:
+    """When and why nothing runs."""
+    if run["state"] in TERMINAL:
+        why = "the run has ended"
+    elif runner := run.get("runner"):
+        why = f"process {runner['pid']} on {runner['host']} died without warning"
+    elif recent and recent[-1]["event"] == "interrupted":
+        why = "it was asked to stop, and saved"
+    else:
+        why = "nobody has started it again"
+    return {"at": run["updated_at"], "why": why}
+
+
+def _used(run: JsonObject) -> JsonObject:
+    """What of each budget is used up, in the order of ``budgets``."""
+    progress = run["stages"].get(TRAINING.get(run["state"]))
+    return {
+        "max_train_retries": progress["retries"] if progress else 0,
+        "max_inference_retries": run["retunes"],
+        "max_crashes": (progress or run["inference"])["crashes"],
+        "max_stalled_starts": run["stalled_starts"],
+    }
+
+
+def _interruptions(recent: Iterable[JsonObject]) -> list[JsonObject]:
+    told = [
+        {"at": line["time"], "why": STOPS[line["event"]](line["facts"])} for line in recent if line["event"] in STOPS
+    ]
+    return [entry for entry in told if entry["why"]][-RECENT:]
+
+
+def what_next(run: JsonObject, alive: bool) -> str:
+    """One sentence: what happens next, or what to do. ``run`` is a state's JSON."""
+    state = run["state"]
+    if state == State.PASSED:
+        return "nothing: the world model passed its gate"
+    if state == State.FAILED:
+        return f"{run['reason']}; raise it and run again, or read the reports"
+    doing = f"{state}"
+    if stage := TRAINING.get(state):
+        progress = run["stages"][stage]
+        gate = gate_at(progress["chunk_start"], run["loop"]["chunks"][stage], progress["target"])
+        doing = f"{stage} goes on from update {progress['completed']}; gate at {gate} of {progress['target']}"
+    return doing if alive else f"{doing}, as soon as `tiw-fsm run` is started again"
+
+
+# --- for people -------------------------------------------------------------------------------------------------
+
+PICTURE = (
+    (State.ALIGN, "ALIGN"),
+    (State.TRAIN_VIDEO, "VIDEO"),
+    (State.TRAIN_LATENT, "LATENT"),
+    (State.TRAIN_DYNAMICS, "DYNAMICS"),
+    (State.INFER, "INFER"),
+    (State.GATE, "GATE"),
+    (State.RETUNE, "RETUNE"),
+    (State.REPORT, "REPORT"),
+    (State.PASSED, "PASSED"),
+    (State.FAILED, "FAILED"),
+)
+"""The machine in one line, in the order of its states."""
+
+
+def show(console: Console, found: JsonObject) -> None:
+    """Print a status for people."""
+    console.print(screen(found), soft_wrap=True)
+
+
+def watch(console: Console, look: Callable[[], JsonObject], every: float) -> None:
+    """Show the status again and again, in place, until the run has ended."""
+    with Live(console=console, auto_refresh=False) as live:
+        while True:
+            found = look()
+            live.update(screen(found), refresh=True)
+            if found["outcome"]:
+                return
+            time.sleep(every)
+
+
+def screen(found: JsonObject) -> Group:
+    """One screen, readable in five seconds.
+
+    Raises:
+        StateDamaged: as ``status``.
+    """
+    with _telling_of(found["run"]):
+        return _columns(_rows(found))
+
+
+def _rows(found: JsonObject) -> list[tuple[str, Any]]:
+    rows: list[tuple[str, Any]] = [("run", found["run"]), ("state", _state_line(found))]
+    if found["state"]:
+        rows.append(("machine", _machine(found["state"])))
+    rows += [(stage, _stage_line(progress)) for stage, progress in found["stages"].items()]
+    attempts = found["inference"]["attempts"]
+    rows += [("inference", advice.verdict_line(a)) for a in attempts[-1:]]
+    rows += [("picture", near(attempts[-1]["png"]))] if attempts else []
+    rows += [("tuning", change) for change in _tuning_changes(found)]
+    rows += [("report", near(path)) for path in found.get("reports", [])]
+    rows += [
+        ("not bitwise", f"{i['stage']} from update {i['completed']}: {i['what']}") for i in found.get("inexact", [])
+    ]
+    if found["budgets"]:
+        rows.append(("budgets", _budgets(found["used"], found["budgets"])))
+    rows.append(("interruptions", _interruption_line(found)))
+    if refused := found["refused"]:
+        rows.append(("refused", f"the start at {refused['time']} (exit {refused['exit_code']}): {refused['message']}"))
+    if age := found.get("checkpoint_age_seconds"):
+        rows.append(("checkpoint", f"the newest was saved {duration(age)} ago"))
+    rows.append(("next", found["next"]))
+    if not found["alive"] and not found["outcome"]:
+        rows.append(("command", found["command"]))
+    return rows
+
+
+def _state_line(found: JsonObject) -> Text:
+    if not found["state"]:
+        return Text("not begun")
+    line = Text(found["state"], style="bold")
+    if found["alive"]:
+        runner = found["runner"]
+        since = f"since {runner['started_at']}: process {runner['pid']} on {runner['host']}" if runner else "again"
+        line.append(f" (running {since})", "green")
+    elif found["stopped"] and not found["outcome"]:
+        line.append(f" (not running since {found['stopped']['at']}: {found['stopped']['why']})", "yellow")
+    return line
+
+
+def _machine(state: str) -> Text:
+    """The states in order, the present one marked; of the two ends only the one that was reached, or the good one."""
+    ends = {State.PASSED, State.FAILED} - {State.FAILED if state != State.FAILED else State.PASSED}
+    shown = [(s, name) for s, name in PICTURE if s not in TERMINAL or s in ends]
+    line = Text()
+    for n, (each, name) in enumerate(shown):
+        line.append(" → " if n else "", "dim")
+        line.append(f"[{name}]" if each == state else name, "bold reverse" if each == state else "dim")
+    return line
+
+
+def _stage_line(progress: Mapping[str, Any]) -> Text:
+    share = min(1.0, progress["completed"] / progress["target"]) if progress["target"] else 1.0
+    full = int(share * BAR)
+    line = Text("█" * full, "green" if share == 1.0 else "cyan") + Text("░" * (BAR - full), "dim")
+    line.append(f"  {progress['completed']} of {progress['target']} updates")
+    if progress["eta_seconds"] is not None:
+        line.append(f", {progress['updates_per_second']:.1f}/s, {duration(progress['eta_seconds'])} to go", "cyan")
+    if progress["verdict"]:
+        line.append(f", last gate: {progress['verdict']}")
+    if checkpoint := progress["checkpoint"]:
+        line.append(f", checkpoint {near(checkpoint['path'])}", "dim")
+    return line
+
+
+def _tuning_changes(found: JsonObject) -> list[str]:
+    """Settings in force that are not the configured ones, and what changed them."""
+    config = (found.get("fingerprint") or {}).get("config", {})
+    changes = []
+    for stage, progress in found["stages"].items():
+        moved = [
+            f"{key} {config[f'{stage}.{key}']:g} → {value:g}"
+            for key, value in progress["tuning"].items()
+            if key != "log_interval" and config.get(f"{stage}.{key}", value) != value
+        ]
+        if moved:
+            retuned = stage == Stage.DYNAMICS and found["retunes"]
+            cause = f"retune {found['retunes']}" if retuned else "rejected chunks or deaths of the training process"
+            changes.append(f"{stage}: {', '.join(moved)} (by {cause})")
+    return changes
+
+
+def _budgets(used: Mapping[str, int], allowed: Mapping[str, int]) -> str:
+    names = {"max_train_retries": "chunk retries", "max_inference_retries": "retunes", "max_crashes": "deaths"}
+    names["max_stalled_starts"] = "starts without progress"
+    return ", ".join(f"{name} {used[key]}/{allowed[key]}" for key, name in names.items())
+
+
+def _interruption_line(found: JsonObject) -> str:
+    recent = found.get("recent_interruptions") or []
+    told = "; ".join(f"{entry['at']} {entry['why']}" for entry in reversed(recent))
+    return f"{found['interruptions']}" + (f", last: {told}" if told else "")
+
+
+def print_rows(console: Console, rows: list[tuple[str, Any]]) -> None:
+    """Two aligned columns; rows without a value are left out."""
+    console.print(_columns(rows), soft_wrap=True)
+
+
+def _columns(rows: list[tuple[str, Any]]) -> Group:
+    shown = [(name, value) for name, value in rows if value not in (None, "")]
+    width = max(len(name) for name, _ in shown)
+    lines = (
+        Text(f"{name:<{width}}  ") + (value if isinstance(value, Text) else Text(str(value))) for name, value in shown
+    )
+    return Group(*lines)

@@ -1,0 +1,39 @@
+"""What several commands say to people in the same words."""
+
+from __future__ import annotations
+
+import os
+
+
+def duration(seconds: float) -> str:
+    """A length of time, to two figures."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    parts = [(days, "d"), (hours, "h"), (minutes, "min"), (rest, "s")]
+    first = next((n for n, (value, _) in enumerate(parts) if value), len(parts) - 1)
+    return " ".join(f"{value} {unit}" for value, unit in parts[first : first + 2] if value or unit == "s")
+
+
+def not_begun(run: str) -> str:
+    """What there is to say of a run that has no state yet, and what to do."""
+    return f"The run has not begun: `tiw-fsm run --run {run}` begins it."
+
+
+def near(path: str | None) -> str | None:
+    """``path`` as seen from the working directory, if it lies below."""
+    return path and path.removeprefix(f"{os.getcwd()}{os.sep}")
+
+
+def shown(value: object) -> str:
+    """A value for people: six digits are enough to find it in its file."""
+    if isinstance(value, bool):
+        return "yes" if value else "**no**"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return "—" if value is None else str(value)
+
+
+def change(before: object, after: object) -> str:
+    """A value that became another."""
+    return f"{shown(before)} → {shown(after)}"

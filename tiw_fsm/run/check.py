@@ -1,0 +1,96 @@
+"""``tiw-fsm check``: are configs, data and checkpoints ready? Changes nothing and never imports torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.console import Console
+
+from tiw_fsm.config.alignment import FROM_TRAINING
+from tiw_fsm.config.settings import load_settings
+from tiw_fsm.engines import registry
+from tiw_fsm.errors import UsageProblem
+from tiw_fsm.run.preflight import data_problems
+from tiw_fsm.stages import Stage
+from tiw_fsm.storage import checkpoints
+from tiw_fsm.storage.store import Store
+
+
+class Finding(NamedTuple):
+    """One thing that was looked at."""
+
+    what: str
+    problems: list[str]
+
+
+def findings(store: Store, typed: Mapping[str, Any], repo_root: Path, path: Path | None) -> list[Finding]:
+    """What is ready and what is not: the checkpoints at ``path``, or all that the run needs."""
+    return checkpoint_findings(path) if path else run_findings(store, typed, repo_root)
+
+
+def show(out: Console, found: Sequence[Finding], good: str, bad: str, *, as_json: bool) -> bool:
+    """Print findings, each as ``good`` or ``bad`` with its problems; returns whether there are none."""
+    if as_json:
+        print(json.dumps([finding._asdict() for finding in found], indent=1))
+    else:
+        for what, problems in found:
+            out.print(f"{bad if problems else good:<{max(len(good), len(bad))}}  {what}", soft_wrap=True, markup=False)
+            for problem in problems:
+                out.print(f"{'':<{max(len(good), len(bad))}}    {problem}", soft_wrap=True, markup=False)
+    return not any(problems for _, problems in found)
+
+
+def run_findings(store: Store, typed: Mapping[str, Any], repo_root: Path) -> list[Finding]:
+    """Configs, data, and the checkpoints that the run's state names."""
+    run = store.load()
+    flags = {**(run.flags if run else {}), **typed}
+    try:
+        kind = registry.find(flags.get("engine", "native"))
+        settings = load_settings(flags, run=store.paths.folder.name, repo_root=repo_root, engine=kind)
+    except UsageProblem as exc:
+        return [Finding("configs", exc.problems)]
+    findings = [
+        Finding("configs are aligned", []),
+        Finding(f"frames {settings.data.path}", data_problems(settings, kind)),
+    ]
+    for stage, progress in run.stages.items() if run else ():
+        if ref := progress.checkpoint:
+            findings.append(Finding(f"{stage} {ref.path}", checkpoints.problems(Path(ref.path), sha256=ref.sha256)))
+    return findings
+
+
+def checkpoint_findings(path: Path) -> list[Finding]:
+    """Every stage's newest checkpoint under a checkpoint folder, a folder of them, or a run root.
+
+    A run root is ready for inference when it has all three stages, and they were made for each other.
+    """
+    if not path.is_dir():
+        return [Finding(str(path), ["no such folder; give a checkpoint, a folder of checkpoints, or a run root"])]
+    folders = {stage: path / stage / "checkpoints" for stage in Stage}
+    is_run_root = any(folder.is_dir() for folder in folders.values())
+    findings, ready = [], {}
+    for stage, folder in folders.items():
+        newest, passed_over = checkpoints.newest_valid(folder if is_run_root else path, stage)
+        findings += [Finding(str(torn), problems) for torn, problems in passed_over]
+        if newest:
+            findings.append(Finding(f"{stage} {newest}", []))
+            ready[stage] = checkpoints.saved_config(newest)
+        elif is_run_root:
+            findings.append(Finding(f"{stage} {folder}", ["no valid checkpoint; inference needs all three models"]))
+    if clashes := _clashes(ready):
+        findings.append(Finding(f"{path} as one world model", clashes))
+    return findings or [Finding(str(path), ["no checkpoint folder (<stage>_step_<N>) found"])]
+
+
+def _clashes(configs: Mapping[Stage, Mapping[str, Any]]) -> list[str]:
+    """Shared sizes on which the stages' checkpoints disagree."""
+    problems = []
+    for key in FROM_TRAINING:
+        values = {stage: config[key] for stage, config in configs.items() if config.get(key) is not None}
+        if len(set(values.values())) > 1:
+            listing = ", ".join(f"{stage} {value}" for stage, value in values.items())
+            problems.append(f"{key} differs: {listing}; the models were not made for each other")
+    return problems

@@ -1,0 +1,122 @@
+"""What decides the weights bit for bit, and what a difference in it means."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tiw_fsm import __version__, tinyworlds
+from tiw_fsm.config.settings import Settings
+from tiw_fsm.data import frames
+from tiw_fsm.engines.protocol import Hello
+from tiw_fsm.fsm.run_state import Fingerprint
+
+SHAPE = frozenset(
+    [
+        "frame_size",
+        "patch_size",
+        "embed_dim",
+        "num_heads",
+        "hidden_dim",
+        "num_blocks",
+        "latent_dim",
+        "num_bins",
+        "n_actions",
+    ]
+)
+"""Keys of a stage that its checkpoints cannot follow: the model would have another shape."""
+FIXED = frozenset({"engine", "train_stage", "run_root", "warm_start"})
+"""Other keys that cannot change in the middle of a run."""
+
+
+def take(settings: Settings, hello: Hello) -> Fingerprint:
+    """The fingerprint of a run with these settings on this machine."""
+    return Fingerprint(
+        config=_training_config(settings),
+        data=frames.sha256(Path(settings.data.path)) if settings.needs_frames else settings.engine,
+        code=code_digest() + hello.code,
+        torch=hello.torch,
+        device=hello.device,
+        threads=hello.threads,
+        processes=hello.processes,
+        dialect=hello.dialect,
+    )
+
+
+def code_digest() -> str:
+    """Digest of the package version and of all of ``tinyworlds``: whatever decides the bits lives there."""
+    folder = Path(tinyworlds.__path__[0])
+    digest = hashlib.sha256(__version__.encode())
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(str(path.relative_to(folder)).encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _training_config(settings: Settings) -> dict[str, Any]:
+    config: dict[str, Any] = {
+        f"{stage}.{key}": value
+        for stage, values in settings.stages.items()
+        for key, value in values.model_dump().items()
+    }
+    config |= {f"{stage}.chunk": size for stage, size in settings.loop.chunks.items()}
+    config |= {f"{stage}.warm_start": path for stage, path in settings.warm_starts.items()}
+    config |= {
+        "dataset.skip": settings.data.skip,
+        "dataset.stride": settings.data.stride,
+        "seed": settings.loop.seed,
+        "train_stage": settings.train_stage,
+        "engine": settings.engine,
+        "run_root": settings.run_root,
+    }
+    if settings.data.preload_ratio is not None:
+        config["dataset.preload_ratio"] = settings.data.preload_ratio
+    return config
+
+
+def changes(old: Fingerprint, new: Fingerprint) -> list[str]:
+    """Differences that are never taken silently, each in words: config, data, code, torch."""
+    found = _config_changes(old.config, new.config)
+    if old.data != new.data:
+        found.append(f"the frames file: SHA-256 {old.data[:12]}… → {new.data[:12]}…")
+    if old.code != new.code:
+        found.append(f"the code of tiw_fsm: {old.code[:12]}… → {new.code[:12]}…")
+    if old.torch != new.torch:
+        found.append(f"torch: {old.torch} → {new.torch}")
+    return found
+
+
+def settings_changes(old: Fingerprint, settings: Settings) -> list[str]:
+    """Differences in config and data alone, which need no engine to be seen; frames that are gone do not count."""
+    found = _config_changes(old.config, _training_config(settings))
+    path = Path(settings.data.path)
+    if settings.needs_frames and path.exists() and frames.sha256(path) != old.data:
+        found.append(f"the frames file: {path} is not the one it was trained on")
+    return found
+
+
+def _config_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{key}: {old.get(key, 'not set')} → {new.get(key, 'not set')}"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+    ]
+
+
+def hardware_changes(old: Fingerprint, new: Fingerprint) -> list[str]:
+    """Differences after which a run may go on, but no longer bit for bit."""
+    return [
+        f"{name}: {getattr(old, name)} → {getattr(new, name)}"
+        for name in ("device", "threads", "processes")
+        if getattr(old, name) != getattr(new, name)
+    ]
+
+
+def unacceptable(old: Fingerprint, new: Fingerprint) -> list[str]:
+    """Changed keys that a run in progress cannot follow."""
+    return sorted(
+        key
+        for key in old.config.keys() | new.config.keys()
+        if old.config.get(key) != new.config.get(key) and key.rpartition(".")[2] in SHAPE | FIXED
+    )

@@ -1,0 +1,131 @@
+"""One ``tiw-fsm run``: take the lock, load the state, merge flags, drive the controller, say how it ended."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from structlog.typing import FilteringBoundLogger
+
+from tiw_fsm.errors import ExitCode, RunChanged, StateDamaged, TiwFsmError, UsageProblem
+from tiw_fsm.fsm.run_state import RunState
+from tiw_fsm.fsm.states import TERMINAL
+from tiw_fsm.reporting import advice
+from tiw_fsm.reporting.html import writer
+from tiw_fsm.reporting.status import print_rows
+from tiw_fsm.reporting.wording import near
+from tiw_fsm.run.controller import Controller
+from tiw_fsm.run.session import Session
+from tiw_fsm.storage.store import Store
+
+
+def run_once(
+    store: Store,
+    typed: Mapping[str, Any],
+    *,
+    repo_root: Path,
+    err: Console,
+    out: Console,
+    accept_changes: bool = False,
+    require_exact: bool = False,
+) -> ExitCode:
+    """Start or resume a run and go on until it ends. Typed flags win over those saved at earlier starts.
+
+    Raises:
+        TiwFsmError: as ``Controller.run`` says; also RunHeld.
+    """
+    if accept_changes and require_exact:
+        raise UsageProblem("--accept-changes takes changes in and --require-exact refuses them; give one of the two")
+    with store.hold(), word_of_refusals(store):
+        session = Session.open(
+            store,
+            typed,
+            repo_root=repo_root,
+            console=err,
+            accept_changes=accept_changes,
+            require_exact=require_exact,
+        )
+        code, ended = run_session(session)
+        with suppress(OSError):  # a full disk behind standard output: the run has ended all the same
+            say_how_it_ended(out, ended)
+    before, command = session.before, session.settings.loop.on_finish
+    had_ended = before and before.state in TERMINAL and before.generation == ended.generation
+    if command and not had_ended:
+        tell_the_user(command, ended, code, Path(session.settings.repo_root), session.log)
+    return code
+
+
+def run_session(session: Session) -> tuple[ExitCode, RunState]:
+    """Go on until the run ends, its page kept current; the exit code and the state it ended in.
+
+    Raises:
+        TiwFsmError: as ``Controller.run`` says.
+    """
+    page_writer = writer.PageWriter(session.store, session.log)
+    session.on_commit = page_writer.committed
+    controller = Controller(session)
+    try:
+        code = controller.run()
+    except TiwFsmError:
+        raise
+    except Exception:
+        session.log.error("a bug in tiw-fsm; the state is as last committed", exc_info=True)
+        raise
+    finally:
+        if controller.committed is not session.before:
+            page_writer.ended()
+    assert controller.committed is not None
+    return code, controller.committed
+
+
+def tell_the_user(command: str, run: RunState, code: ExitCode, folder: Path, log: FilteringBoundLogger) -> None:
+    """Run ``on_finish``, once, with the run let go of. Whatever becomes of it, the outcome stands."""
+    attempt = run.inference.attempts[-1] if run.inference.attempts else None
+    outcome = {
+        "TIW_RUN": run.run,
+        "TIW_OUTCOME": run.outcome,
+        "TIW_EXIT_CODE": int(code),
+        "TIW_REASON": run.reason,
+        "TIW_MSE": attempt and attempt.mse,
+        "TIW_SKILL": attempt and attempt.skill,
+        "TIW_REPORT": run.reports[0] if run.reports else None,
+    }
+    environment = {name: str(value) for name, value in outcome.items() if value is not None}
+    done = subprocess.run(command, shell=True, cwd=folder, env=os.environ | environment, check=False)
+    if done.returncode:
+        log.warning(f"on_finish ended with {done.returncode}; the outcome stands: {command}")
+
+
+@contextmanager
+def word_of_refusals(store: Store) -> Iterator[None]:
+    """Whoever looks at a run that cron starts in vain shall find out why it does not go on."""
+    try:
+        yield
+    except (UsageProblem, StateDamaged, RunChanged) as exc:
+        if store.paths.state.exists():
+            store.refuse(exc.exit_code, str(exc))
+            with suppress(Exception):  # of a run that cannot be read there is no page either
+                writer.refresh(store, alive=False)
+        raise
+
+
+def say_how_it_ended(out: Console, run: RunState) -> None:
+    """The outcome, its figures, where pictures and reports are, and what to do next."""
+    attempt = run.inference.attempts[-1] if run.inference.attempts else None
+    rows: list[tuple[str, Any]] = [("outcome", f"{(run.outcome or '').upper()}: {run.reason}")]
+    if attempt is not None and attempt.mse is not None:
+        rows += [("MSE", f"{attempt.mse:.4f} (max {attempt.max_mse:g})")]
+        rows += [(f"  {name}", f"{value:.4f}") for name, value in attempt.baselines.items()]
+        if attempt.skill is not None:
+            note = "" if attempt.skill > 0 else " (no better than a trivial prediction)"
+            rows += [("skill", f"{attempt.skill:+.3f}{note}")]
+        rows += [("picture", near(attempt.png))]
+    rows += [("report", near(path)) for path in run.reports]
+    rows += [("next", step) for step in advice.next_steps(run)]
+    rows += [("look further", f"tiw-fsm status --run {run.run}")]
+    print_rows(out, rows)

@@ -1,0 +1,65 @@
+"""Logging with structlog: a sentence on the terminal, a JSON line with every fact in the run's log file."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, cast
+
+import structlog
+from rich.console import Console
+from rich.text import Text
+from structlog.typing import EventDict, FilteringBoundLogger, WrappedLogger
+
+from tiw_fsm.errors import disk_errors
+from tiw_fsm.system import durable
+
+STYLES = {"warning": "yellow", "error": "bold red"}
+
+
+def make_log(console: Console, path: Path) -> FilteringBoundLogger:
+    """A logger that writes sentences to ``console`` and JSON lines to ``path``.
+
+    Raises:
+        DiskRefused: the file cannot be opened; later, that it cannot be written.
+        StateDamaged: no plain file stands in its place.
+    """
+    durable.require_plain(path)
+    with disk_errors("opening", path):
+        file = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 - lives as long as the process
+
+    def to_file(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+        with disk_errors("writing", path):
+            file.write(json.dumps(event, default=str) + "\n")
+        return event
+
+    def to_console(logger: WrappedLogger, method: str, event: EventDict) -> str:
+        sentence = Text(f"{str(event['timestamp'])[11:19]}  ", style="dim")
+        sentence.append(str(event["event"]), style=STYLES.get(method, ""))
+        with suppress(OSError):  # a terminal that was closed, a pipe nobody reads: no reason to stop
+            console.print(sentence, soft_wrap=True)
+        return ""
+
+    class Silent:
+        """The processors have written everything; structlog still wants something to call."""
+
+        def msg(self, message: str) -> None:
+            pass
+
+        info = warning = error = msg
+
+    return cast(
+        FilteringBoundLogger,
+        structlog.wrap_logger(
+            cast(Any, Silent()),
+            processors=[
+                structlog.processors.add_log_level,
+                structlog.processors.TimeStamper(fmt="iso", utc=True),
+                structlog.processors.format_exc_info,
+                to_file,
+                to_console,
+            ],
+            wrapper_class=structlog.make_filtering_bound_logger(0),
+        ),
+    )

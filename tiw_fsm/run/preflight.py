@@ -1,0 +1,113 @@
+"""ALIGN: are configs, data and warm starts in order? If so the stages are laid out; if not, nothing was changed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tiw_fsm.config.settings import Settings
+from tiw_fsm.data import frames
+from tiw_fsm.engines.protocol import EngineKind
+from tiw_fsm.errors import UsageProblem
+from tiw_fsm.fsm.events import Aligned, Event
+from tiw_fsm.fsm.run_state import RunState, StageProgress
+from tiw_fsm.run import fingerprint
+from tiw_fsm.run.outcome import Outcome
+from tiw_fsm.run.session import Context
+from tiw_fsm.stages import STAGES, Stage
+from tiw_fsm.storage import checkpoints
+from tiw_fsm.system import durable
+from tiw_fsm.values.frozen import CheckpointRef, LearningRateSchedule, Tuning
+
+
+def align(ctx: Context, run: RunState) -> Outcome:
+    """Check data and warm starts, and lay out the stages.
+
+    Raises:
+        UsageProblem: something cannot be used; nothing was changed.
+    """
+    settings, problems = ctx.settings, data_problems(ctx.settings, ctx.session.kind)
+    stages = {}
+    for stage, config in settings.stages.items():
+        progress = StageProgress(
+            target=config.n_updates,
+            tuning=Tuning(
+                learning_rate=config.learning_rate,
+                gradient_accumulation_steps=config.gradient_accumulation_steps,
+                batch_size_per_gpu=config.batch_size_per_gpu,
+                log_interval=min(config.log_interval, run.loop.chunks[stage]),
+            ),
+            schedule=LearningRateSchedule(start=0, end=config.n_updates),
+        )
+        if stage in settings.warm_starts:
+            ref = _warm_start(ctx, stage, Path(settings.warm_starts[stage]), problems)
+            progress = _begun_from(progress, ref, stage, settings) if ref else progress
+        stages[stage] = progress
+    if problems:
+        raise UsageProblem(problems)
+    for stage in Stage:
+        if ctx.paths.metrics(stage).exists():
+            aside = durable.set_aside(ctx.paths.metrics(stage))
+            ctx.log.warning(f"an earlier run left its {stage} metrics in {ctx.paths.run_root}; they are now {aside}")
+    run = run.evolve(stages=stages, fingerprint=fingerprint.take(settings, ctx.hello))
+    warm = {stage.value: p.accepted.path for stage, p in stages.items() if p.accepted}
+    ctx.log.info(f"configs aligned, data in order; training on {ctx.hello.device}", warm_starts=warm)
+    return Outcome(Event.ALIGNED, run, Aligned(warm_starts=warm, device=ctx.hello.device))
+
+
+def data_problems(settings: Settings, kind: EngineKind) -> list[str]:
+    """Why the frames cannot be trained and judged on; empty when they can, or when nobody reads them."""
+    if not kind.needs_frames:
+        return []
+    source = settings.data
+    # All stages train on clips of one length and size: ALIGN's rules see to it.
+    config = next(iter(settings.stages.values()))
+    return frames.inspect(
+        Path(source.path),
+        frame_size=config.frame_size,
+        clip_length_train=config.context_length,
+        clip_length_eval=settings.inference.frames,
+        clips_eval=settings.loop.inference.clips,
+        share_eval=settings.inference.preload_ratio,
+        skip=source.skip,
+        stride=source.stride,
+        preload_ratio=source.preload_ratio,
+    ) or kind.data_problems(settings)
+
+
+def _warm_start(ctx: Context, stage: Stage, path: Path, problems: list[str]) -> CheckpointRef | None:
+    """The newest valid checkpoint at ``path``, pinned by its digest."""
+    newest, passed_over = checkpoints.newest_valid(path, stage)
+    for folder, reasons in passed_over:
+        ctx.log.warning(f"{folder} is not used: {reasons[0]}")
+    if newest is None:
+        found = "; ".join(f"{folder.name}: {reasons[0]}" for folder, reasons in passed_over) or "none found"
+        problems.append(
+            f"{path}: no valid {stage} checkpoint to start from ({found}); name another folder, or begin without one"
+        )
+        return None
+    if newest.resolve().parent == ctx.paths.checkpoints(stage).resolve():
+        problems.append(
+            f"{newest} lies where this run keeps its own {stage} checkpoints; give another --run or --run-root, "
+            "or copy it elsewhere"
+        )
+        return None
+    if wrong := ctx.engine.problems(stage, ctx.settings.stages[stage], newest, None):
+        problems += [f"{newest}: {reason}" for reason in wrong]
+        return None
+    completed = checkpoints.completed_of(newest) or 1
+    return CheckpointRef(path=str(newest.resolve()), update=completed - 1, sha256=checkpoints.digest(newest))
+
+
+def _begun_from(progress: StageProgress, ref: CheckpointRef, stage: Stage, settings: Settings) -> StageProgress:
+    """A stage that starts from given weights, and counts on from their updates or from 0."""
+    begun = ref.completed if STAGES[stage].counts_on or not settings.trains(stage) else 0
+    target = begun + progress.target if settings.trains(stage) else begun
+    return progress.evolve(
+        target=target,
+        completed=begun,
+        chunk_start=begun,
+        checkpoint=ref,
+        accepted=ref,
+        warm_start=True,
+        schedule=LearningRateSchedule(start=begun, end=target),
+    )

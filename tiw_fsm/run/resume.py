@@ -1,0 +1,192 @@
+"""Where a start takes up a run: a new one is begun, one that was interrupted is reconciled with the machine, the
+settings and the checkpoints that there are now, one that failed is reopened by a change of its budgets."""
+
+from __future__ import annotations
+
+import os
+import socket
+import uuid
+from pathlib import Path
+
+from tiw_fsm.engines.protocol import Hello
+from tiw_fsm.errors import RunChanged, StateDamaged, UsageProblem
+from tiw_fsm.fsm.events import Event, Reopened, RunnerEvent, Started
+from tiw_fsm.fsm.run_state import Fingerprint, Inexact, Runner, RunState
+from tiw_fsm.fsm.states import TERMINAL, State
+from tiw_fsm.run import fingerprint
+from tiw_fsm.run.preflight import data_problems
+from tiw_fsm.run.session import Context, Session
+from tiw_fsm.stages import Stage
+from tiw_fsm.storage import checkpoints
+from tiw_fsm.storage.store import now
+
+INEXACT_KEPT = 7
+"""Changes of hardware that the state remembers beside the first one; the journal has them all."""
+
+
+def begun(session: Session, config_sha256: str) -> RunState:
+    """A new run. It is no run yet: ALIGN's commit is its first."""
+    return RunState(
+        run_id=uuid.uuid4().hex,
+        run=session.store.paths.folder.name,
+        train_stage=session.settings.train_stage,
+        loop=session.settings.loop,
+        flags=dict(session.flags),
+        runner=_this_process(),
+        config_sha256=config_sha256,
+        created_at=now(),
+    )
+
+
+def resumed(ctx: Context, before: RunState, config_sha256: str) -> tuple[RunState, Event | RunnerEvent, Started]:
+    """The run as this start goes on with it, and what to commit that by.
+
+    Raises:
+        UsageProblem: the frames cannot be used.
+        RunChanged: what decides the weights has changed, and was not accepted.
+        StateDamaged: metrics, or all checkpoints of a stage, are not what the state vouches for.
+    """
+    session = ctx.session
+    if problems := data_problems(session.settings, session.kind):
+        raise UsageProblem(problems)
+    run, facts = _reconciled(session, before, ctx.hello)
+    for stage, progress in run.stages.items():
+        ctx.metrics[stage].verify(progress.metrics)
+    run = _with_usable_checkpoints(ctx, run)
+    if run.runner is not None:
+        facts["died"] = run.runner.model_dump()
+        session.log.warning(f"the run was interrupted without warning (process {run.runner.pid})")
+        run = run.evolve(interruptions=run.interruptions + 1)
+    run = run.evolve(
+        loop=session.settings.loop,
+        flags=dict(session.flags),
+        runner=_this_process(),
+        config_sha256=config_sha256,
+        stalled_starts=run.stalled_starts + 1,
+    )
+    if run.state in TERMINAL:
+        return run, Event.REOPENED, Reopened(budgets=run.loop.budgets.model_dump(), **facts)
+    return run, RunnerEvent.STARTED, facts
+
+
+def _this_process() -> Runner:
+    return Runner(pid=os.getpid(), host=socket.gethostname(), started_at=now())
+
+
+def reopens(session: Session, run: RunState) -> bool:
+    """A failed run is reopened at its gate by a change of budgets or thresholds."""
+    loop = session.settings.loop.evolve(on_finish=run.loop.on_finish)
+    return run.state is State.FAILED and run.failed_in is not None and run.loop != loop
+
+
+def refuse_other_settings(session: Session, run: RunState) -> None:
+    """An ended run stands for the settings and data it ended with.
+
+    Raises:
+        RunChanged: others were given.
+    """
+    if run.fingerprint and (changes := fingerprint.settings_changes(run.fingerprint, session.settings)):
+        raise RunChanged(
+            f"run {run.run!r} has ended ({run.outcome}), with other settings than these:\n  "
+            + "\n  ".join(changes)
+            + "\nBegin another run with --run NAME, or leave the settings as they were to see how it ended."
+        )
+
+
+def _reconciled(session: Session, run: RunState, hello: Hello) -> tuple[RunState, Started]:
+    """The run with what differs from its fingerprint accepted and recorded, or refused."""
+    old, new = run.fingerprint, fingerprint.take(session.settings, hello)
+    if old is None:
+        return run, Started()
+    changes = fingerprint.changes(old, new)
+    if changes and not session.accept_changes:
+        raise RunChanged(
+            f"what decides the weights has changed since run {run.run!r} began:\n  "
+            + "\n  ".join(changes)
+            + "\nPut it back, or take it into this run with --accept-changes, or begin another with --run NAME."
+        )
+    if refused := fingerprint.unacceptable(old, new) if changes else []:
+        raise RunChanged(
+            f"run {run.run!r} cannot follow a change of {', '.join(refused)} once it has begun; "
+            "put it back, or begin another run with --run NAME"
+        )
+    hardware = fingerprint.hardware_changes(old, new)
+    if hardware and session.require_exact:
+        raise RunChanged(
+            "with --require-exact this run goes on only where it is bitwise the same:\n  " + "\n  ".join(hardware)
+        )
+    if not changes and not hardware:
+        return run, Started()
+    for what in changes + hardware:
+        session.log.warning(f"from here on not bitwise the same run: {what}")
+    stage = run.stage or Stage.DYNAMICS
+    new_entries = [
+        Inexact(stage=stage, completed=run.stages[stage].completed, what=what) for what in changes + hardware
+    ]
+    first, *later = [*run.inexact, *new_entries]
+    inexact = [first, *later[-INEXACT_KEPT:]]
+    run = _with_new_training_config(run, old, new).evolve(fingerprint=new, inexact=inexact)
+    return run, Started(changed=changes + hardware)
+
+
+def _with_usable_checkpoints(ctx: Context, run: RunState) -> RunState:
+    """Named checkpoints verified by their hashes; a damaged newest one falls back to the one before it.
+
+    Raises:
+        StateDamaged: no checkpoint of a stage is left that could be used in its place.
+    """
+    previous = ctx.store.previous()
+    for stage, progress in run.stages.items():
+        candidates = [progress]
+        if progress.checkpoint != progress.accepted:
+            if previous and previous.state is run.state and previous.stages[stage].attempt == progress.attempt:
+                candidates.append(previous.stages[stage])
+            candidates.append(progress.rewound())
+        damage = []
+        for candidate in candidates:
+            ref = candidate.checkpoint
+            if ref is None:
+                break
+            wrong = ctx.engine.problems(stage, ctx.settings.stages[stage], Path(ref.path), ref.sha256)
+            if not wrong:
+                break
+            damage.append(f"{ref.path}: {wrong[0]}")
+        else:
+            raise StateDamaged(
+                "\n".join(dict.fromkeys(damage))
+                + "\nNo checkpoint before it can take its place. Nothing was overwritten: put the folder back from "
+                "a backup, or begin anew with another --run."
+            )
+        if candidate is not progress and progress.checkpoint:
+            checkpoints.set_aside_own(Path(progress.checkpoint.path), ctx.paths.checkpoints(stage), run.run_id)
+            ctx.log.warning(f"{damage[0]}; going back to update {candidate.completed} of {stage}")
+            run = run.with_stage(stage, **dict(candidate))
+        _warn_of_damaged_accepted(ctx, run, stage)
+    return run
+
+
+def _warn_of_damaged_accepted(ctx: Context, run: RunState, stage: Stage) -> None:
+    """An accepted checkpoint that is not the newest is needed only if the chunk in hand is rejected."""
+    ref = run.stages[stage].accepted
+    if ref is None or ref == run.stages[stage].checkpoint:
+        return
+    if wrong := ctx.engine.problems(stage, ctx.settings.stages[stage], Path(ref.path), ref.sha256):
+        checkpoints.set_aside_own(Path(ref.path), ctx.paths.checkpoints(stage), run.run_id)
+        ctx.log.warning(f"{wrong[0]} The run goes on; should the chunk in hand be rejected, it cannot.")
+
+
+def _with_new_training_config(run: RunState, old: Fingerprint, new: Fingerprint) -> RunState:
+    """Changed training settings take effect in the stages that are not done; a new target moves the schedule's end."""
+    unfinished = {stage: p for stage, p in run.stages.items() if p.completed < p.target}
+    for stage, progress in unfinished.items():
+        changed = {
+            key.partition(".")[2]: value
+            for key, value in new.config.items()
+            if key.startswith(f"{stage}.") and old.config.get(key) != value
+        }
+        tuning = {key: value for key, value in changed.items() if key in type(progress.tuning).model_fields}
+        run = run.with_stage(stage, tuning=progress.tuning.evolve(**tuning))
+        if "n_updates" in changed:
+            target = max(progress.completed, progress.target + changed["n_updates"] - old.config[f"{stage}.n_updates"])
+            run = run.with_stage(stage, target=target, schedule=progress.schedule.evolve(end=target))
+    return run

@@ -1,0 +1,97 @@
+"""One start of a run: all that the loop and the activities work with, as one thing that can be opened from Python."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from rich.console import Console
+from structlog.typing import FilteringBoundLogger
+
+from tiw_fsm.config.settings import Settings, load_settings
+from tiw_fsm.engines import registry
+from tiw_fsm.engines.protocol import Engine, EngineKind, Hello
+from tiw_fsm.fsm.run_state import RunState
+from tiw_fsm.run.display import Display
+from tiw_fsm.run.log import make_log
+from tiw_fsm.stages import Stage
+from tiw_fsm.storage.paths import RunPaths
+from tiw_fsm.storage.store import Store
+from tiw_fsm.system.append_log import AppendLog
+
+
+@dataclass
+class Session:
+    """One start of a run. Open it inside ``store.hold()``.
+
+    Attributes:
+        before: the state to go on from; None for a run that never began.
+        flags: those typed now and at earlier starts.
+        on_commit: called after each commit; must not raise.
+    """
+
+    store: Store
+    before: RunState | None
+    settings: Settings
+    flags: Mapping[str, Any]
+    kind: EngineKind
+    console: Console
+    log: FilteringBoundLogger
+    accept_changes: bool = False
+    require_exact: bool = False
+    on_commit: Callable[[], None] = lambda: None
+
+    @classmethod
+    def open(
+        cls,
+        store: Store,
+        typed: Mapping[str, Any],
+        *,
+        repo_root: Path,
+        console: Console,
+        kind: EngineKind | None = None,
+        accept_changes: bool = False,
+        require_exact: bool = False,
+    ) -> Self:
+        """Load the state, merge the flags, read the configs.
+
+        Args:
+            typed: flags by name; they win over those saved at earlier starts, and all of them over the YAML files.
+            kind: an engine of your own in the place of the one that the flags name.
+
+        Raises:
+            StateDamaged: neither generation of the state can be trusted.
+            UsageProblem: flags or configs cannot be used; nothing was changed.
+        """
+        before, damage = store.resume()
+        flags = {**(before.flags if before else {}), **typed}
+        kind = kind or registry.find(flags.get("engine", "native"))
+        settings = load_settings(flags, run=store.paths.folder.name, repo_root=repo_root, engine=kind)
+        log = make_log(console, store.paths.log)
+        for what in damage:
+            log.warning(f"{what} Going on from the generation before.")
+        return cls(store, before, settings, flags, kind, console, log, accept_changes, require_exact)
+
+    @property
+    def paths(self) -> RunPaths:
+        """Where the run's artifacts go."""
+        return RunPaths(Path(self.settings.run_root), Path(self.settings.repo_root))
+
+
+@dataclass
+class Context:
+    """A session whose engine is ready: what activities work with."""
+
+    session: Session
+    engine: Engine
+    hello: Hello
+    display: Display
+    metrics: dict[Stage, AppendLog] = field(init=False)
+    """Each stage's metrics file."""
+
+    def __post_init__(self) -> None:
+        self.settings, self.store, self.log = self.session.settings, self.session.store, self.session.log
+        self.paths = self.session.paths
+        self.metrics = {stage: AppendLog(self.paths.metrics(stage)) for stage in Stage}

@@ -1,0 +1,374 @@
+"""Checkpoint folders: their names, their bytes on disk, and whether they are ready to be used.
+
+A checkpoint is a folder ``<stage>_step_<N>`` with TinyWorlds' three files, N the zero-based index of the last
+update done. Ours also hold a manifest with the files' hashes. TinyWorlds' own are judged without one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from tiw_fsm.errors import DiskRefused, StateDamaged, TiwFsmError, disk_errors
+from tiw_fsm.storage.torch_files import Record, StoredTensor, UnreadableFile, read, read_with_globals, tensors
+from tiw_fsm.system import durable
+from tiw_fsm.tinyworlds.checkpoint_files import MODEL, OPTIMIZER, STATE
+from tiw_fsm.values.frozen import CheckpointRef
+
+MANIFEST = "manifest.json"
+FILES = (MODEL, OPTIMIZER, STATE)
+
+TEMPORARY_PREFIX = ".tmp-"
+DISCARDED_PREFIX = ".discarded-"
+
+_SCHEMA = 2
+_REMEDY = (
+    "Nothing was overwritten: run again to go on from an earlier checkpoint where there is one; else put the folder "
+    "back from a backup, or begin anew with another --run."
+)
+_SMALLEST = 1000  # bytes; below, a model or optimizer file cannot hold one of TinyWorlds' models
+_DIFFERENCES_NAMED = 3
+_NAME = re.compile(r"(?P<stage>[^.].*)_step_(?P<last>[0-9]+)")  # the dot is for half-done folders
+
+FileHashes = dict[str, dict[str, Any]]
+
+
+def folder_name(stage: str, completed: int) -> str:
+    """The name of ``stage``'s checkpoint after ``completed`` updates."""
+    return f"{stage}_step_{completed - 1}"
+
+
+def completed_of(path: Path) -> int | None:
+    """How many updates the checkpoint at ``path`` has behind it, by its name; None if not named like one."""
+    name = _NAME.fullmatch(path.name)
+    return int(name["last"]) + 1 if name else None
+
+
+def write_manifest(folder: Path, stage: str, completed: int, owner: str) -> str:
+    """Hash the three files, write the manifest, bring all of it to the disk; return the checkpoint's digest.
+
+    ``owner`` is the id of the run that made it: only that run may remove it. The digest does not depend on it.
+
+    Raises:
+        UnreadableFile: one of the three files is missing or cannot be read.
+        DiskRefused: the disk did not take it.
+    """
+    files = _hash_files(folder)
+    manifest = {"schema": _SCHEMA, "stage": stage, "completed": completed, "owner": owner, "files": files}
+    with disk_errors("Writing", folder):
+        (folder / MANIFEST).write_bytes(_manifest_bytes(manifest))
+        for path in (*(folder / name for name in FILES), folder / MANIFEST, folder):
+            durable.sync(path)
+    return _digest_of(files)
+
+
+def _manifest_bytes(manifest: dict[str, Any]) -> bytes:
+    """With a checksum of its own: whose checkpoint it is stands nowhere else."""
+    content = {**manifest, "checksum": hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()}
+    return json.dumps(content, indent=2).encode() + b"\n"
+
+
+def digest(folder: Path) -> str:
+    """The checkpoint's SHA-256, from the bytes now on disk: equal files have equal digests.
+
+    Raises:
+        UnreadableFile: one of the three files is missing or cannot be read.
+    """
+    return _digest_of(_hash_files(folder))
+
+
+def owner_of(folder: Path) -> str | None:
+    """Id of the run that made the checkpoint; None for TinyWorlds' own, or when the manifest cannot be read."""
+    try:
+        owner = json.loads(durable.read_small(folder / MANIFEST))["owner"]
+    except (DiskRefused, StateDamaged, ValueError, LookupError, TypeError, RecursionError):
+        return None
+    return owner if isinstance(owner, str) else None
+
+
+def publish(temporary: Path, final: Path, owner: str) -> None:
+    """Give a finished checkpoint, which ``write_manifest`` brought to the disk, its name, durably and at once.
+
+    A folder already at ``final`` is a leftover of this run that no state names, and is removed; one that somebody
+    else made is set aside.
+
+    Raises:
+        DiskRefused: the disk did not take it.
+    """
+    if final.is_symlink():
+        durable.set_aside(final)
+    elif owner_of(final) == owner:
+        remove(final)
+    elif final.exists():
+        durable.set_aside(final)
+    with disk_errors("Publishing", final):
+        temporary.rename(final)
+        durable.sync(final.parent)
+
+
+def clear(path: Path) -> None:
+    """Leave nothing at ``path``, be it a folder, a file or a link. Raises OSError."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def remove(folder: Path) -> None:
+    """Remove a checkpoint so that half of it can never pass for a whole one. One already gone is fine.
+
+    Raises:
+        DiskRefused: the disk did not let it go.
+    """
+    if not folder.exists():
+        return
+    discarded = folder.with_name(DISCARDED_PREFIX + folder.name)
+    with disk_errors("Removing", folder):
+        clear(discarded)  # an earlier removal was interrupted
+        folder.rename(discarded)
+        shutil.rmtree(discarded)
+        durable.sync(folder.parent)
+
+
+def set_aside_own(folder: Path, within: Path, owner: str) -> None:
+    """Set aside a damaged checkpoint that ``owner`` keeps in the folder ``within``; leave one made by another alone.
+
+    Raises:
+        DiskRefused: the disk did not let it be renamed.
+    """
+    if folder.parent.resolve() == within.resolve() and folder.exists() and owner_of(folder) in (owner, None):
+        durable.set_aside(folder)
+
+
+def sweep(checkpoints_dir: Path, keep: set[Path], owner: str) -> None:
+    """Remove ``owner``'s checkpoints not in ``keep`` and all half-written or half-removed ones; touch nothing else.
+
+    Raises:
+        DiskRefused: the disk did not let one go.
+    """
+    kept = {path.resolve() for path in keep}
+    for folder in _folders(checkpoints_dir):
+        if folder.name.startswith((TEMPORARY_PREFIX, DISCARDED_PREFIX)):
+            with disk_errors("Removing", folder):
+                shutil.rmtree(folder)
+                durable.sync(checkpoints_dir)
+        elif completed_of(folder) is not None and folder.resolve() not in kept and owner_of(folder) == owner:
+            remove(folder)
+
+
+def problems(folder: Path, *, expect: dict[str, tuple[int, ...]] | None = None, sha256: str | None = None) -> list[str]:
+    """Why the checkpoint at ``folder`` cannot be used, a sentence each; none if it is ready.
+
+    Args:
+        expect: names and shapes the model's tensors must have.
+        sha256: the digest that was recorded when it was written.
+    """
+    try:
+        return _incomplete(folder) or [*_hash_problems(folder, sha256), *_content_problems(folder, expect)]
+    except (TiwFsmError, OSError) as exc:
+        return [f"{folder} cannot be read: {exc}"]
+
+
+def altered(folder: Path, sha256: str) -> list[str]:
+    """Why the checkpoint's bytes are not those recorded under ``sha256``, a sentence each; none if they are."""
+    try:
+        missing = [f"{folder / name} is missing." for name in FILES if not (folder / name).is_file()]
+        return missing or _hash_problems(folder, sha256)
+    except (TiwFsmError, OSError) as exc:
+        return [f"{folder} cannot be read: {exc}"]
+
+
+def verified(ref: CheckpointRef) -> Path:
+    """The folder of a checkpoint whose bytes are the ones the state names.
+
+    Raises:
+        StateDamaged: they are not.
+    """
+    if wrong := altered(Path(ref.path), ref.sha256):
+        raise StateDamaged(f"{wrong[0]} {_REMEDY}")
+    return Path(ref.path)
+
+
+def newest_valid(checkpoints_dir: Path, stage: str) -> tuple[Path | None, list[tuple[Path, list[str]]]]:
+    """``stage``'s newest usable checkpoint, and the newer ones passed over with their problems.
+
+    Newest is by update, never by modification time, which copying changes. ``checkpoints_dir`` may itself be
+    a checkpoint, whatever its name.
+
+    Raises:
+        UnreadableFile: the directory is there but cannot be listed.
+    """
+    passed_over: list[tuple[Path, list[str]]] = []
+    for folder in _candidates(checkpoints_dir, stage):
+        found = problems(folder)
+        if not found:
+            return folder, passed_over
+        passed_over.append((folder, found))
+    return None, passed_over
+
+
+def saved_config(folder: Path) -> dict[str, Any]:
+    """The plain values of the config the checkpoint was trained with; other objects in it are left out.
+
+    Raises:
+        UnreadableFile: its state.pt cannot be read, or is not one of TinyWorlds'.
+    """
+    state = read(folder / STATE)
+    if not isinstance(state, dict):
+        raise UnreadableFile(f"{folder / STATE} holds no dict, so it tells no config.")
+    config = state.get("config")
+    if isinstance(config, Record):
+        config = config.state
+    plain = {key: _plain(value) for key, value in config.items()} if isinstance(config, dict) else {}
+    return {key: value for key, value in plain.items() if isinstance(value, str | int | float | None)}
+
+
+def _plain(value: Any) -> Any:
+    """An Enum member's value (it is saved as its class called with the value); anything else as it is."""
+    if isinstance(value, Record) and value.args is not None and len(value.args) == 1:
+        return value.args[0]
+    return value
+
+
+def _candidates(path: Path, stage: str) -> list[Path]:
+    """Checkpoints to try, newest first."""
+    name = _NAME.fullmatch(path.name)
+    if name or (path / MODEL).is_file():
+        return [path] if name is None or name["stage"] == stage else []
+    of_stage = [
+        (int(name["last"]), folder)
+        for folder in _folders(path)
+        if (name := _NAME.fullmatch(folder.name)) and name["stage"] == stage
+    ]
+    return [folder for _, folder in sorted(of_stage, reverse=True)]
+
+
+def _folders(directory: Path) -> list[Path]:
+    """The folders in ``directory``, which need not exist. Links are somebody else's."""
+    try:
+        return [path for path in directory.iterdir() if path.is_dir() and not path.is_symlink()]
+    except FileNotFoundError:
+        return []
+    except OSError as exc:
+        raise UnreadableFile(f"{directory} cannot be listed: {exc.strerror}.") from exc
+
+
+def _incomplete(folder: Path) -> list[str]:
+    missing = [f"{folder / name} is missing." for name in FILES if not (folder / name).is_file()]
+    if missing:
+        return missing
+    sizes = {name: (folder / name).stat().st_size for name in (MODEL, OPTIMIZER)}
+    return [
+        f"{folder / name} has only {size:,} bytes: it was not written to the end."
+        for name, size in sizes.items()
+        if size < _SMALLEST
+    ]
+
+
+def _hash_problems(folder: Path, sha256: str | None) -> list[str]:
+    """Where the three files are not those the manifest lists, or not those recorded under ``sha256``."""
+    listed, found = _listed(folder / MANIFEST)
+    if found or (listed is None and sha256 is None):
+        return found
+    if listed is not None:
+        resized = [name for name in FILES if (folder / name).stat().st_size != listed[name]["bytes"]]
+        files = _hash_files(folder) if not resized else {}  # one that has grown absurdly need not be read
+        if altered := resized or [name for name in FILES if files[name] != listed[name]]:
+            what = f"was altered or damaged: its hash or size is not the one {MANIFEST} lists."
+            return [f"{folder / name} {what}" for name in altered]
+    else:
+        files = _hash_files(folder)
+    now = _digest_of(files)
+    if sha256 not in (None, now):
+        return [f"{folder} is not what was recorded: its SHA-256 is {now}, recorded was {sha256}."]
+    return []
+
+
+def _listed(path: Path) -> tuple[FileHashes | None, list[str]]:
+    """What a manifest lists, None if there is none; and what is wrong with it."""
+    if not os.path.lexists(path):
+        return None, []
+    try:
+        content = durable.read_small(path)
+        manifest = json.loads(content)
+        schema, completed = manifest["schema"], manifest["completed"]
+        files = {name: dict(manifest["files"][name]) for name in FILES}
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return None, [f"{path} is damaged: it is not a manifest."]
+    if schema != _SCHEMA:
+        return None, [f"{path} has schema {schema}, this version reads {_SCHEMA}: use the version that wrote it."]
+    manifest.pop("checksum", None)
+    if content != _manifest_bytes(manifest):
+        return None, [f"{path} was altered or damaged: its checksum does not match its content."]
+    if completed_of(path.parent) not in (None, completed):
+        return None, [f"{path} says {completed} updates are done, which its folder's name contradicts."]
+    return files, []
+
+
+def _content_problems(folder: Path, expect: dict[str, tuple[int, ...]] | None) -> list[str]:
+    found = []
+    for name in FILES:
+        try:
+            found += _file_problems(folder / name, expect if name == MODEL else None)
+        except UnreadableFile as exc:
+            found.append(str(exc))
+    return found
+
+
+def _file_problems(path: Path, expect: dict[str, tuple[int, ...]] | None) -> list[str]:
+    """What is wrong inside one file.
+
+    Raises:
+        UnreadableFile: it cannot be read.
+    """
+    content, named = read_with_globals(path)
+    if named and path.name != STATE:  # TinyWorlds' state.pt always names its config classes
+        return [f"{path} refers to code that loading it could run ({', '.join(named)}): do not use it."]
+    if not isinstance(content, dict) or not content:
+        return [f"{path} holds nothing to load."]
+    broken = next((name for name, tensor in tensors(content) if not tensor.is_finite()), None)
+    found = [] if broken is None else [f"{path} has values that are NaN or infinite, first in {broken}."]
+    return found if expect is None else found + _architecture_problems(path, content, expect)
+
+
+def _architecture_problems(path: Path, model: dict[Any, Any], expect: dict[str, tuple[int, ...]]) -> list[str]:
+    shapes = {str(name): value.shape for name, value in model.items() if isinstance(value, StoredTensor)}
+    lacking = [f"{name} is missing" for name in expect if name not in shapes]
+    reshaped = [
+        f"{name} is {shapes[name]} where {shape} is expected"
+        for name, shape in expect.items()
+        if name in shapes and shapes[name] != tuple(shape)
+    ]
+    unknown = [f"{name} is not expected" for name in shapes if name not in expect]
+    differing = [*reshaped, *lacking, *unknown]
+    if not differing:
+        return []
+    counts = f"{len(reshaped)} tensors differ in shape, {len(lacking)} are missing, {len(unknown)} unknown"
+    return [f"{path} is of another architecture: {counts} ({'; '.join(differing[:_DIFFERENCES_NAMED])})."]
+
+
+def _hash_files(folder: Path) -> FileHashes:
+    """Size and SHA-256 of the three files.
+
+    Raises:
+        UnreadableFile: one is missing or cannot be read.
+    """
+    return {name: _hash_file(folder / name) for name in FILES}
+
+
+def _hash_file(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            return {"sha256": sha256, "bytes": file.tell()}
+    except OSError as exc:
+        raise UnreadableFile(f"{path} cannot be read: {exc.strerror or exc}.") from exc
+
+
+def _digest_of(files: FileHashes) -> str:
+    return hashlib.sha256(json.dumps(files, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -1,0 +1,175 @@
+"""The state folder of a run, for those who look: its state as JSON, the lines of its journal, whether it is alive.
+
+Here is decided which generation can be read, and what is damaged; ``store.py`` builds on it and is the only one that
+writes. Nothing here imports pydantic, which takes longer than all else that ``tiw-fsm status`` does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from tiw_fsm.errors import StateDamaged, disk_errors
+from tiw_fsm.fsm.states import SCHEMA_VERSION
+from tiw_fsm.storage.paths import StatePaths
+from tiw_fsm.system import append_log, durable, locking
+from tiw_fsm.values.plain import JsonObject, LogPosition
+
+Found = TypeVar("Found")
+RECENT_BYTES = 1 << 16
+"""Of the journal's end, for those who want to know what happened lately."""
+WHAT_TO_DO = "Nothing was overwritten: put a backup back, or begin anew with another --run."
+
+
+class Document(NamedTuple):
+    """A state as it stands in its file, and the journal it stands on. What is null in a state is left out of it."""
+
+    state: JsonObject
+    journal: LogPosition
+
+
+class StateFolder:
+    """The state folder of one run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.paths = StatePaths(folder)
+        self._journal = append_log.AppendLog(self.paths.journal)
+
+    def alive(self) -> bool:
+        """Whether a runner holds this run now. Raises DiskRefused, StateDamaged: as ``locking.is_held``."""
+        return locking.is_held(self.paths.lock)
+
+    def document(self) -> Document | None:
+        """The newest state that can be read, or None when the run has never begun.
+
+        Raises:
+            StateDamaged: neither generation can be read, or a newer version wrote it.
+        """
+        return self._newest(self._generations(read))
+
+    def journal(self) -> list[JsonObject]:
+        """The lines that the newest readable state vouches for, oldest first.
+
+        Raises:
+            StateDamaged: they are not what was written there, or no plain file stands in the journal's place.
+        """
+        readable = (found.journal for found in self._generations(read) if isinstance(found, Document))
+        mark = next(readable, LogPosition())
+        self._journal.verify(mark)
+        return self._lines(mark)
+
+    def recent(self, mark: LogPosition) -> list[JsonObject]:
+        """The last lines of the journal up to ``mark``, so few that it takes no longer however long the run.
+
+        Raises:
+            StateDamaged: a line is not JSON, or no plain file stands in the journal's place.
+        """
+        return self._lines(mark, start=max(0, mark.bytes - RECENT_BYTES))
+
+    def refused(self) -> JsonObject | None:
+        """The word a refused start left, if no start has succeeded since: its time, exit code and message."""
+        try:
+            word = json.loads(durable.read_small(self.paths.refused))
+        except (ValueError, RecursionError, StateDamaged):
+            return None
+        match word:
+            case {"time": str(time), "exit_code": int(code), "message": str(message)}:
+                return {"time": time, "exit_code": code, "message": message}
+        return None
+
+    def _generations(self, reading: Callable[[Path], Found]) -> Iterator[Found | str]:
+        """The newest state and the one before it, if the run has begun; where one cannot be read, what is damaged."""
+        states = (self.paths.state, self.paths.previous)
+        if any(path.exists() or path.is_symlink() for path in states):
+            for path in states:
+                try:
+                    yield reading(path)
+                except ValueError as exc:
+                    yield f"{path} is damaged: {exc}."
+
+    def _newest(self, generations: Iterator[Found | str]) -> Found | None:
+        damage = []
+        for found in generations:
+            if not isinstance(found, str):
+                return found
+            damage.append(found)
+        self._refuse_to_begin_anew(damage)
+        return None
+
+    def _refuse_to_begin_anew(self, damage: list[str]) -> None:
+        """Raise StateDamaged where no state can be used, but there is damage, or the journal tells of commits."""
+        durable.require_plain(self.paths.journal)
+        if not damage and self.paths.journal.exists():
+            with disk_errors("reading", self.paths.journal), open(self.paths.journal, "rb") as file:
+                lines = [file.readline(1 << 20), file.readline(1)]
+            if all(lines):  # one line alone is of a first commit that never came to be
+                damage = [f"{self.paths.journal} has lines, but {self.paths.state.name} is gone."]
+        if damage:
+            raise StateDamaged("\n".join([*dict.fromkeys(damage), WHAT_TO_DO]))
+
+    def _lines(self, mark: LogPosition, start: int = 0) -> list[JsonObject]:
+        durable.require_plain(self.paths.journal)
+        if not mark.bytes or not self.paths.journal.exists():
+            return []
+        with disk_errors("reading", self.paths.journal), open(self.paths.journal, "rb") as file:
+            file.seek(start)
+            lines = file.read(mark.bytes - start).splitlines()[1 if start else 0 :]  # the first may be half of one
+        try:
+            return [json.loads(line) for line in lines]
+        except (ValueError, RecursionError) as exc:
+            raise StateDamaged(f"{self.paths.journal} is damaged: not all its lines are JSON. {WHAT_TO_DO}") from exc
+
+
+def read(path: Path) -> Document:
+    """A state file.
+
+    Raises:
+        ValueError: it is not what was written there.
+        StateDamaged: a version of another schema wrote it, or a link stands in its place.
+    """
+    try:
+        document = json.loads(durable.read_small(path))
+    except RecursionError as exc:
+        raise ValueError("it is not a state") from exc
+    if not isinstance(document, dict):
+        raise ValueError("it is not a JSON object")
+    document = migrated(document, path)
+    if document.pop("checksum", None) != _checksum(document):
+        raise ValueError("its checksum does not match its content")
+    match document.pop("journal", None):
+        case {"bytes": int(length), "sha256": str(sha256)} if length >= 0:
+            return Document(document, LogPosition(length, sha256))
+    raise ValueError("it does not say on which journal it stands")
+
+
+def written(state: JsonObject, journal: LogPosition) -> bytes:
+    """The content of a state file, from which ``read`` makes the same again."""
+    vouched = {**state, "journal": vars(journal)}
+    return json.dumps({**vouched, "checksum": _checksum(vouched)}, separators=(",", ":")).encode() + b"\n"
+
+
+def _checksum(document: JsonObject) -> str:
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+
+
+def migrated(document: JsonObject, path: Path) -> JsonObject:
+    """``document`` in today's schema: the one place where older ones are brought up to date.
+
+    Raises:
+        StateDamaged: a newer version wrote it, or one so old that it vouches for too little to go on from.
+    """
+    version = document.get("schema_version")
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise StateDamaged(
+            f"{path} was written by a newer version of this tool (schema {version}, this one knows {SCHEMA_VERSION}). "
+            "Upgrade tiw_fsm, then run again; nothing was changed."
+        )
+    if version == 1:
+        raise StateDamaged(
+            f"{path} was written before states named the hashes of journal and metrics (schema 1). End that run with "
+            "the version that began it, or begin anew with another --run; nothing was changed."
+        )
+    return document

@@ -1,0 +1,189 @@
+"""The only writer of a run's state folder: commits, journal, lock.
+
+A commit appends the journal line of the new generation and syncs it, keeps the old state as ``state.prev.json`` and
+then replaces ``state.json``: the one commit point. A line carries the change it made as a JSON merge patch
+(RFC 7396), so that folding the journal gives the state again; ``state.json`` names the journal's length and SHA-256,
+so that neither can be damaged, or taken from another run, without being found out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
+
+from tiw_fsm.errors import ExitCode, RunHeld, StateDamaged, disk_errors
+from tiw_fsm.fsm.run_state import RunState
+from tiw_fsm.storage.state_folder import StateFolder, read, written
+from tiw_fsm.system import durable, locking
+from tiw_fsm.values.plain import JsonObject, LogPosition
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601 to the second."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def merge_patch(old: JsonObject, new: JsonObject) -> JsonObject:
+    """The RFC 7396 patch that turns ``old`` into ``new``."""
+    patch: JsonObject = {key: None for key in old if key not in new}
+    for key, value in new.items():
+        before = old.get(key)
+        if isinstance(before, dict) and isinstance(value, dict):
+            if below := merge_patch(before, value):
+                patch[key] = below
+        elif key not in old or before != value:
+            patch[key] = value
+    return patch
+
+
+def apply_patch(document: JsonObject, patch: JsonObject) -> JsonObject:
+    """``document`` with an RFC 7396 patch applied."""
+    result = dict(document)
+    for key, value in patch.items():
+        if value is None:
+            result.pop(key, None)
+        elif isinstance(value, dict):
+            below = result.get(key)
+            result[key] = apply_patch(below if isinstance(below, dict) else {}, value)
+        else:
+            result[key] = value
+    return result
+
+
+def document_of(run: RunState) -> JsonObject:
+    """A state as the journal's lines add up to it."""
+    return run.model_dump(mode="json", exclude_none=True)
+
+
+class Generation(NamedTuple):
+    """A state as it was read, and the journal it stands on."""
+
+    run: RunState
+    journal: LogPosition
+
+
+class Store(StateFolder):
+    """The state folder of one run, for its runner and for those who want to know its state as values."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._mark = LogPosition()
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """Be the runner of this run for the length of the block.
+
+        Raises:
+            RunHeld: another process is.
+            DiskRefused: the state folder, or the lock in it, cannot be made.
+            StateDamaged: no plain file stands in the lock's place.
+        """
+        durable.make_folder(self.paths.folder)
+        with locking.held(self.paths.lock) as mine:
+            if not mine:
+                raise RunHeld(
+                    f"another process is running {self.paths.folder.name!r}; look with `tiw-fsm status`, "
+                    "or name another run with --run"
+                )
+            yield
+
+    def load(self) -> RunState | None:
+        """The newest state that can be read, or None when the run has never begun. For those who only look.
+
+        Raises:
+            StateDamaged: neither generation can be read, or a newer version wrote it.
+        """
+        found = self._newest(self.generations())
+        return found.run if found else None
+
+    def resume(self) -> tuple[RunState | None, list[str]]:
+        """The state to go on from, and the damage that was passed over to find it.
+
+        That is the newest generation whose part of the journal is whole.
+
+        Raises:
+            StateDamaged: neither generation can be trusted, or a newer version wrote it.
+        """
+        damage: list[str] = []
+        for found in self.generations():
+            problem = found if isinstance(found, str) else self._journal.problem(found.journal)
+            if isinstance(found, Generation) and problem is None:
+                self._mark = found.journal
+                return found.run, damage
+            damage.append(str(problem))
+        self._refuse_to_begin_anew(damage)
+        return None, []
+
+    def generations(self) -> Iterator[Generation | str]:
+        """The newest state and the one before it, if the run has begun; where one cannot be read, what is damaged.
+
+        Raises:
+            StateDamaged: a version of another schema wrote it, or a link stands in its place.
+        """
+        return self._generations(generation)
+
+    def commit(self, before: RunState | None, after: RunState, event: str, facts: Mapping[str, Any]) -> RunState:
+        """Make ``after`` the run's state. ``before`` is the state last resumed from or committed.
+
+        Raises:
+            DiskRefused: the state on disk is ``before``, or whole and ``after``.
+            StateDamaged: somebody else changed the journal.
+        """
+        after = after.evolve(generation=after.generation + 1, updated_at=now())
+        old = document_of(before) if before else {}
+        new = document_of(after)
+        line = {
+            "generation": after.generation,
+            "time": after.updated_at,
+            "event": event,
+            "from": before.state if before else None,
+            "to": after.state,
+            "facts": dict(facts),
+            "changes": merge_patch(old, new),
+        }
+        mark = self._journal.append(self._mark, json.dumps(line).encode() + b"\n")
+        if before:
+            durable.replace(self.paths.previous, written(old, self._mark), named_later=True)
+        durable.replace(self.paths.state, written(new, mark))
+        self._mark = mark
+        return after
+
+    def previous(self) -> RunState | None:
+        """The generation before the newest, if it is readable."""
+        try:
+            return generation(self.paths.previous).run
+        except (ValueError, StateDamaged):
+            return None
+
+    def refuse(self, code: ExitCode, message: str) -> None:
+        """Leave word for ``status`` that a start was refused, and why."""
+        word = {"time": now(), "exit_code": int(code), "message": message}
+        durable.replace(self.paths.refused, json.dumps(word).encode())
+
+    def started(self) -> None:
+        """A start has succeeded: what an earlier one was refused for holds no longer."""
+        with disk_errors("removing", self.paths.refused):
+            self.paths.refused.unlink(missing_ok=True)
+
+
+def generation(path: Path) -> Generation:
+    """A state file. Raises ValueError, StateDamaged: as ``read``."""
+    state, journal = read(path)
+    try:
+        return Generation(RunState.model_validate_json(json.dumps(state)), journal)
+    except ValidationError as exc:
+        raise ValueError(str(exc)) from exc
+
+
+def fold(lines: list[JsonObject]) -> JsonObject:
+    """The state document that journal ``lines`` add up to."""
+    document: JsonObject = {}
+    for line in lines:
+        document = apply_patch(document, line["changes"])
+    return document

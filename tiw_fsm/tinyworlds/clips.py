@@ -1,0 +1,113 @@
+"""Game frames for training: held once, as uint8, on the device that computes."""
+
+from __future__ import annotations
+
+import hashlib
+
+import h5py
+import numpy as np
+import torch
+from torch import Tensor
+
+from tiw_fsm.tinyworlds import episodes
+from tiw_fsm.tinyworlds.config import DataSource
+
+READ_ROWS = 4096
+"""Rows read from the file at a time."""
+SUM_ROWS = 256
+"""Rows summed at a time, in float64."""
+
+
+class FrameData:
+    """The rows of a frame file that training and evaluation need, as one uint8 tensor [N, H, W, 3].
+
+    Args:
+        source: file, skip, stride and training share.
+        device: where the frames are kept and clips are made.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+
+    def __init__(self, source: DataSource, device: torch.device) -> None:
+        self.source, self.device = source, device
+        with h5py.File(source.path, "r") as file:
+            rows = file["frames"]
+            episode = file["episode"][:] if "episode" in file else None
+            self.numbers, self.held_out = episodes.split_rows(len(rows), episode, source.skip)
+            wanted = self.numbers >= 0
+            if source.preload_ratio is not None:
+                wanted &= self.held_out | (np.arange(len(rows)) < int(len(rows) * source.preload_ratio))
+            self.place = torch.from_numpy(np.cumsum(wanted) - 1).to(device)  # file row → row kept here
+            self.frames = torch.empty((int(wanted.sum()), *rows.shape[1:]), dtype=torch.uint8, device=device)
+            kept = 0
+            for begin in range(0, len(rows), READ_ROWS):
+                chosen = wanted[begin : begin + READ_ROWS]
+                if chosen.any():
+                    block = torch.from_numpy(rows[begin : begin + READ_ROWS][chosen])
+                    self.frames[kept : kept + len(block)] = block
+                    kept += len(block)
+        self._starts: dict[tuple[int, bool], Tensor] = {}
+
+    def clip_starts(self, length: int, *, held_out: bool) -> Tensor:
+        """File rows at which a clip of ``length`` frames may begin, long [N] on the CPU."""
+        key = length, held_out
+        if key not in self._starts:
+            found = episodes.clip_starts(
+                self.numbers,
+                self.held_out,
+                length=length,
+                stride=self.source.stride,
+                preload_ratio=self.source.preload_ratio,
+                for_evaluation=held_out,
+            )
+            self._starts[key] = torch.from_numpy(found)
+        return self._starts[key]
+
+    def clips(self, starts: Tensor, length: int) -> Tensor:
+        """The clips that begin at file rows ``starts`` [B]: uint8 [B, T, H, W, 3]. The host does not wait."""
+        offsets = torch.arange(length) * self.source.stride
+        rows = (starts[:, None] + offsets).to(self.device, non_blocking=True)
+        return self.frames[self.place[rows]]
+
+    def held_out_clips(self, length: int, count: int, seed: int, share: float | None = None) -> Tensor:
+        """Starts of ``count`` distinct held-out clips, spread over the held-out rows; fewer if there are fewer.
+
+        ``share`` limits them to the first of those rows.
+        """
+        starts = torch.from_numpy(episodes.first_share(self.clip_starts(length, held_out=True).numpy(), share))
+        edges = torch.linspace(0, len(starts), min(count, len(starts)) + 1).long()
+        random = generator(seed, "held out")
+        picked = [int(torch.randint(low, high, (), generator=random)) for low, high in edges.unfold(0, 2, 1).tolist()]
+        return starts[picked]
+
+    def mean_training_frame(self) -> Tensor:
+        """Mean over all training frames, [C, H, W] in [0, 1]."""
+        rows = torch.from_numpy(np.flatnonzero(~self.held_out & (self.numbers >= 0)))
+        if self.source.preload_ratio is not None:
+            rows = rows[rows < int(len(self.numbers) * self.source.preload_ratio)]
+        total = torch.zeros(self.frames.shape[1:], dtype=torch.float64, device=self.device)
+        for block in torch.split(rows.to(self.device), SUM_ROWS):
+            total += self.frames[self.place[block]].sum(0, dtype=torch.float64)
+        return (total / len(rows) / 255).float().permute(2, 0, 1)
+
+
+def generator(*key: int | str) -> torch.Generator:
+    """A CPU generator whose stream is a pure function of ``key``."""
+    digest = hashlib.blake2b(repr(tuple(map(str, key))).encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
+
+
+def draw_batch(clips: int, batch_size: int, random: torch.Generator) -> Tensor:
+    """``batch_size`` numbers below ``clips``, uniformly and with replacement: long [B] on the CPU."""
+    return torch.randint(clips, (batch_size,), generator=random)
+
+
+def to_model(clips: Tensor) -> Tensor:
+    """uint8 [B, T, H, W, 3] to float [B, T, C, H, W] in [-1, 1]."""
+    return clips.permute(0, 1, 4, 2, 3).float() / 127.5 - 1
+
+
+def to_unit(frames: Tensor) -> Tensor:
+    """Model frames in [-1, 1] to pixels in [0, 1], clamped."""
+    return ((frames + 1) / 2).clamp(0, 1)

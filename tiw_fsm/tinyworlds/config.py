@@ -1,0 +1,100 @@
+"""What the models are made, trained and rolled out with. No torch."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from tiw_fsm.values.frozen import Count, FrozenModel, Positive, Rate, Several, Share
+
+Baseline = Literal["copy_last", "mean_frame", "blurred_last"]
+
+
+class StageConfig(FrozenModel):
+    """What one stage trains with, all sources merged. The keys are TinyWorlds'."""
+
+    n_updates: Positive
+    learning_rate: Rate
+    gradient_accumulation_steps: Positive
+    batch_size_per_gpu: Positive
+    log_interval: Positive
+    context_length: Positive
+    frame_size: Positive
+    patch_size: Positive
+    embed_dim: Positive
+    num_heads: Positive
+    hidden_dim: Positive
+    num_blocks: Positive
+    latent_dim: Positive
+    num_bins: Positive
+    n_actions: Positive
+    use_actions: bool = True
+    amp: bool = False
+    tf32: bool = False
+    compile: bool = False
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        problems = []
+        if self.frame_size % self.patch_size:
+            problems.append(
+                f"frame_size {self.frame_size} is not divisible by patch_size {self.patch_size}; "
+                f"try frame_size {self.frame_size // self.patch_size * self.patch_size or self.patch_size}"
+            )
+        if self.embed_dim % self.num_heads:
+            problems.append(f"embed_dim {self.embed_dim} is not divisible by num_heads {self.num_heads}")
+        if self.embed_dim % 2 or self.embed_dim < 6:
+            problems.append(
+                f"embed_dim {self.embed_dim} cannot be split into even parts for x, y and time; "
+                "use an even number, at least 6"
+            )
+        if self.n_actions & (self.n_actions - 1):
+            problems.append(
+                f"n_actions {self.n_actions} is not a power of two; use {1 << self.n_actions.bit_length() - 1} "
+                f"or {1 << self.n_actions.bit_length()}"
+            )
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+
+class DataSource(FrozenModel):
+    """The rows a run is trained and judged on."""
+
+    path: str
+    skip: Count
+    stride: Positive
+    preload_ratio: Share | None = None
+
+
+class InferenceConfig(FrozenModel):
+    """What inference runs with: inference.yaml's keys, its defaults filled in."""
+
+    preload_ratio: Share | None = None
+    """Share of the held-out rows to draw clips from."""
+    generation_steps: Positive = 12
+    """Frames to generate, a prediction horizon at a time."""
+    context_window: Several = 2
+    """Frames the model sees before each step."""
+    temperature: Annotated[float, Field(ge=0)] = 0.5
+    """Sampling temperature; 0 takes the likeliest token."""
+    teacher_forced: bool = False
+    """Feed true frames instead of generated ones."""
+    prediction_horizon: Positive = 1
+    """Frames decoded together in one step."""
+    decode_steps: Positive = 10
+    """MaskGIT decoding steps per prediction."""
+    seed: Count = 0
+    """Seed of clips, random actions and sampling."""
+    amp: bool = False
+    """bfloat16 autocast on CUDA."""
+    tf32: bool = False
+    """TensorFloat-32 matrix products on CUDA."""
+    compile: bool = False
+    """torch.compile the models."""
+
+    @property
+    def frames(self) -> int:
+        """Frames a clip must have: the context and everything generated."""
+        return self.context_window + self.generation_steps * self.prediction_horizon

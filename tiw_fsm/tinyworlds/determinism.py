@@ -1,0 +1,32 @@
+"""The switches that make torch compute the same bits again. torch is imported when one is thrown."""
+
+from __future__ import annotations
+
+import os
+
+ENVIRONMENT = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
+"""What must stand in the environment before CUDA is first used (PyTorch's notes on reproducibility)."""
+DETERMINISTIC_ALGORITHMS = True
+MEMORY_EFFICIENT_ATTENTION = False
+"""Its backward pass on CUDA is not deterministic."""
+
+
+def make_deterministic(threads: int | None) -> None:
+    """Throw the switches for this process.
+
+    Args:
+        threads: CPU threads to compute with; None takes as many as torch would, and no more than CPUs are allowed.
+    """
+    import torch
+
+    torch.set_num_threads(threads or min(torch.get_num_threads(), len(os.sched_getaffinity(0))))
+    torch.use_deterministic_algorithms(DETERMINISTIC_ALGORITHMS)
+    torch.backends.cuda.enable_mem_efficient_sdp(MEMORY_EFFICIENT_ATTENTION)
+
+
+def allow_tf32(allowed: bool) -> None:
+    """Let CUDA compute float32 products in TensorFloat-32, or not."""
+    import torch
+
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    torch.backends.cudnn.allow_tf32 = allowed

@@ -1,0 +1,178 @@
+"""What each stage learns: its model, the loss it minimises, and what it shows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from typing import Any, NamedTuple, Protocol, cast
+
+import torch
+from torch import Tensor, nn
+
+from tiw_fsm.stages import Stage
+from tiw_fsm.tinyworlds.clips import FrameData, to_model
+from tiw_fsm.tinyworlds.config import StageConfig
+from tiw_fsm.tinyworlds.dynamics import DynamicsModel, draw_mask
+from tiw_fsm.tinyworlds.latent_actions import LatentActionModel
+from tiw_fsm.tinyworlds.tokens import ClipTokens
+from tiw_fsm.tinyworlds.transformer import TransformerConfig
+from tiw_fsm.tinyworlds.video_tokenizer import VideoTokenizer
+
+SHOWN_STEPS = 8
+
+
+Row = dict[str, Any]
+"""Metrics of one update."""
+Inputs = Mapping[Stage, nn.Module]
+"""Frozen models of the stages that a stage is trained against."""
+
+
+class Loss(NamedTuple):
+    """A scalar loss, and tensors to keep for the metrics row."""
+
+    value: Tensor
+    extras: dict[str, Tensor]
+
+
+class Objective(Protocol):
+    """What a stage minimises, and what it shows."""
+
+    def batch(self, picks: Tensor) -> Any:
+        """What the loss needs of training clips number ``picks`` [B]."""
+
+    def loss(self, batch: Any, random: torch.Generator) -> Loss:
+        """Loss on what ``batch`` returned."""
+
+    def row(self, extras: dict[str, Tensor]) -> Row:
+        """Metrics of an update from what its loss kept, moved to the CPU."""
+
+    def show(self, frames: Tensor) -> Tensor:
+        """The model's own version of frames [B, T, C, H, W]: [B, T', C, H, W], aligned to the clip's last frames."""
+
+
+class FrameObjective:
+    """The base of the stages that learn from frames themselves."""
+
+    def __init__(self, data: FrameData, config: StageConfig) -> None:
+        self.data, self.config = data, config
+
+    def batch(self, picks: Tensor) -> Tensor:
+        length = self.config.context_length
+        return to_model(self.data.clips(self.data.clip_starts(length, held_out=False)[picks], length))
+
+
+class VideoObjective(FrameObjective):
+    """Reconstruct frames through the codebook."""
+
+    def __init__(self, model: VideoTokenizer, data: FrameData, config: StageConfig, inputs: Inputs) -> None:
+        super().__init__(data, config)
+        self.model = model
+
+    def loss(self, batch: Tensor, random: torch.Generator) -> Loss:
+        return Loss(self.model(batch)[0], {})
+
+    def row(self, extras: dict[str, Tensor]) -> Row:
+        return {}
+
+    def show(self, frames: Tensor) -> Tensor:
+        reconstruction: Tensor = self.model(frames)[1]
+        return reconstruction
+
+
+class LatentObjective(FrameObjective):
+    """Predict frames from the first one and the actions inferred between them."""
+
+    def __init__(self, model: LatentActionModel, data: FrameData, config: StageConfig, inputs: Inputs) -> None:
+        super().__init__(data, config)
+        self.model = model
+
+    def loss(self, batch: Tensor, random: torch.Generator) -> Loss:
+        loss, _, actions = self.model(batch)
+        return Loss(loss, {"actions": count_actions(actions, self.config.n_actions)})
+
+    def row(self, extras: dict[str, Tensor]) -> Row:
+        return action_statistics(extras["actions"])
+
+    def show(self, frames: Tensor) -> Tensor:
+        predicted: Tensor = self.model(frames)[1]
+        return predicted
+
+
+class DynamicsObjective:
+    """Predict masked tokens from the others and the actions; tokenizer and actions are frozen."""
+
+    def __init__(self, model: DynamicsModel, data: FrameData, config: StageConfig, inputs: Inputs) -> None:
+        self.model, self.config = model, config
+        self.tokenizer = cast(VideoTokenizer, inputs[Stage.VIDEO])
+        self.actions = cast(LatentActionModel, inputs[Stage.LATENT])
+        actions = self.actions if config.use_actions else None
+        self.tokens = ClipTokens(data, config.context_length, self.tokenizer, actions)
+
+    def batch(self, picks: Tensor) -> tuple[Tensor, Tensor | None]:
+        return self.tokens.lookup(picks)
+
+    def loss(self, batch: tuple[Tensor, Tensor | None], random: torch.Generator) -> Loss:
+        indices, actions = batch
+        B, T, P = indices.shape
+        mask = draw_mask(B, T, P, random).to(indices.device, non_blocking=True)
+        latents = self.tokenizer.quantizer.latents_from_indices(indices)
+        if actions is None:
+            return Loss(self.model.loss(latents, indices, mask), {})
+        conditioning = self.actions.quantizer.latents_from_indices(actions)
+        counts = count_actions(actions, self.config.n_actions)
+        return Loss(self.model.loss(latents, indices, mask, conditioning), {"actions": counts})
+
+    def row(self, extras: dict[str, Tensor]) -> Row:
+        return action_statistics(extras["actions"]) if extras else {}
+
+    def show(self, frames: Tensor) -> Tensor:
+        """The last frame, predicted from those before it."""
+        latents = self.tokenizer.encode(frames)
+        actions = self.actions.encode(frames) if self.config.use_actions else None
+        decode = self.tokenizer.quantizer.latents_from_indices
+        return self.tokenizer.detokenize(self.model.generate(latents[:, :-1], 1, SHOWN_STEPS, actions, decode))
+
+
+def count_actions(indices: Tensor, n_actions: int) -> Tensor:
+    """How often each action occurs, [n_actions]; stays on the device."""
+    return nn.functional.one_hot(indices.flatten(), n_actions).sum(0)
+
+
+def action_statistics(counts: Tensor) -> Row:
+    """Number of different actions and the entropy of their distribution in nats, from counts [n_actions]."""
+    shares = counts[counts > 0].double() / counts.sum()
+    return {"unique_actions": int((counts > 0).sum()), "action_entropy": float((shares * shares.log()).sum().abs())}
+
+
+# --- the models -------------------------------------------------------------------------------------------------
+
+
+class StageModel(NamedTuple):
+    """How a stage's model is made, and what it learns."""
+
+    make: Callable[[TransformerConfig, StageConfig], nn.Module]
+    objective: Callable[[Any, FrameData, StageConfig, Inputs], Objective]
+
+
+MODELS: dict[Stage, StageModel] = {
+    Stage.VIDEO: StageModel(
+        lambda sizes, config: VideoTokenizer(sizes, latent_dim=config.latent_dim, num_bins=config.num_bins),
+        VideoObjective,
+    ),
+    Stage.LATENT: StageModel(
+        lambda sizes, config: LatentActionModel(sizes, n_actions=config.n_actions),
+        LatentObjective,
+    ),
+    Stage.DYNAMICS: StageModel(
+        lambda sizes, config: DynamicsModel(
+            sizes, latent_dim=config.latent_dim, num_bins=config.num_bins, n_actions=config.n_actions
+        ),
+        DynamicsObjective,
+    ),
+}
+
+
+def make_model(stage: Stage, config: StageConfig) -> nn.Module:
+    """A freshly initialised model of ``stage``."""
+    shared = {field.name: getattr(config, field.name) for field in fields(TransformerConfig)}
+    return MODELS[stage].make(TransformerConfig(**shared), config)
