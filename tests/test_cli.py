@@ -20,8 +20,10 @@ from typing import Any
 import pytest
 import torch
 import typer
-from conftest import Simulation, Tiw, merged, write_configs
 
+from tests.support.configs import merged, write_configs
+from tests.support.processes import Tiw
+from tests.support.simulation import Simulation
 from tiw_fsm.cli import app
 from tiw_fsm.config.loop import Budgets
 from tiw_fsm.engines.simulated import Script

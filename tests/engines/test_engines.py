@@ -18,9 +18,9 @@ from typing import Any, cast
 import h5py
 import pytest
 import torch
-from backends import Backend, Miniature, Native, Real, Simulated
-from miniature import DIALECTS
 
+from tests.support.backends import Backend, Miniature, Native, Real, Simulated
+from tests.support.checkout.miniature import DIALECTS
 from tiw_fsm.config.settings import load_settings
 from tiw_fsm.errors import ExitCode
 from tiw_fsm.fsm.states import State

@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import LENIENT, write_configs, write_frames
-from waiting import wait_for
+
+from tests.support.configs import LENIENT, write_configs, write_frames
+from tests.support.waiting import wait_for
 
 PROJECT = Path(__file__).parent.parent.parent
 FLAGS = ("--max-mse", "0.9", "--allow-trivial", "--target-updates", "400")

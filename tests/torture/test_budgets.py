@@ -7,11 +7,10 @@ from collections import Counter
 from copy import copy
 from pathlib import Path
 
-from bench import SIMULATED, Bench, Setup
-from conftest import Amount
-from disk import Tree
-from launch import Fault, Launcher
-
+from tests.support.amounts import Amount
+from tests.support.torture.bench import SIMULATED, Bench, Setup
+from tests.support.torture.disk import Tree
+from tests.support.torture.launch import Fault, Launcher
 from tiw_fsm.config.loop import Budgets
 from tiw_fsm.errors import ExitCode
 from tiw_fsm.fsm.run_state import RunState

@@ -15,11 +15,12 @@ from typing import Any
 
 import h5py
 import pytest
-from bench import NATIVE, SIMULATED, Bench
-from conftest import Tiw, merged, write_configs
-from launch import Ended, Fault, Launcher
 
 import tiw_fsm
+from tests.support.configs import merged, write_configs
+from tests.support.processes import Tiw
+from tests.support.torture.bench import NATIVE, SIMULATED, Bench
+from tests.support.torture.launch import Ended, Fault, Launcher
 from tiw_fsm.errors import ExitCode
 
 IN_TRAINING = Fault("marked", 4)

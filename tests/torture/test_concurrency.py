@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Amount, process_state, write_configs
-from launch import Ended, Fault, Launcher, Started
 
+from tests.support.amounts import Amount
+from tests.support.configs import write_configs
+from tests.support.processes import process_state
+from tests.support.torture.launch import Ended, Fault, Launcher, Started
 from tiw_fsm.errors import ExitCode, RunHeld, TiwFsmError
 from tiw_fsm.fsm.run_state import Runner, RunState
 from tiw_fsm.reporting.status import status

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bench import NATIVE, SIMULATED, Bench, Setup, spread
-from conftest import Amount, merged
-from disk import Tree
-from launch import Fault, Launcher
-from outcome import differences, outcome
 
+from tests.support.amounts import Amount
+from tests.support.configs import merged
+from tests.support.torture.bench import NATIVE, SIMULATED, Bench, Setup, spread
+from tests.support.torture.disk import Tree
+from tests.support.torture.launch import Fault, Launcher
+from tests.support.torture.outcome import differences, outcome
 from tiw_fsm.errors import ExitCode, StateDamaged
 
 REGIONS = 8

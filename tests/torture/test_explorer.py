@@ -10,10 +10,14 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import explorer
 import pytest
-from conftest import Amount
-from explorer import (
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
+
+from tests.support.amounts import Amount
+from tests.support.torture import explorer
+from tests.support.torture.explorer import (
     INFERRED,
     TRAINED,
     Explorer,
@@ -27,10 +31,6 @@ from explorer import (
     happenings,
     world,
 )
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
-
 from tiw_fsm.config.loop import Budgets
 from tiw_fsm.fsm import gates, table
 from tiw_fsm.fsm.events import Event

@@ -17,10 +17,10 @@ from typing import Any
 import h5py
 import pytest
 import torch
-from conftest import LENIENT, write_configs, write_frames
-from disk import Tree
-from launch import Ended, Fault, Launcher
 
+from tests.support.configs import LENIENT, write_configs, write_frames
+from tests.support.torture.disk import Tree
+from tests.support.torture.launch import Ended, Fault, Launcher
 from tiw_fsm.errors import ExitCode
 from tiw_fsm.fsm.run_state import RunState
 from tiw_fsm.fsm.states import State

@@ -6,9 +6,9 @@ import errno
 from collections import Counter
 from pathlib import Path
 
-from bench import SIMULATED, Bench, spread
-from conftest import Amount
-from launch import Fault, Launcher
+from tests.support.amounts import Amount
+from tests.support.torture.bench import SIMULATED, Bench, spread
+from tests.support.torture.launch import Fault, Launcher
 
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EROFS)
 HOWS = ("fail", "fail-from", "short")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from bench import SIMULATED, Bench, spread
-from conftest import Amount
-from disk import replayed
-from launch import Fault, Launcher
+from tests.support.amounts import Amount
+from tests.support.torture.bench import SIMULATED, Bench, spread
+from tests.support.torture.disk import replayed
+from tests.support.torture.launch import Fault, Launcher
 
 
 def points(bench: Bench, some: int) -> list[Fault]:

@@ -7,10 +7,10 @@ import random
 from collections import Counter
 from pathlib import Path
 
-from bench import SIMULATED, Bench, acknowledged, spread
-from conftest import Amount
-from disk import Disk, Operation, Tree, images, replayed
-from launch import Fault, Launcher
+from tests.support.amounts import Amount
+from tests.support.torture.bench import SIMULATED, Bench, acknowledged, spread
+from tests.support.torture.disk import Disk, Operation, Tree, images, replayed
+from tests.support.torture.launch import Fault, Launcher
 
 IMAGES = 3
 """Of each cut tried at random in the long form, beside what is certainly there and what was asked for."""

@@ -13,11 +13,13 @@ from collections import Counter
 from copy import copy
 
 import pytest
-from bench import Bench, Setup
-from conftest import LENIENT, Amount, children, merged, process_state
-from launch import Launcher, Started
-from outcome import updates_missing_or_twice
 
+from tests.support.amounts import Amount
+from tests.support.configs import LENIENT, merged
+from tests.support.processes import children, process_state
+from tests.support.torture.bench import Bench, Setup
+from tests.support.torture.launch import Launcher, Started
+from tests.support.torture.outcome import updates_missing_or_twice
 from tiw_fsm.fsm.states import State
 
 AT_MOST = 20

@@ -14,10 +14,12 @@ from copy import copy
 from pathlib import Path
 
 import pytest
-from bench import SIMULATED, Bench, Setup
-from conftest import LENIENT, Amount, children
-from launch import Ended, Launcher, Started
 
+from tests.support.amounts import Amount
+from tests.support.configs import LENIENT
+from tests.support.processes import children
+from tests.support.torture.bench import SIMULATED, Bench, Setup
+from tests.support.torture.launch import Ended, Launcher, Started
 from tiw_fsm.errors import ExitCode
 from tiw_fsm.fsm.states import State
 

@@ -1,0 +1,244 @@
+"""The promise: an interrupted run ends with bitwise the same weights. Real processes, really killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.configs import LENIENT, merged, write_configs, write_frames
+from tests.support.processes import Tiw, children, process_state
+from tiw_fsm.errors import ExitCode
+
+FLAGS = ("--max-mse", "0.9", "--allow-trivial")
+
+
+def make_root(root: Path) -> Path:
+    root.mkdir()
+    write_configs(root / "configs", {"loop": LENIENT})
+    write_frames(root / "frames.h5")
+    return root
+
+
+def digests(tiw: Tiw, root: Path) -> dict[str, str]:
+    found = json.loads(tiw(root, "status", "--json").stdout)
+    return {stage: progress["checkpoint"]["sha256"] for stage, progress in found["stages"].items()}
+
+
+def start(root: Path, *flags: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "tiw_fsm", "run", *flags],
+        cwd=root,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for_generation(root: Path, generation: int, process: subprocess.Popen[str]) -> None:
+    """Until the state has reached ``generation``; the run must still be going on then."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        assert process.poll() is None, process.communicate()
+        try:
+            if json.loads((root / "state/default/state.json").read_text())["generation"] >= generation:
+                return
+        except FileNotFoundError:
+            pass
+        time.sleep(0.002)
+    raise AssertionError(f"generation {generation} was not reached")
+
+
+def run_and_kill(root: Path, generation: int) -> None:
+    """A run that got as far as ``generation`` and was then killed outright."""
+    process = start(root, *FLAGS)
+    wait_for_generation(root, generation, process)
+    process.kill()
+    process.communicate()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Digests of a run that nobody interrupted."""
+    root = make_root(tmp_path_factory.mktemp("undisturbed") / "root")
+    done = subprocess.run(
+        [sys.executable, "-m", "tiw_fsm", "run", *FLAGS], cwd=root, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == ExitCode.PASSED, done.stderr
+    found = subprocess.run(
+        [sys.executable, "-m", "tiw_fsm", "status", "--json"], cwd=root, capture_output=True, text=True, check=True
+    )
+    return {s: p["checkpoint"]["sha256"] for s, p in json.loads(found.stdout)["stages"].items()}
+
+
+@pytest.mark.parametrize("generation", [2, 7, 13])
+def test_a_run_killed_outright_ends_with_the_same_weights(
+    tmp_path: Path, tiw: Tiw, undisturbed: dict[str, str], generation: int
+) -> None:
+    root = make_root(tmp_path / "root")
+    run_and_kill(root, generation)
+    done = tiw(root, "run")
+    assert done.returncode == ExitCode.PASSED, done.stderr
+    assert digests(tiw, root) == undisturbed
+    assert json.loads(tiw(root, "status", "--json").stdout)["interruptions"] == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_told_to_stop_saves_exits_75_and_ends_with_the_same_weights(
+    tmp_path: Path, tiw: Tiw, undisturbed: dict[str, str], number: signal.Signals
+) -> None:
+    root = make_root(tmp_path / "root")
+    process = start(root, *FLAGS)
+    wait_for_generation(root, 3, process)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == ExitCode.INTERRUPTED, said
+    stopped = json.loads(tiw(root, "status", "--json").stdout)
+    assert (stopped["alive"], stopped["interruptions"]) == (False, 1)
+    assert tiw(root, "run").returncode == ExitCode.PASSED
+    assert digests(tiw, root) == undisturbed
+
+
+def test_a_killed_training_process_is_a_crash_and_the_run_ends_with_the_same_weights(
+    tmp_path: Path, tiw: Tiw, undisturbed: dict[str, str]
+) -> None:
+    root = make_root(tmp_path / "root")
+    process = start(root, *FLAGS)
+    wait_for_generation(root, 3, process)
+    os.kill(children(process.pid)[0], signal.SIGKILL)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == ExitCode.PASSED, said
+    assert digests(tiw, root) == undisturbed
+    assert '"event": "crashed"' in (root / "state/default/journal.jsonl").read_text()
+
+
+def test_a_training_process_that_hangs_is_ended_counted_as_a_crash_and_the_run_ends_with_the_same_weights(
+    tmp_path: Path, tiw: Tiw, undisturbed: dict[str, str]
+) -> None:
+    root = make_root(tmp_path / "root")
+    write_configs(root / "configs", {"loop": merged(LENIENT, {"max_silence": 15})})
+    process = start(root, *FLAGS)
+    wait_for_generation(root, 3, process)
+    os.kill(children(process.pid)[0], signal.SIGSTOP)
+    _, said = process.communicate(timeout=180)
+    assert process.returncode == ExitCode.PASSED, said
+    assert "no sign of life for 15 seconds" in (root / "state/default/journal.jsonl").read_text()
+    assert digests(tiw, root) == undisturbed
+
+
+def test_the_training_process_does_not_outlive_a_killed_controller(tmp_path: Path) -> None:
+    root = make_root(tmp_path / "root")
+    process = start(root, *FLAGS)
+    wait_for_generation(root, 2, process)
+    child = children(process.pid)[0]
+    process.kill()
+    process.communicate()
+    deadline = time.monotonic() + 10
+    while running(child):
+        assert time.monotonic() < deadline, "the child is still running"
+        time.sleep(0.01)
+
+
+def running(pid: int) -> bool:
+    """Whether a process exists and is no zombie."""
+    return process_state(pid) not in (None, "Z")
+
+
+def wait_until_it_waits(pid: int) -> None:
+    """Until a process has slept through 30 looks in a row: it waits for somebody, not for the disk or the processor."""
+    asleep, deadline = 0, time.monotonic() + 60
+    while asleep < 30:
+        assert time.monotonic() < deadline
+        asleep = asleep + 1 if process_state(pid) == "S" else 0
+        time.sleep(0.01)
+
+
+def test_a_second_runner_exits_3_at_once_and_0_silently_with_if_idle(tmp_path: Path, tiw: Tiw) -> None:
+    root = make_root(tmp_path / "root")
+    process = start(root, *FLAGS, "--target-updates", "50000")  # busy for longer than the others need
+    wait_for_generation(root, 1, process)
+    second = tiw(root, "run")
+    idle = tiw(root, "run", "--if-idle")
+    process.kill()
+    process.communicate()
+    assert second.returncode == ExitCode.HELD
+    assert "another process is running" in second.stderr
+    assert (idle.returncode, idle.stdout, idle.stderr) == (ExitCode.PASSED, "", "")
+
+
+def damaged(root: Path, name: str) -> dict[str, Any]:
+    """Cut the newest tokenizer checkpoint's file short; returns the state that names it."""
+    state: dict[str, Any] = json.loads((root / "state/default/state.json").read_text())
+    path = Path(state["stages"]["video_tokenizer"]["checkpoint"]["path"]) / name
+    path.write_bytes(path.read_bytes()[:-100])
+    return state
+
+
+def test_a_torn_newest_checkpoint_is_set_aside_and_the_one_before_it_takes_its_place(
+    tmp_path: Path, tiw: Tiw, undisturbed: dict[str, str]
+) -> None:
+    root = make_root(tmp_path / "root")
+    run_and_kill(root, 3)
+    torn = damaged(root, "model_state_dict.pt")["stages"]["video_tokenizer"]["checkpoint"]["path"]
+    done = tiw(root, "run")
+    assert done.returncode == ExitCode.PASSED, done.stderr
+    assert "going back to update" in done.stderr
+    assert Path(torn + ".set-aside-1").is_dir()
+    assert digests(tiw, root) == undisturbed
+
+
+def test_state_json_cut_short_falls_back_to_the_generation_before(
+    tmp_path: Path, tiw: Tiw, undisturbed: dict[str, str]
+) -> None:
+    root = make_root(tmp_path / "root")
+    run_and_kill(root, 5)
+    state = root / "state/default/state.json"
+    state.write_bytes(state.read_bytes()[:200])
+    assert tiw(root, "run").returncode == ExitCode.PASSED
+    assert digests(tiw, root) == undisturbed
+
+
+def test_state_damaged_in_both_generations_exits_4_and_overwrites_nothing(root: Path, tiw: Tiw) -> None:
+    assert tiw(root, "run", *FLAGS).returncode == ExitCode.PASSED
+    files = [root / "state/default/state.json", root / "state/default/state.prev.json"]
+    for path in files:
+        path.write_bytes(path.read_bytes()[:100])
+    before = [path.read_bytes() for path in files]
+    done = tiw(root, "run")
+    assert done.returncode == ExitCode.DAMAGED
+    assert "Nothing was overwritten" in done.stderr
+    assert [path.read_bytes() for path in files] == before
+
+
+@pytest.mark.parametrize(("schema", "said"), [(99, "newer version"), (1, "schema 1")])
+def test_a_state_of_another_schema_exits_4_without_falling_back(root: Path, tiw: Tiw, schema: int, said: str) -> None:
+    assert tiw(root, "run", *FLAGS).returncode == ExitCode.PASSED
+    state = root / "state/default/state.json"
+    state.write_text(json.dumps({**json.loads(state.read_text()), "schema_version": schema}))
+    done = tiw(root, "run")
+    assert done.returncode == ExitCode.DAMAGED
+    assert said in done.stderr
+
+
+def test_a_second_signal_ends_at_once_with_75(tmp_path: Path, tiw: Tiw, undisturbed: dict[str, str]) -> None:
+    """The training process is frozen, so that it cannot answer the first."""
+    root = make_root(tmp_path / "root")
+    process = start(root, *FLAGS)
+    wait_for_generation(root, 3, process)
+    child = children(process.pid)[0]
+    os.kill(child, signal.SIGSTOP)
+    wait_until_it_waits(process.pid)
+    process.send_signal(signal.SIGTERM)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(timeout=0.5)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=30) == ExitCode.INTERRUPTED
+    assert tiw(root, "run").returncode == ExitCode.PASSED
+    assert digests(tiw, root) == undisturbed

@@ -1,0 +1,333 @@
+"""Training, gates and inference of the native engine on tiny real runs, as the user's document asks for them."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.support.configs import LENIENT, write_configs, write_frames
+from tests.support.processes import Tiw
+from tiw_fsm.config.loop import LoopConfig, Retune
+from tiw_fsm.config.settings import OVERRIDES, Settings, load_settings
+from tiw_fsm.data import pictures
+from tiw_fsm.errors import ExitCode
+from tiw_fsm.fsm import gates, retune
+from tiw_fsm.stages import Stage
+from tiw_fsm.storage import checkpoints
+from tiw_fsm.tinyworlds.clips import FrameData
+from tiw_fsm.tinyworlds.config import DataSource, StageConfig
+from tiw_fsm.tinyworlds.learning_rate import learning_rate
+from tiw_fsm.tinyworlds.tokens import ClipTokens
+from tiw_fsm.tinyworlds.training import Trainer
+from tiw_fsm.values.frozen import LearningRateSchedule, Tuning
+
+PASSING = ("--max-mse", "0.9", "--allow-trivial")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working root whose run has passed."""
+    root = tmp_path_factory.mktemp("finished")
+    write_configs(root / "configs", {"loop": LENIENT})
+    write_frames(root / "frames.h5")
+    command = [sys.executable, "-m", "tiw_fsm", "run", *PASSING]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    assert done.returncode == ExitCode.PASSED, done.stderr
+    return root
+
+
+def status(tiw: Tiw, root: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(tiw(root, "status", "--json").stdout)
+    return found
+
+
+def rows(root: Path, stage: Stage) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (root / "results/default" / stage / "metrics.jsonl").read_text().splitlines()]
+
+
+# --- the user's command line ------------------------------------------------------------------------------------
+
+
+def test_the_users_command_line_works_unchanged(finished: Path, root: Path, tiw: Tiw) -> None:
+    """The seed's single command, with its checkpoints, on tiny frames; 20 updates instead of 200."""
+    for folder in ("video_tokenizer", "latent_actions", "dynamics"):
+        shutil.copytree(finished / "results/default" / folder, root / "results/old" / folder)
+    (root / ".venv/bin").mkdir(parents=True)
+    interpreter(root / ".venv/bin/python", "")
+    done = tiw(
+        root, "run", "--repo-root", ".", "--python-exec", "./.venv/bin/python", "--torchrun", "./.venv/bin/torchrun",
+        "--train-stage", "all", "--video-checkpoint", "results/old/video_tokenizer/checkpoints",
+        "--latent-checkpoint", "results/old/latent_actions/checkpoints",
+        "--dynamics-checkpoint", "results/old/dynamics/checkpoints", "--video-chunk", "20", "--latent-chunk", "20",
+        "--dynamics-chunk", "20", "--target-updates", "20", "--init-log-interval", "10", "--max-mse", "0.9",
+        "--max-inference-retries", "2", "--allow-trivial",
+    )  # fmt: skip
+    assert done.returncode == ExitCode.PASSED, done.stderr
+    stages = status(tiw, root)["stages"]
+    counts = {stage: (progress["completed"], progress["target"]) for stage, progress in stages.items()}
+    assert counts == {"video_tokenizer": (20, 20), "latent_actions": (20, 20), "dynamics": (40, 40)}
+    assert len(list((root / "inference_results").glob("inference_results_gt_vs_pred_*.png"))) == 1
+    reports = {path.name.rsplit("-", 1)[0] for path in (root / "docs/action").glob("*.md")}
+    assert reports == {"train-to-inference-report", "train-to-inference-retrospective", "auto-training-loop-report"}
+
+
+def interpreter(path: Path, before: str) -> None:
+    """A script at ``path`` that does ``before`` and then is this interpreter."""
+    path.write_text(f'#!/bin/sh\n{before}\nexec {sys.executable} "$@"\n')
+    path.chmod(0o755)
+
+
+def test_inference_alone_of_given_checkpoints(finished: Path, root: Path, tiw: Tiw) -> None:
+    flags = [
+        f"--{flag}-checkpoint={finished}/results/default/{stage}/checkpoints"
+        for flag, stage in (("video", "video_tokenizer"), ("latent", "latent_actions"), ("dynamics", "dynamics"))
+    ]
+    done = tiw(root, "run", "--train-stage", "none", *flags, *PASSING)
+    assert done.returncode == ExitCode.PASSED, done.stderr
+    assert [path.name for path in (root / "results/default").iterdir()] == ["inference"]
+    mine, theirs = (status(tiw, where)["inference"]["attempts"][0]["mse"] for where in (root, finished))
+    assert mine == theirs, "the same checkpoints give the same figures"
+
+
+def test_the_childs_interpreter_is_the_one_named(root: Path, tiw: Tiw) -> None:
+    interpreter(root / "my-python", f'echo "$@" >> {root}/calls')
+    assert tiw(root, "run", "--python-exec", "my-python", *PASSING).returncode == ExitCode.PASSED
+    assert "tiw_fsm.engines.native.child" in (root / "calls").read_text()
+
+
+VALUES: dict[str, Any] = {
+    "dataset": "frames.h5", "device": "cpu", "target_updates": 7, "init_learning_rate": 0.02, "init_grad_accum": 3,
+    "init_batch_size": 2, "init_log_interval": 4, "generation_steps": 3, "context_window": 3, "prediction_horizon": 2,
+    "decode_steps": 6, "preload_ratio": 0.5, "temperature": 0.7, "teacher_forced": True, "seed": 11,
+    "video_chunk": 21, "latent_chunk": 22, "dynamics_chunk": 23, "max_mse": 0.5, "allow_trivial": True,
+    "max_train_retries": 6, "max_inference_retries": 7, "max_crashes": 8, "max_stalled_starts": 9, "retry_chunk": 31,
+    "retry_init_learning_rate": 0.03, "retry_lr_decay": 0.6, "retry_lr_floor": 1e-5,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("flag", OVERRIDES)
+def test_a_flag_takes_effect_where_it_should(root: Path, flag: str) -> None:
+    """The effective settings hold the typed value, under the names of the key it overrides."""
+    changed = load_settings({flag: VALUES[flag]}, run="default", repo_root=root)
+    for target in OVERRIDES[flag]:
+        assert in_force(changed, target) == VALUES[flag], target
+
+
+def in_force(settings: Settings, target: str) -> Any:
+    file, *keys = target.split(".")
+    if file == "training" and keys[0] in StageConfig.model_fields:
+        (value,) = {getattr(stage, keys[0]) for stage in settings.stages.values()}
+        return value
+    if file in ("training", "inference") and keys[0] in ("dataset", "device"):
+        return settings.device if keys[0] == "device" else Path(settings.data.path).name
+    value = settings.inference.model_dump() if file == "inference" else settings.loop.model_dump(mode="json")
+    for key in keys:
+        value = value[key]
+    return value
+
+
+# --- stage gates ------------------------------------------------------------------------------------------------
+
+
+def chunk(*losses: float, **extras: Any) -> list[dict[str, Any]]:
+    return [{"update": i, "loss": loss, **extras} for i, loss in enumerate(losses)]
+
+
+ACTIVE = {"unique_actions": 3, "action_entropy": 0.9}
+
+
+@pytest.mark.parametrize(
+    ("stage", "rows", "decision"),
+    [
+        (Stage.VIDEO, chunk(0.03, 0.02, 0.01), "continue"),
+        (Stage.VIDEO, chunk(0.03, 0.009, 0.0099), "watch"),
+        (Stage.VIDEO, chunk(0.03, 0.02, 0.02), "watch"),
+        (Stage.VIDEO, chunk(0.03, 0.02, 0.0201), "retune"),
+        (Stage.LATENT, chunk(0.2, 0.1, 0.06, **ACTIVE), "continue"),
+        (Stage.LATENT, chunk(0.2, 0.1, 0.06, **{**ACTIVE, "action_entropy": 0.39}), "watch"),
+        (Stage.LATENT, chunk(0.2, 0.1, 0.061, **ACTIVE), "watch"),
+        (Stage.LATENT, chunk(0.2, 0.1, 0.01, **{**ACTIVE, "unique_actions": 1}), "retune"),
+        (Stage.LATENT, chunk(0.2, 0.2, 0.11, **ACTIVE), "retune"),
+        (Stage.DYNAMICS, chunk(5.0, 4.5, 4.0), "continue"),
+        (Stage.DYNAMICS, chunk(5.0, 4.0, 4.2), "watch"),
+        (Stage.DYNAMICS, chunk(5.5, 5.3, 5.2), "watch"),
+        (Stage.DYNAMICS, chunk(6.0, 6.1, 6.1), "retune"),
+        (Stage.DYNAMICS, chunk(3.0, 3.0, 3.4), "retune"),
+        (Stage.DYNAMICS, [], "retune"),
+    ],
+)
+def test_a_stage_verdict_is_the_documented_one(stage: Stage, rows: list[dict[str, Any]], decision: str) -> None:
+    assert gates.judge_chunk(rows, LoopConfig().gates[stage], 10_000).decision == decision
+
+
+@pytest.mark.parametrize("stage", Stage)
+def test_before_from_update_a_chunk_passes_that_is_finite_and_has_not_doubled(stage: Stage) -> None:
+    gate = LoopConfig().gates[stage].evolve(from_update=200)
+    assert gates.judge_chunk(chunk(9.0, 9.0, 18.0), gate, 200).decision == "watch"
+    assert gates.judge_chunk(chunk(9.0, 9.0, 18.1), gate, 200).decision == "retune"
+    assert gates.judge_chunk([*chunk(9.0), {"update": 1, "loss": None}], gate, 200).decision == "retune"
+    assert gates.judge_chunk(chunk(9.0, 9.0, 18.0), gate, 201).decision == "retune"
+
+
+def test_every_accepted_chunk_left_a_picture(finished: Path) -> None:
+    for stage, chunks in ((Stage.VIDEO, 2), (Stage.LATENT, 1), (Stage.DYNAMICS, 2)):
+        found = list((finished / "results/default" / stage / "visualizations").glob("*.png"))
+        assert len(found) == chunks
+        assert all(pictures.is_png(str(path)) for path in found)
+
+
+# --- schedule and loss ------------------------------------------------------------------------------------------
+
+
+@given(st.integers(0, 1000), st.integers(1, 5000), st.floats(1e-6, 1.0))
+def test_the_schedule_warms_up_and_falls_to_a_hundredth_of_its_peak(start: int, span: int, peak: float) -> None:
+    schedule = LearningRateSchedule(start=start, end=start + span)
+    rates = [learning_rate(peak, schedule, update) for update in range(start, start + span)]
+    top = rates.index(max(rates))
+    assert all(0 < rate <= peak * (1 + 1e-9) for rate in rates)
+    assert rates[: top + 1] == sorted(rates[: top + 1])
+    assert rates[top:] == sorted(rates[top:], reverse=True)
+    assert learning_rate(peak, schedule, start + span) == pytest.approx(peak / 100)
+
+
+def test_retry_rates_fall_to_their_floor() -> None:
+    plan = Retune(init_learning_rate=0.0005, lr_decay=0.7, lr_floor=1e-6)
+    rates = [retune.retry_learning_rate(plan, k) for k in range(30)]
+    assert rates[:3] == pytest.approx([0.0005, 0.00035, 0.000245])
+    assert rates[-1] == 1e-6
+
+
+def test_a_lowered_rate_is_in_force_and_stays_so(root: Path, tiw: Tiw) -> None:
+    """Two retunes: the metrics file has the rates of the new peak over the retry chunk, also after resuming."""
+    done = tiw(root, "run", "--max-mse", "0.0001", "--max-inference-retries", "1", "--retry-chunk", "10")
+    assert done.returncode == ExitCode.NOT_PASSED
+    done = tiw(root, "run", "--max-inference-retries", "2")
+    assert done.returncode == ExitCode.NOT_PASSED
+    by_update = {row["update"]: row["learning_rate"] for row in rows(root, Stage.DYNAMICS)}
+    for start, peak in ((20, 0.0005), (30, 0.0005 * 0.7)):
+        expected = [
+            learning_rate(peak, LearningRateSchedule(start=start, end=start + 10), u) for u in range(start, start + 10)
+        ]
+        assert [by_update[update] for update in range(start, start + 10)] == pytest.approx(expected)
+    saved = torch.load(
+        Path(status(tiw, root)["stages"]["dynamics"]["checkpoint"]["path"]) / "optim_state_dict.pt", weights_only=True
+    )
+    assert saved["param_groups"][0]["lr"] == by_update[39], "the rate shown is the rate the optimizer used"
+
+
+CONFIG = StageConfig(
+    n_updates=20, learning_rate=0.003, gradient_accumulation_steps=1, batch_size_per_gpu=4, log_interval=5,
+    context_length=4, frame_size=16, patch_size=8, embed_dim=24, num_heads=2, hidden_dim=24, num_blocks=1,
+    latent_dim=3, num_bins=4, n_actions=4,
+)  # fmt: skip
+
+
+def first_loss(root: Path, accumulation: int) -> float:
+    tuning = Tuning(learning_rate=0.003, gradient_accumulation_steps=accumulation, batch_size_per_gpu=4, log_interval=5)
+    data = FrameData(DataSource(path=str(root / "frames.h5"), skip=0, stride=1), torch.device("cpu"))
+    trainer = Trainer(Stage.VIDEO, CONFIG, data, torch.device("cpu"), 0)
+    (row,) = trainer.train(0, 1, tuning, LearningRateSchedule(start=0, end=20), lambda: False, lambda done, loss: None)
+    loss: float = row["loss"]
+    return loss
+
+
+def test_the_loss_judged_does_not_depend_on_the_accumulation(root: Path) -> None:
+    """TinyWorlds logs it divided by the accumulation: four micro-batches would look four times as good."""
+    assert first_loss(root, 4) == pytest.approx(first_loss(root, 1), rel=0.3)
+
+
+def test_a_clips_tokens_do_not_depend_on_who_asks_first(root: Path) -> None:
+    """What an interrupted run tokenizes again comes out bit for bit the same."""
+    data = FrameData(DataSource(path=str(root / "frames.h5"), skip=0, stride=1), torch.device("cpu"))
+    tokenizer, actions = (Trainer(stage, CONFIG, data, torch.device("cpu"), 0).model for stage in list(Stage)[:2])
+    some, all_of_them = (ClipTokens(data, 4, tokenizer, actions) for _ in range(2))  # type: ignore[arg-type]
+    picks = torch.tensor([3, 200, 7, 3])
+    late = all_of_them.lookup(torch.arange(len(all_of_them.starts)))
+    for early, later in zip(some.lookup(picks), late, strict=True):
+        assert early is not None
+        assert later is not None
+        assert torch.equal(early, later[picks])
+
+
+# --- inference --------------------------------------------------------------------------------------------------
+
+
+def result_of(root: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((root / "results/default/inference/attempt_1.json").read_text())
+    return found
+
+
+def test_the_inference_log_has_the_lines_scripts_look_for(finished: Path) -> None:
+    log = (finished / "results/default/inference/attempt_1.log").read_text()
+    for stage in Stage:
+        assert f"Using {stage} checkpoint: {finished}/results/default/{stage}/checkpoints/{stage}_step_" in log
+    assert "Inferring frame 4/4" in log
+    assert "Inference stats:" in log
+    assert f"Mean Squared Error (GT vs Pred): {result_of(finished)['mse']:.6f}" in log
+
+
+def test_the_figures_of_an_attempt_agree_with_each_other(finished: Path) -> None:
+    result = result_of(finished)
+    assert result["mse"] == pytest.approx(sum(result["mse_per_step"]) / 4)
+    assert result["mse_with_context"] == pytest.approx(result["mse"] * 4 / 6), "two context frames have no error"
+    for name, per_step in result["baselines_per_step"].items():
+        assert result["baselines"][name] == pytest.approx(sum(per_step) / 4)
+    assert result["frames_inferred"] == 4 * 2
+
+
+BREAK: dict[str, tuple[dict[str, Any], str]] = {
+    "inference failed": ({"status": "error"}, "run_succeeded"),
+    "another checkpoint was used": (
+        {"checkpoints": {stage.value: {"sha256": "0"} for stage in Stage}},
+        "checkpoints_as_named",
+    ),
+    "a frame is missing": ({"frames_inferred": 7}, "frames_inferred"),
+    "there are no statistics": ({"statistics": {}}, "statistics_present"),
+    "there is no new picture": ({"png_valid": False}, "new_picture"),
+    "the MSE is too high": ({"mse": 0.91}, "mse_within_max"),
+    "the MSE is not a number": ({"mse": math.nan}, "mse_within_max"),
+}
+
+
+@pytest.mark.parametrize("what", BREAK)
+def test_an_inference_condition_fails_by_itself(finished: Path, what: str) -> None:
+    change, condition = BREAK[what]
+    gate = LoopConfig().inference.evolve(max_mse=0.9, allow_trivial=True)
+    result = result_of(finished)
+    named = {stage: used["sha256"] for stage, used in result["checkpoints"].items()}
+    assert gates.judge_inference(result, named, gate, number=1, updates=20).passed
+    attempt = gates.judge_inference({**result, **change}, named, gate, number=1, updates=20)
+    assert not attempt.passed
+    assert [name for name, held in attempt.conditions.items() if not held] == [condition]
+
+
+def test_a_trained_checkpoint_is_the_folder_tinyworlds_knows(finished: Path) -> None:
+    folder = finished / "results/default/dynamics/checkpoints/dynamics_step_19"
+    assert {path.name for path in folder.iterdir()} == {*checkpoints.FILES, checkpoints.MANIFEST}
+    state = torch.load(folder / "state.pt", weights_only=True)
+    assert state["step"] == 19
+    assert state["config"]["num_blocks"] == 1
+
+
+def test_the_run_is_the_same_under_another_working_directory(finished: Path, tmp_path: Path, tiw: Tiw) -> None:
+    """Nothing that decides the weights depends on where the run lies."""
+    write_configs(tmp_path / "configs", {"loop": LENIENT})
+    shutil.copy(finished / "frames.h5", tmp_path)
+    elsewhere = tmp_path / "elsewhere"
+    os.mkdir(elsewhere)
+    assert tiw(elsewhere, "run", "--repo-root", str(tmp_path), *PASSING).returncode == ExitCode.PASSED
+    mine, theirs = (status(tiw, where)["stages"] for where in (tmp_path, finished))
+    assert {s: p["checkpoint"]["sha256"] for s, p in mine.items()} == {
+        s: p["checkpoint"]["sha256"] for s, p in theirs.items()
+    }
