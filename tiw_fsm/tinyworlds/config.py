@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from tiw_fsm.values.frozen import Count, FrozenModel, Positive, Rate, Several, Share
 
 Baseline = Literal["copy_last", "mean_frame", "blurred_last"]
+"""Trivial predictions that a world model is held against; ``baselines.py`` makes them."""
 
 
 class StageConfig(FrozenModel):

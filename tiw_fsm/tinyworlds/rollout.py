@@ -11,19 +11,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from tiw_fsm.tinyworlds.baselines import baseline_errors, squared_error
 from tiw_fsm.tinyworlds.clips import FrameData, generator, to_model, to_unit
 from tiw_fsm.tinyworlds.config import InferenceConfig
 from tiw_fsm.tinyworlds.dynamics import DynamicsModel
 from tiw_fsm.tinyworlds.latent_actions import LatentActionModel
 from tiw_fsm.tinyworlds.objectives import action_statistics, count_actions
 from tiw_fsm.tinyworlds.video_tokenizer import VideoTokenizer
-
-BLUR_SIGMAS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)
-"""Candidates for the blurred baseline, in pixels."""
-BLUR_CLIPS = 64
 
 
 @dataclass
@@ -127,7 +123,7 @@ def evaluate(
         free = world.rollout(clips, drawn, config, generator(config.seed, "rollout"))
         floor = world.reconstruct(clips, config)
     per_step = squared_error(generated, truth)
-    trivial, sigma = baselines(data, clips, config)
+    trivial, sigma = baseline_errors(data, clips, config)
     best = torch.stack(list(trivial.values())).amin(0)
     led_to = torch.cat([a[:, -config.prediction_horizon :].flatten(0, 1) for a in actions])
     used = count_actions(world.actions.quantizer.indices_from_latents(led_to), world.actions.quantizer.codebook_size)
@@ -158,48 +154,3 @@ def _autocast(config: InferenceConfig, device: torch.device) -> AbstractContextM
     if config.amp and device.type == "cuda":
         return torch.autocast("cuda", torch.bfloat16)
     return nullcontext()
-
-
-def squared_error(predicted: Tensor, truth: Tensor) -> Tensor:
-    """MSE of each frame position over clips and pixels, [F]."""
-    difference: Tensor = to_unit(predicted.float()) - to_unit(truth)
-    return difference.square().mean(dim=(0, 2, 3, 4))
-
-
-def baselines(data: FrameData, clips: Tensor, config: InferenceConfig) -> tuple[dict[str, Tensor], float]:
-    """Per-step MSE of predictions that know nothing of the game, and the blur's σ in pixels.
-
-    ``copy_last`` repeats the last context frame, ``mean_frame`` is the mean training frame, ``blurred_last`` the last
-    context frame under the Gaussian blur that does best on training clips.
-    """
-    split = config.context_window
-    last, truth = clips[:, split - 1 : split], clips[:, split:]
-    mean = data.mean_training_frame() * 2 - 1  # [C, H, W]
-    training = data.clip_starts(config.frames, held_out=False)
-    sample = training[torch.linspace(0, len(training) - 1, min(BLUR_CLIPS, len(training))).long()]
-    seen = to_model(data.clips(sample, config.frames))
-    errors = {
-        sigma: float(squared_error(blur(seen[:, split - 1 : split], sigma), seen[:, split:]).mean())
-        for sigma in BLUR_SIGMAS
-    }
-    sigma = min(errors, key=errors.__getitem__)
-    trivial = {
-        "copy_last": squared_error(last, truth),
-        "mean_frame": squared_error(mean.expand_as(truth[:, :1]), truth),
-        "blurred_last": squared_error(blur(last, sigma), truth),
-    }
-    return trivial, sigma
-
-
-def blur(frames: Tensor, sigma: float) -> Tensor:
-    """Gaussian blur with standard deviation ``sigma`` pixels, edges reflected; 0 changes nothing."""
-    if sigma == 0:
-        return frames
-    H, W = frames.shape[-2:]
-    radius = min(int(3 * sigma + 0.5), H - 1, W - 1)
-    offsets = torch.arange(-radius, radius + 1, device=frames.device, dtype=frames.dtype)
-    kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
-    kernel = kernel / kernel.sum()
-    flat = F.pad(frames.reshape(-1, 1, H, W), [radius] * 4, mode="reflect")
-    blurred = F.conv2d(F.conv2d(flat, kernel.view(1, 1, 1, -1)), kernel.view(1, 1, -1, 1))
-    return blurred.reshape(frames.shape)

@@ -1,0 +1,78 @@
+"""Predictions that know nothing of the game: what a world model has to beat. Frames are [B, F, C, H, W] in [-1, 1]."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tiw_fsm.tinyworlds.clips import FrameData, to_model, to_unit
+from tiw_fsm.tinyworlds.config import Baseline, InferenceConfig
+
+BLUR_SIGMAS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)
+"""Candidates for the blurred baseline, in pixels."""
+BLUR_CLIPS = 64
+"""Training clips on which the blur is chosen."""
+
+
+class Given(NamedTuple):
+    """What a baseline may use: all but the frames that are to be predicted."""
+
+    last: Tensor
+    """The last true frame of each clip, [B, 1, C, H, W]."""
+    mean: Tensor
+    """The mean training frame, [C, H, W]."""
+    blur_sigma: float
+    """Standard deviation, in pixels, of the Gaussian blur that does best on training clips."""
+
+
+BASELINES: dict[Baseline, Callable[[Given], Tensor]] = {
+    "copy_last": lambda given: given.last,
+    "mean_frame": lambda given: given.mean.expand_as(given.last),
+    "blurred_last": lambda given: blur(given.last, given.blur_sigma),
+}
+"""The frame [B, 1, C, H, W] that each baseline predicts for every coming step."""
+
+
+def baseline_errors(data: FrameData, clips: Tensor, config: InferenceConfig) -> tuple[dict[str, Tensor], float]:
+    """Per-step MSE [F] of each baseline on ``clips``, and the blur's σ in pixels."""
+    split = config.context_window
+    given = Given(clips[:, split - 1 : split], data.mean_training_frame() * 2 - 1, _best_sigma(data, config))
+    truth = clips[:, split:]
+    return {name: squared_error(predict(given), truth) for name, predict in BASELINES.items()}, given.blur_sigma
+
+
+def _best_sigma(data: FrameData, config: InferenceConfig) -> float:
+    """The candidate that does best on training clips, spread over all of them."""
+    split = config.context_window
+    training = data.clip_starts(config.frames, held_out=False)
+    sample = training[torch.linspace(0, len(training) - 1, min(BLUR_CLIPS, len(training))).long()]
+    seen = to_model(data.clips(sample, config.frames))
+    errors = {
+        sigma: float(squared_error(blur(seen[:, split - 1 : split], sigma), seen[:, split:]).mean())
+        for sigma in BLUR_SIGMAS
+    }
+    return min(errors, key=errors.__getitem__)
+
+
+def squared_error(predicted: Tensor, truth: Tensor) -> Tensor:
+    """MSE of each frame position over clips and pixels, [F]; in [0, 1] pixel units squared."""
+    difference: Tensor = to_unit(predicted.float()) - to_unit(truth)
+    return difference.square().mean(dim=(0, 2, 3, 4))
+
+
+def blur(frames: Tensor, sigma: float) -> Tensor:
+    """Gaussian blur with standard deviation ``sigma`` pixels, edges reflected; 0 changes nothing."""
+    if sigma == 0:
+        return frames
+    H, W = frames.shape[-2:]
+    radius = min(int(3 * sigma + 0.5), H - 1, W - 1)
+    offsets = torch.arange(-radius, radius + 1, device=frames.device, dtype=frames.dtype)
+    kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
+    kernel = kernel / kernel.sum()
+    flat = F.pad(frames.reshape(-1, 1, H, W), [radius] * 4, mode="reflect")
+    blurred = F.conv2d(F.conv2d(flat, kernel.view(1, 1, 1, -1)), kernel.view(1, 1, -1, 1))
+    return blurred.reshape(frames.shape)
