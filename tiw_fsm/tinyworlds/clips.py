@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tiw_fsm.tinyworlds import episodes
-from tiw_fsm.tinyworlds.config import DataSource
+from tiw_fsm.tinyworlds.config import DataSource, InferenceConfig
 
 READ_ROWS = 4096
 """Rows read from the file at a time."""
@@ -80,6 +80,11 @@ class FrameData:
         random = generator(seed, "held out")
         picked = [int(torch.randint(low, high, (), generator=random)) for low, high in edges.unfold(0, 2, 1).tolist()]
         return starts[picked]
+
+    def evaluation_clips(self, config: InferenceConfig, count: int) -> Tensor:
+        """The ``count`` held-out clips that inference is judged on, [B, F, C, H, W] in [-1, 1]."""
+        starts = self.held_out_clips(config.frames, count, config.seed, config.preload_ratio)
+        return to_model(self.clips(starts, config.frames))
 
     def mean_training_frame(self) -> Tensor:
         """Mean over all training frames, [C, H, W] in [0, 1]."""

@@ -5,20 +5,23 @@ Frames are [B, F, C, H, W] in [-1, 1]; every MSE is taken in [0, 1], over genera
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+from tiw_fsm.stages import Stage
 from tiw_fsm.tinyworlds.baselines import baseline_errors, squared_error
-from tiw_fsm.tinyworlds.clips import FrameData, generator, to_model, to_unit
-from tiw_fsm.tinyworlds.config import InferenceConfig
+from tiw_fsm.tinyworlds.clips import FrameData, generator, to_unit
+from tiw_fsm.tinyworlds.config import InferenceConfig, StageConfig
 from tiw_fsm.tinyworlds.dynamics import DynamicsModel
 from tiw_fsm.tinyworlds.latent_actions import LatentActionModel
 from tiw_fsm.tinyworlds.objectives import action_statistics, count_actions
+from tiw_fsm.tinyworlds.training import load_frozen
 from tiw_fsm.tinyworlds.video_tokenizer import VideoTokenizer
 
 
@@ -51,13 +54,18 @@ class WorldModel:
         clips: Tensor,
         actions: list[Tensor],
         config: InferenceConfig,
-        random: torch.Generator,
+        random: torch.Generator | None = None,
         each_step: Callable[[int], None] = lambda step: None,
     ) -> Tensor:
         """Generate what follows the context of ``clips``: [B, generation steps · horizon, C, H, W].
 
         Strictly autoregressive: after the context the model sees its own frames only, unless ``teacher_forced``.
+
+        Args:
+            actions: of each step's window, as ``infer_actions`` and ``random_actions`` give them.
+            random: for sampling; that of the inference gate if None.
         """
+        random = random or generator(config.seed, "rollout")
         window, horizon = config.context_window, config.prediction_horizon
         quantizer = self.tokenizer.quantizer
         frames = clips[:, :window]
@@ -85,6 +93,19 @@ class WorldModel:
         return torch.cat(rebuilt, dim=1)
 
 
+def load_world(
+    folders: Mapping[Stage, Path], configs: Mapping[Stage, StageConfig], device: torch.device | str
+) -> WorldModel:
+    """The world model of three checkpoint folders, frozen. Nothing in the files is executed."""
+    models = {stage: load_frozen(stage, configs[stage], folder, device) for stage, folder in folders.items()}
+    return WorldModel(
+        cast(VideoTokenizer, models[Stage.VIDEO]),
+        cast(LatentActionModel, models[Stage.LATENT]),
+        cast(DynamicsModel, models[Stage.DYNAMICS]),
+        use_actions=configs[Stage.DYNAMICS].use_actions,
+    )
+
+
 def windows(clips: Tensor, config: InferenceConfig) -> list[Tensor]:
     """The true frames under each step's context and horizon."""
     horizon = config.prediction_horizon
@@ -106,9 +127,7 @@ def evaluate(
         say: takes the lines that TinyWorlds' own inference script prints.
     """
     device = next(world.dynamics.parameters()).device
-    clips = to_model(
-        data.clips(data.held_out_clips(config.frames, clip_count, config.seed, config.preload_ratio), config.frames)
-    )
+    clips = data.evaluation_clips(config, clip_count)
     truth = clips[:, config.context_window :]
     steps = config.generation_steps
 
@@ -118,9 +137,9 @@ def evaluate(
 
     with _autocast(config, device):
         actions = world.infer_actions(clips, config)
-        generated = world.rollout(clips, actions, config, generator(config.seed, "rollout"), report)
+        generated = world.rollout(clips, actions, config, each_step=report)
         drawn = world.random_actions(actions, config.prediction_horizon, generator(config.seed, "actions"))
-        free = world.rollout(clips, drawn, config, generator(config.seed, "rollout"))
+        free = world.rollout(clips, drawn, config)
         floor = world.reconstruct(clips, config)
     per_step = squared_error(generated, truth)
     trivial, sigma = baseline_errors(data, clips, config)

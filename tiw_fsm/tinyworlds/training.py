@@ -181,6 +181,13 @@ def load_weights(model: nn.Module, folder: Path) -> None:
     model.load_state_dict(torch.load(folder / MODEL, map_location="cpu", weights_only=True))
 
 
+def load_frozen(stage: Stage, config: StageConfig, folder: Path, device: torch.device | str) -> nn.Module:
+    """A stage's model with a checkpoint's weights, in evaluation mode and without gradients."""
+    model = make_model(stage, config)
+    load_weights(model, folder)
+    return model.to(device).eval().requires_grad_(False)
+
+
 def make_optimizer(model: nn.Module) -> torch.optim.AdamW:
     """AdamW with TinyWorlds' settings: vectors, biases and norms are not decayed."""
     decayed: list[nn.Parameter] = []

@@ -9,26 +9,23 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 
 from tiw_fsm.data import pictures
 from tiw_fsm.engines.protocol import HelloRequest, InferRequest, PackRequest, ShapesRequest, TrainRequest
 from tiw_fsm.errors import DiskRefused, StateDamaged, UsageProblem
-from tiw_fsm.stages import Stage
 from tiw_fsm.storage import checkpoints
 from tiw_fsm.system import durable
 from tiw_fsm.tinyworlds import checkpoint_files
 from tiw_fsm.tinyworlds.clips import FrameData, to_unit
-from tiw_fsm.tinyworlds.config import DataSource, StageConfig
+from tiw_fsm.tinyworlds.config import DataSource
 from tiw_fsm.tinyworlds.determinism import allow_tf32, make_deterministic
-from tiw_fsm.tinyworlds.latent_actions import LatentActionModel
 from tiw_fsm.tinyworlds.objectives import make_model
-from tiw_fsm.tinyworlds.rollout import WorldModel, evaluate
-from tiw_fsm.tinyworlds.training import Trainer, load_weights
-from tiw_fsm.tinyworlds.video_tokenizer import VideoTokenizer
-from tiw_fsm.values.frozen import CheckpointRef, FrozenModel
+from tiw_fsm.tinyworlds.rollout import evaluate, load_world
+from tiw_fsm.tinyworlds.training import Trainer, load_frozen
+from tiw_fsm.values.frozen import FrozenModel
 
 REQUESTS: dict[str, type[FrozenModel]] = {
     "hello": HelloRequest,
@@ -111,7 +108,10 @@ class Worker:
             return self.trainer
         self.trainer = self.standing = None  # let go of the old stage before the new one is built
         data = self._frames(request.data)
-        inputs = {stage: self._frozen(stage, request.config, ref) for stage, ref in request.inputs.items()}
+        inputs = {
+            stage: load_frozen(stage, request.config, checkpoints.verified(ref), self.device)
+            for stage, ref in request.inputs.items()
+        }
         self.trainer = Trainer(request.stage, request.config, data, self.device, request.seed, inputs)
         if request.resume is not None:
             self.trainer.load(checkpoints.verified(request.resume), weights_only=request.weights_only)
@@ -122,11 +122,6 @@ class Worker:
             self.data = None
             self.data = (source, FrameData(source, self.device))
         return self.data[1]
-
-    def _frozen(self, stage: Stage, config: StageConfig, ref: CheckpointRef) -> torch.nn.Module:
-        model = make_model(stage, config)
-        load_weights(model, checkpoints.verified(ref))
-        return model.to(self.device).eval().requires_grad_(False)
 
     def _draw_chunk(self, trainer: Trainer, path: Path, completed: int) -> None:
         truth, shown = (_pixels(frames) for frames in trainer.show())
@@ -157,15 +152,10 @@ class Worker:
         return {"status": "ok", "checkpoints": used, **figures, "seconds": time.monotonic() - began}
 
     def _infer(self, request: InferRequest, say: Callable[[str], None]) -> dict[str, Any]:
-        models = {stage: self._frozen(stage, request.configs[stage], ref) for stage, ref in request.checkpoints.items()}
-        world = WorldModel(
-            cast(VideoTokenizer, models[Stage.VIDEO]),
-            cast(LatentActionModel, models[Stage.LATENT]),
-            cast(Any, models[Stage.DYNAMICS]),
-            use_actions=request.configs[Stage.DYNAMICS].use_actions,
-        )
+        folders = {stage: checkpoints.verified(ref) for stage, ref in request.checkpoints.items()}
+        world = load_world(folders, request.configs, self.device)
         if request.inference.compile:
-            for model in models.values():
+            for model in (world.tokenizer, world.actions, world.dynamics):
                 model.compile()
         allow_tf32(request.inference.tf32)
 
