@@ -1,7 +1,6 @@
-"""Every key of every YAML file, typed and validated where it is declared, and the effective values made of them.
+"""The keys of TinyWorlds' YAML files, typed and validated where they are declared; those of ``loop.yaml`` are in ``loop``.
 
-Four files have TinyWorlds' own names and keys (training, video_tokenizer, latent_actions and dynamics, inference);
-``loop.yaml`` holds what is ours. ``None`` in a file means that the file says nothing.
+``None`` means that the file says nothing.
 """
 
 from __future__ import annotations
@@ -12,8 +11,6 @@ from pydantic import model_validator
 
 from tiw_fsm.tinyworlds.config import InferenceConfig
 from tiw_fsm.values.frozen import Count, FrozenModel, Positive, Rate, Several, Share
-
-# --- TinyWorlds' files ------------------------------------------------------------------------------------------
 
 
 class SharedKeys(FrozenModel):

@@ -1,4 +1,4 @@
-"""Frame files: which dataset a name means, which rows make clips, and whether a file can be used. No torch."""
+"""Frame files: which dataset a name means, and whether a file can be used. No torch."""
 
 from __future__ import annotations
 
@@ -87,9 +87,6 @@ def _stride_attribute(path: Path) -> int | None:
             f"{path}: attribute `stride` is {stride}; make it an integer from 1 to {LARGEST_STRIDE}, or remove it"
         )
     return int(stride)
-
-
-# --- rows and clips ---------------------------------------------------------------------------------------------
 
 
 # --- is the file usable? ----------------------------------------------------------------------------------------

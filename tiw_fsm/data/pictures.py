@@ -110,7 +110,11 @@ def motion(picture: bytes) -> bytes | None:
 
 
 def _cut(image: Image.Image, width: int, height: int, counts: Sequence[int]) -> list[list[Image.Image]]:
-    """The frames of each row, in their own size. Raises ValueError where they cannot lie in the image."""
+    """The frames of each row, in their own size.
+
+    Raises:
+        ValueError: they cannot lie in the image.
+    """
     if not counts or min(counts) < 1 or min(width, height) < 1:
         raise ValueError("no frames")
     scale = max(1, -(-MIN_SIDE // height))

@@ -136,7 +136,11 @@ class RunState(FrozenModel):
         return TRAINING.get(self.state)
 
     def progress(self) -> StageProgress:
-        """Progress of the stage in training now. Raises KeyError outside the TRAIN states."""
+        """Progress of the stage in training now.
+
+        Raises:
+            KeyError: the run is not in a TRAIN state.
+        """
         return self.stages[TRAINING[self.state]]
 
     def with_stage(self, stage: Stage, **changes: Any) -> Self:

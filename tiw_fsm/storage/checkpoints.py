@@ -112,7 +112,11 @@ def publish(temporary: Path, final: Path, owner: str) -> None:
 
 
 def clear(path: Path) -> None:
-    """Leave nothing at ``path``, be it a folder, a file or a link. Raises OSError."""
+    """Leave nothing at ``path``, be it a folder, a file or a link.
+
+    Raises:
+        OSError: the operating system refused.
+    """
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

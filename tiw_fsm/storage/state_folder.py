@@ -39,7 +39,11 @@ class StateFolder:
         self._journal = append_log.AppendLog(self.paths.journal)
 
     def alive(self) -> bool:
-        """Whether a runner holds this run now. Raises DiskRefused, StateDamaged: as ``locking.is_held``."""
+        """Whether a runner holds this run now.
+
+        Raises:
+            DiskRefused, StateDamaged: as ``locking.is_held``.
+        """
         return locking.is_held(self.paths.lock)
 
     def document(self) -> Document | None:

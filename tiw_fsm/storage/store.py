@@ -173,7 +173,11 @@ class Store(StateFolder):
 
 
 def generation(path: Path) -> Generation:
-    """A state file. Raises ValueError, StateDamaged: as ``read``."""
+    """A state file.
+
+    Raises:
+        ValueError, StateDamaged: as ``read``.
+    """
     state, journal = read(path)
     try:
         return Generation(RunState.model_validate_json(json.dumps(state)), journal)

@@ -16,7 +16,11 @@ from tiw_fsm.errors import StateDamaged, disk_errors
 
 
 def sync(path: Path) -> None:
-    """Bring a file's bytes, or a folder's list of names, to the disk. Raises OSError."""
+    """Bring a file's bytes, or a folder's list of names, to the disk.
+
+    Raises:
+        OSError: the operating system refused.
+    """
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -100,7 +104,11 @@ def read_small(path: Path, limit: int = 1 << 20) -> bytes:
 
 
 def open_new(path: Path) -> IO[str]:
-    """Open a text file for writing, in the place of whatever bore the name. Raises OSError."""
+    """Open a text file for writing, in the place of whatever bore the name.
+
+    Raises:
+        OSError: the operating system refused.
+    """
     path.unlink(missing_ok=True)
     return open(path, "x", encoding="utf-8")
 

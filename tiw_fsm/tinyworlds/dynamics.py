@@ -33,7 +33,9 @@ def unmask_counts(total: int, steps: int, schedule_k: float) -> list[int]:
 
     The running sum follows total * (exp(k * step / steps) - 1) / (exp(k) - 1), but every step reveals at
     least a sixteenth of the tokens, so that the list may be shorter than `steps`.
-    Raises ValueError unless total, steps and schedule_k are positive.
+
+    Raises:
+        ValueError: total, steps or schedule_k is not positive.
     """
     if total < 1 or steps < 1 or schedule_k <= 0:
         raise ValueError(f"{total=}, {steps=} and {schedule_k=} must all be positive")
@@ -68,7 +70,8 @@ class DynamicsModel(nn.Module):
     latent_dim, num_bins: the tokenizer's codebook. n_actions: as in the latent action model; an action is
     A = log2(n_actions) numbers.
 
-    Raises ValueError when the sizes do not divide or n_actions is no power of two.
+    Raises:
+        ValueError: the sizes do not divide or n_actions is no power of two.
     """
 
     def __init__(self, sizes: TransformerConfig, *, latent_dim: int, num_bins: int, n_actions: int) -> None:
@@ -85,7 +88,9 @@ class DynamicsModel(nn.Module):
 
         With T-1 actions, action t-1 leads to frame t. With T, action t bears on frame t itself.
         Frames before first_frame are seen but get no logits.
-        Raises ValueError for any other number of actions.
+
+        Raises:
+            ValueError: there is any other number of actions.
         """
         hidden = self.transformer(self.latent_embed(latents), actions)  # [B, T, P, E]
         logits: Tensor = self.output_mlp(hidden[:, first_frame:])
@@ -123,8 +128,9 @@ class DynamicsModel(nn.Module):
         actions: [B, Tc+horizon-1, A], [B, Tc+horizon, A] or None. latents_from_indices: the tokenizer's
         codebook, [...] to [..., L].
 
-        Raises ValueError when horizon, steps or schedule_k is not positive, when temperature is negative, or
-        positive without a generator.
+        Raises:
+            ValueError: horizon, steps or schedule_k is not positive, temperature is negative, or positive
+                without a generator.
         """
         if temperature < 0 or (temperature > 0 and generator is None):
             raise ValueError(f"{temperature=}: use 0, or a positive one together with a generator")

@@ -12,7 +12,8 @@ class FiniteScalarQuantizer(nn.Module):
     The grid has K = num_bins ** latent_dim points. The index of a point reads its bin numbers as the digits
     of a number in base `num_bins`, first dimension least significant.
 
-    Raises ValueError when latent_dim < 1 or num_bins < 2.
+    Raises:
+        ValueError: latent_dim < 1 or num_bins < 2.
     """
 
     basis: Tensor  # [L] long, the place value of each digit

@@ -9,15 +9,19 @@ from torch import Tensor, nn
 from .fsq import FiniteScalarQuantizer
 from .transformer import PatchEmbedding, STTransformer, TransformerConfig, unpatchify
 
-ACTION_BINS = 2  # every action dimension is -1 or +1
+ACTION_BINS = 2
+"""Every action dimension is -1 or +1."""
 VARIANCE_TARGET = 0.01
+"""Variance over the batch that raw action latents are pushed to (TinyWorlds' ``var_target``)."""
 VARIANCE_WEIGHT = 100.0
+"""Weight of what they lack of it, beside the reconstruction (TinyWorlds' ``var_lambda``)."""
 
 
 def action_width(n_actions: int) -> int:
     """Dimensions A = log2(n_actions) of an action latent.
 
-    Raises ValueError unless n_actions is a power of two of at least 2.
+    Raises:
+        ValueError: n_actions is no power of two of at least 2.
     """
     if n_actions < 2 or n_actions.bit_count() != 1:
         next_power = 1 << (max(n_actions, 2) - 1).bit_length()
@@ -84,7 +88,8 @@ class LatentActionModel(nn.Module):
 
     sizes: of both halves.
 
-    Raises ValueError when the sizes do not divide or n_actions is no power of two.
+    Raises:
+        ValueError: the sizes do not divide or n_actions is no power of two.
     """
 
     def __init__(self, sizes: TransformerConfig, *, n_actions: int) -> None:
@@ -99,7 +104,9 @@ class LatentActionModel(nn.Module):
 
         The loss is smooth L1 on the predictions plus a penalty while the raw action latents vary less over
         the batch than VARIANCE_TARGET, which keeps the actions from collapsing into one.
-        Raises ValueError when T < 2.
+
+        Raises:
+            ValueError: T < 2.
         """
         if frames.shape[1] < 2:
             raise ValueError(f"{frames.shape[1]} frame(s) hold no action: give at least 2")

@@ -7,7 +7,9 @@ import math
 from tiw_fsm.values.frozen import LearningRateSchedule
 
 WARMUP_FRACTION = 0.05
+"""Share of the span over which the rate rises (TinyWorlds, ``create_cosine_scheduler``)."""
 FLOOR_FRACTION = 0.01
+"""Share of the peak that the cosine ends at (the same)."""
 
 
 def learning_rate(peak: float, schedule: LearningRateSchedule, update: int) -> float:

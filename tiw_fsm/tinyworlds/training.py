@@ -26,15 +26,13 @@ from tiw_fsm.tinyworlds.objectives import MODELS, Row, make_model
 from tiw_fsm.values.frozen import LearningRateSchedule, Tuning
 
 MAX_GRAD_NORM = 1.0
+"""Gradients are clipped to this norm (as TinyWorlds' training scripts do)."""
 WEIGHT_DECAY = 0.01
+"""AdamW's, of matrices only (TinyWorlds, ``optimizer_utils``)."""
 PROGRESS_SECONDS = 0.25
+"""Between two reports of progress."""
 SHOWN_CLIPS = 4
-
-
-# --- what each stage learns -------------------------------------------------------------------------------------
-
-
-# --- the trainer ------------------------------------------------------------------------------------------------
+"""In a chunk's picture."""
 
 
 class Trainer:

@@ -23,7 +23,8 @@ NORM_EPS = 1e-5
 def split_embedding(embed_dim: int) -> tuple[int, int, int]:
     """Widths (x, y, time) of the three slices of an embedding that carry position; all even.
 
-    Raises ValueError unless embed_dim is even and at least 6.
+    Raises:
+        ValueError: embed_dim is odd, or below 6.
     """
     if embed_dim < 6 or embed_dim % 2:
         near = max(6, embed_dim + embed_dim % 2)
@@ -38,7 +39,8 @@ def split_embedding(embed_dim: int) -> tuple[int, int, int]:
 def patch_grid(frame_size: int, patch_size: int) -> tuple[int, int]:
     """Patches along (H, W) of a square frame of side `frame_size` pixels.
 
-    Raises ValueError unless patch_size divides frame_size.
+    Raises:
+        ValueError: patch_size does not divide frame_size.
     """
     if patch_size < 1 or frame_size < patch_size or frame_size % patch_size:
         fits = [side for side in range(1, frame_size + 1) if frame_size % side == 0]
@@ -65,7 +67,11 @@ class TransformerConfig:
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Patches along (H, W). Raises ValueError unless patch_size divides frame_size."""
+        """Patches along (H, W).
+
+        Raises:
+            ValueError: patch_size does not divide frame_size.
+        """
         return patch_grid(self.frame_size, self.patch_size)
 
     @property
@@ -132,7 +138,8 @@ def unpatchify(patches: Tensor, grid: tuple[int, int], patch_size: int) -> Tenso
 class PatchEmbedding(nn.Module):
     """Frames [B, T, C, H, W] to tokens [B, T, P, E] that know their place in the frame.
 
-    Raises ValueError when patch_size does not divide frame_size or embed_dim does not split.
+    Raises:
+        ValueError: patch_size does not divide frame_size or embed_dim does not split.
     """
 
     pos_spatial: Tensor  # [P, E]
@@ -151,7 +158,8 @@ class PatchEmbedding(nn.Module):
 class LatentEmbedding(nn.Linear):
     """Latents [B, T, P, L] to tokens [B, T, P, E] that know their place in the frame.
 
-    Raises ValueError when patch_size does not divide frame_size or embed_dim does not split.
+    Raises:
+        ValueError: patch_size does not divide frame_size or embed_dim does not split.
     """
 
     pos_spatial: Tensor  # [P, E]
@@ -202,7 +210,9 @@ class AdaptiveNormalizer(nn.Module):
 
         With T-1 entries, entry t-1 acts on frame t and the first frame is not modulated. Without any, a
         conditioned layer is a plain layer norm; an unconditioned layer ignores it.
-        Raises ValueError for any other length.
+
+        Raises:
+            ValueError: it has any other length.
         """
         if self.to_gamma_beta is None:
             assert self.rms is not None
@@ -223,7 +233,8 @@ class AdaptiveNormalizer(nn.Module):
 class AxisAttention(nn.Module):
     """Multi-head self-attention along one axis of [B, T, P, E]; the base of the two kinds below.
 
-    Raises ValueError unless num_heads divides embed_dim.
+    Raises:
+        ValueError: num_heads does not divide embed_dim.
     """
 
     def __init__(self, embed_dim: int, num_heads: int, conditioning_dim: int | None = None) -> None:
@@ -302,7 +313,8 @@ class STTransformerBlock(nn.Module):
 class STTransformer(nn.Module):
     """Adds time codes to tokens that already carry their place, then applies `num_blocks` blocks.
 
-    Raises ValueError when embed_dim does not split over heads or over x, y and time.
+    Raises:
+        ValueError: embed_dim does not split over heads or over x, y and time.
     """
 
     pos_temporal: Tensor  # [MAX_FRAMES, E]
@@ -315,7 +327,8 @@ class STTransformer(nn.Module):
     def forward(self, x: Tensor, conditioning: Tensor | None = None) -> Tensor:
         """Tokens [B, T, P, E] and conditioning [B, T, A], [B, T-1, A] or None to [B, T, P, E].
 
-        Raises ValueError when T exceeds MAX_FRAMES or the conditioning has another length.
+        Raises:
+            ValueError: T exceeds MAX_FRAMES or the conditioning has another length.
         """
         T = x.shape[1]
         if T > MAX_FRAMES:

@@ -57,7 +57,8 @@ class VideoTokenizer(nn.Module):
 
     sizes: of both halves. latent_dim, num_bins: the codebook, of K = num_bins ** latent_dim entries.
 
-    Raises ValueError when the sizes do not divide; the message says what would work.
+    Raises:
+        ValueError: the sizes do not divide; the message says what would work.
     """
 
     def __init__(self, sizes: TransformerConfig, *, latent_dim: int, num_bins: int) -> None:

@@ -66,7 +66,11 @@ def resumable(source: Path, target: Path, *, step: int, rate: float, optimizer: 
 
 
 def write_plain(path: Path, content: Any) -> None:
-    """Save plain values as ``torch.save`` would. Raises OSError."""
+    """Save plain values as ``torch.save`` would.
+
+    Raises:
+        OSError: the operating system refused.
+    """
     if any(isinstance(value, Record) for value in content.values()):
         raise UnreadableFile(f"{path} would hold objects that are no plain values.")
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
