@@ -189,8 +189,8 @@ def report(
     if as_json:
         print(json.dumps({"path": path and str(path)}))
         return
-    said = f"{near(str(path))} is written: open it in a browser." if path else not_begun(run)
-    out.print(said, soft_wrap=True)
+    sentence = f"{near(str(path))} is written: open it in a browser." if path else not_begun(run)
+    out.print(sentence, soft_wrap=True)
 
 
 @app.command()

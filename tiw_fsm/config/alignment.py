@@ -35,9 +35,9 @@ def misaligned(files: Files, where: Where) -> list[str]:
         if files["training"].get(key) is None
     ]
     for key in FROM_TRAINING + BACKBONE:
-        said = _said(files, key)
-        if len({value for _, value in said}) > 1:
-            (first, value), *others = said
+        stated = _stated(files, key)
+        if len({value for _, value in stated}) > 1:
+            (first, value), *others = stated
             listing = ", ".join(f"{other} at {where(name, key)}" for name, other in others if other != value)
             problems.append(f"{where(first, key)}: {key} is {value} here but {listing}; give all stages one value")
     for key in BACKBONE:
@@ -57,10 +57,10 @@ def misaligned(files: Files, where: Where) -> list[str]:
 def table(files: Files, where: Where) -> list[tuple[str, str, str]]:
     """Rows (key, where it stands, value) of everything that must agree, for the reports."""
     return [
-        (key, where(name, key), str(value)) for key in FROM_TRAINING + BACKBONE for name, value in _said(files, key)
+        (key, where(name, key), str(value)) for key in FROM_TRAINING + BACKBONE for name, value in _stated(files, key)
     ]
 
 
-def _said(files: Files, key: str) -> list[tuple[str, Any]]:
+def _stated(files: Files, key: str) -> list[tuple[str, Any]]:
     names = ["training", *(stage.value for stage in Stage)]
     return [(name, files[name][key]) for name in names if files[name].get(key) is not None]

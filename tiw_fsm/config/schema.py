@@ -1,4 +1,4 @@
-"""The keys of TinyWorlds' YAML files, typed and validated where they are declared; those of ``loop.yaml`` are in ``loop``.
+"""The keys of TinyWorlds' YAML files, typed and validated where they are declared. ``loop.yaml`` has ``loop``.
 
 ``None`` means that the file says nothing.
 """

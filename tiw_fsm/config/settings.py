@@ -221,7 +221,7 @@ def _stage_configs(
     for stage in Stage:
         file = parsed[stage.value]
         if isinstance(training, TrainingFile) and isinstance(file, StageFile):
-            values = {**_said(file, StageConfig), **_said(training, StageConfig)}
+            values = {**_stated(file, StageConfig), **_stated(training, StageConfig)}
             config = _validated(StageConfig, values, sources[stage.value], problems)
             if config is not None:
                 stages[stage] = config
@@ -272,7 +272,7 @@ def _apply_flags(sources: dict[str, Source], flags: Mapping[str, Any]) -> None:
                 sources[name].override(keys, flags[flag.name], flag.option)
 
 
-def _said(file: FrozenModel, schema: type[FrozenModel]) -> dict[str, Any]:
+def _stated(file: FrozenModel, schema: type[FrozenModel]) -> dict[str, Any]:
     """What a file says of the keys that ``schema`` knows."""
     return {k: v for k, v in file.model_dump(mode="json").items() if v is not None and k in schema.model_fields}
 

@@ -57,10 +57,10 @@ def draw_strips(path: Path, title: str, rows: Sequence[tuple[str, Frames]]) -> N
         for column in range(len(frames)):
             box = (column * width * scale, 0, (column + 1) * width * scale, height * scale)
             canvas.paste(enlarged.crop(box), (LABEL + column * step_x, y))
-    said = PngInfo()
-    said.add_text(GEOMETRY, json.dumps({"width": width, "height": height, "frames": [len(f) for _, f in rows]}))
+    metadata = PngInfo()
+    metadata.add_text(GEOMETRY, json.dumps({"width": width, "height": height, "frames": [len(f) for _, f in rows]}))
     content = io.BytesIO()
-    canvas.save(content, format="PNG", compress_level=1, pnginfo=said)
+    canvas.save(content, format="PNG", compress_level=1, pnginfo=metadata)
     durable.replace(path, content.getvalue())
 
 

@@ -107,10 +107,10 @@ def _write(path: Path, frames: int, size: int, length: int, seed: int, on_progre
         )
         episodes = file.create_dataset("episode", (frames,), "i8", track_times=False)
         done = 0
-        for number, (seen, moved) in enumerate(_episodes(frames, size, length, seed)):
-            rows = slice(done, done + len(seen))
-            pixels[rows], actions[rows], episodes[rows] = seen, moved, number
-            done += len(seen)
+        for number, (frames_seen, moved) in enumerate(_episodes(frames, size, length, seed)):
+            rows = slice(done, done + len(frames_seen))
+            pixels[rows], actions[rows], episodes[rows] = frames_seen, moved, number
+            done += len(frames_seen)
             on_progress(done, frames)
 
 
@@ -121,9 +121,9 @@ def _episodes(frames: int, size: int, length: int, seed: int) -> Iterator[tuple[
     workers = min(count, len(os.sched_getaffinity(0)))
     # Spawned, not forked: the caller may have threads.
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        for seen, moved in pool.map(_play, [(seed, number, size, length) for number in range(count)]):
-            yield seen[:left], moved[:left]
-            left -= len(seen)
+        for frames_seen, moved in pool.map(_play, [(seed, number, size, length) for number in range(count)]):
+            yield frames_seen[:left], moved[:left]
+            left -= len(frames_seen)
 
 
 def _play(job: tuple[int, int, int, int]) -> tuple[Frames, Moves]:
@@ -132,12 +132,12 @@ def _play(job: tuple[int, int, int, int]) -> tuple[Frames, Moves]:
     env = _world(seed * 100_003 + number, size // TILE)
     frame = env.reset()
     random = np.random.default_rng([seed, number])
-    seen, moved = np.empty((length, size, size, 3), np.uint8), np.empty(length, np.int64)
+    frames_seen, moved = np.empty((length, size, size, 3), np.uint8), np.empty(length, np.int64)
     for turn in range(length):
-        seen[turn], moved[turn] = frame[:size], random.choice(MOVES) if random.random() >= REST else STAY
+        frames_seen[turn], moved[turn] = frame[:size], random.choice(MOVES) if random.random() >= REST else STAY
         env._player.inventory.update(FULL)
         frame = env.step(moved[turn])[0]
-    return seen, moved
+    return frames_seen, moved
 
 
 def _world(seed: int, tiles: int) -> Any:

@@ -29,7 +29,7 @@ from tiw_fsm.tinyworlds.learning_rate import learning_rate
 from tiw_fsm.values.frozen import FrozenModel
 
 
-class Script(FrozenModel):
+class Script(FrozenModel, strict=False):
     """What shall happen. A list's last entry holds for everything after it."""
 
     losses: dict[Stage, list[float | None]] = {

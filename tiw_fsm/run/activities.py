@@ -237,12 +237,12 @@ def gate(ctx: Context, run: RunState) -> Outcome:
     measured = [a for a in (attempt, run.inference.best) if a is not None and a.mse is not None]
     best = min(measured, key=lambda a: a.mse or 0.0, default=None)
     run = run.evolve(inference=run.inference.evolve(attempts=judged[-ATTEMPTS_KEPT:], best=best))
-    told = attempt.model_dump(mode="json")
-    ctx.log.info(advice.verdict_line(told), **told)
+    verdict = attempt.model_dump(mode="json")
+    ctx.log.info(advice.verdict_line(verdict), **verdict)
     if result.error:
         ctx.log.warning(f"inference attempt {attempt.number}: {result.error}")
     event = Event.GATE_PASSED if attempt.passed else Event.GATE_FAILED
-    return Outcome(event, run, GateDecided(attempt=told, error=result.error))
+    return Outcome(event, run, GateDecided(attempt=verdict, error=result.error))
 
 
 def announce_retune(ctx: Context, run: RunState) -> Outcome:

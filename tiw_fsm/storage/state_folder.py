@@ -61,17 +61,17 @@ class StateFolder:
             StateDamaged: they are not what was written there, or no plain file stands in the journal's place.
         """
         readable = (found.journal for found in self._generations(read) if isinstance(found, Document))
-        mark = next(readable, LogPosition())
-        self._journal.verify(mark)
-        return self._lines(mark)
+        position = next(readable, LogPosition())
+        self._journal.verify(position)
+        return self._lines(position)
 
-    def recent(self, mark: LogPosition) -> list[JsonObject]:
-        """The last lines of the journal up to ``mark``, so few that it takes no longer however long the run.
+    def recent(self, position: LogPosition) -> list[JsonObject]:
+        """The last lines of the journal up to ``position``, so few that it takes no longer however long the run.
 
         Raises:
             StateDamaged: a line is not JSON, or no plain file stands in the journal's place.
         """
-        return self._lines(mark, start=max(0, mark.bytes - RECENT_BYTES))
+        return self._lines(position, start=max(0, position.bytes - RECENT_BYTES))
 
     def refused(self) -> JsonObject | None:
         """The word a refused start left, if no start has succeeded since: its time, exit code and message."""
@@ -114,13 +114,13 @@ class StateFolder:
         if damage:
             raise StateDamaged("\n".join([*dict.fromkeys(damage), WHAT_TO_DO]))
 
-    def _lines(self, mark: LogPosition, start: int = 0) -> list[JsonObject]:
+    def _lines(self, position: LogPosition, start: int = 0) -> list[JsonObject]:
         durable.require_plain(self.paths.journal)
-        if not mark.bytes or not self.paths.journal.exists():
+        if not position.bytes or not self.paths.journal.exists():
             return []
         with disk_errors("reading", self.paths.journal), open(self.paths.journal, "rb") as file:
             file.seek(start)
-            lines = file.read(mark.bytes - start).splitlines()[1 if start else 0 :]  # the first may be half of one
+            lines = file.read(position.bytes - start).splitlines()[1 if start else 0 :]  # the first may be half of one
         try:
             return [json.loads(line) for line in lines]
         except (ValueError, RecursionError) as exc:

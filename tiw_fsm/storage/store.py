@@ -73,7 +73,7 @@ class Store(StateFolder):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self._mark = LogPosition()
+        self._position = LogPosition()
 
     @contextmanager
     def hold(self) -> Iterator[None]:
@@ -114,7 +114,7 @@ class Store(StateFolder):
         for found in self.generations():
             problem = found if isinstance(found, str) else self._journal.problem(found.journal)
             if isinstance(found, Generation) and problem is None:
-                self._mark = found.journal
+                self._position = found.journal
                 return found.run, damage
             damage.append(str(problem))
         self._refuse_to_begin_anew(damage)
@@ -147,11 +147,11 @@ class Store(StateFolder):
             "facts": dict(facts),
             "changes": merge_patch(old, new),
         }
-        mark = self._journal.append(self._mark, json.dumps(line).encode() + b"\n")
+        position = self._journal.append(self._position, json.dumps(line).encode() + b"\n")
         if before:
-            durable.replace(self.paths.previous, written(old, self._mark), named_later=True)
-        durable.replace(self.paths.state, written(new, mark))
-        self._mark = mark
+            durable.replace(self.paths.previous, written(old, self._position), named_later=True)
+        durable.replace(self.paths.state, written(new, position))
+        self._position = position
         return after
 
     def previous(self) -> RunState | None:

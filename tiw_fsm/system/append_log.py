@@ -20,66 +20,67 @@ class AppendLog:
         self._hash = hashlib.sha256()
         self._is_named = False
 
-    def append(self, mark: LogPosition, content: bytes) -> LogPosition:
-        """Put ``content`` behind ``mark``, cutting off what lies there, and sync; returns the new mark.
+    def append(self, position: LogPosition, content: bytes) -> LogPosition:
+        """Put ``content`` behind ``position``, cutting off what lies there, and sync; returns the new position.
 
         Raises:
             DiskRefused: the operating system refused.
-            StateDamaged: the file does not begin with what ``mark`` vouches for.
+            StateDamaged: the file does not begin with what ``position`` vouches for.
         """
-        self.verify(mark)
+        self.verify(position)
         grown = self._hash.copy()
         grown.update(content)
         make_folder(self.path.parent)
         with disk_errors("appending to", self.path):
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
             with open(descriptor, "r+b") as file:
-                file.truncate(mark.bytes)
-                file.seek(mark.bytes)
+                file.truncate(position.bytes)
+                file.seek(position.bytes)
                 file.write(content)
                 file.flush()
                 os.fsync(descriptor)
             if not self._is_named:
                 sync(self.path.parent)
                 self._is_named = True
-        self._known, self._hash = LogPosition(bytes=mark.bytes + len(content), sha256=grown.hexdigest()), grown
+        self._known, self._hash = LogPosition(bytes=position.bytes + len(content), sha256=grown.hexdigest()), grown
         return self._known
 
-    def verify(self, mark: LogPosition) -> None:
-        """Make sure that the file begins with what ``mark`` vouches for.
+    def verify(self, position: LogPosition) -> None:
+        """Make sure that the file begins with what ``position`` vouches for.
 
         Raises:
             DiskRefused: it cannot be read.
             StateDamaged: it does not, or no plain file stands in its place.
         """
-        if problem := self.problem(mark):
+        if problem := self.problem(position):
             raise StateDamaged(
                 f"{problem} Nothing was overwritten: put it back from a backup, or begin anew with another --run."
             )
 
-    def problem(self, mark: LogPosition) -> str | None:
-        """Why the file does not begin with what ``mark`` vouches for; None if it does.
+    def problem(self, position: LogPosition) -> str | None:
+        """Why the file does not begin with what ``position`` vouches for; None if it does.
 
         Raises:
             DiskRefused: it cannot be read.
             StateDamaged: no plain file stands in its place.
         """
         require_plain(self.path)
-        if mark == self._known:
+        if position == self._known:
             return None
         found = hashlib.sha256()
-        left = mark.bytes
+        left = position.bytes
         with disk_errors("reading", self.path):
-            if mark.bytes and self.path.exists():
+            if position.bytes and self.path.exists():
                 with open(self.path, "rb") as file:
                     while left and (block := file.read(min(left, 1 << 20))):
                         found.update(block)
                         left -= len(block)
         if left:
-            return f"{self.path} is damaged: of the {mark.bytes} bytes the state vouches for, the last {left} are gone."
-        if found.hexdigest() != mark.sha256:
-            return f"{self.path} is damaged: its first {mark.bytes} bytes are not those the state vouches for."
-        self._known, self._hash = mark, found
+            gone = f"of the {position.bytes} bytes the state vouches for, the last {left} are gone"
+            return f"{self.path} is damaged: {gone}."
+        if found.hexdigest() != position.sha256:
+            return f"{self.path} is damaged: its first {position.bytes} bytes are not those the state vouches for."
+        self._known, self._hash = position, found
         return None
 
     def read(self, start: LogPosition, end: LogPosition) -> bytes:

@@ -49,10 +49,10 @@ def _best_sigma(data: FrameData, config: InferenceConfig) -> float:
     """The candidate that does best on training clips, spread over all of them."""
     split = config.context_window
     training = data.clip_starts(config.frames, held_out=False)
-    sample = training[torch.linspace(0, len(training) - 1, min(BLUR_CLIPS, len(training))).long()]
-    seen = to_model(data.clips(sample, config.frames))
+    starts = training[torch.linspace(0, len(training) - 1, min(BLUR_CLIPS, len(training))).long()]
+    sample = to_model(data.clips(starts, config.frames))
     errors = {
-        sigma: float(squared_error(blur(seen[:, split - 1 : split], sigma), seen[:, split:]).mean())
+        sigma: float(squared_error(blur(sample[:, split - 1 : split], sigma), sample[:, split:]).mean())
         for sigma in BLUR_SIGMAS
     }
     return min(errors, key=errors.__getitem__)

@@ -70,8 +70,8 @@ class WorldModel:
         quantizer = self.tokenizer.quantizer
         frames = clips[:, :window]
         for step in range(config.generation_steps):
-            seen = clips if config.teacher_forced else frames
-            context = seen[:, step * horizon : step * horizon + window]
+            source = clips if config.teacher_forced else frames
+            context = source[:, step * horizon : step * horizon + window]
             latents = self.dynamics.generate(
                 quantizer.latents_from_indices(self.tokenizer.tokenize(context)),
                 horizon,

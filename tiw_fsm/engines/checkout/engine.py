@@ -285,11 +285,11 @@ class CheckoutEngine:
             return {}
         return {**found.model_dump(exclude_unset=True), "own_mse": found.mse, "own_png": found.png}
 
-    def _new_picture(self, said: str | None, before: set[str]) -> str | None:
+    def _new_picture(self, reported: str | None, before: set[str]) -> str | None:
         """The picture that the script says it saved, if it is one that was not there before."""
-        if said is None:
+        if reported is None:
             return None
-        path = self._root / said
+        path = self._root / reported
         return str(path) if path.name in _names(path.parent) - before else None
 
     # --- the rest of the protocol -------------------------------------------------------------------------------

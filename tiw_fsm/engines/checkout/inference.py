@@ -62,11 +62,11 @@ def used_checkpoints(
     used: dict[str, UsedCheckpoint] = {}
     wrong = []
     for stage, ref in named.items():
-        said = printed.get(stage)
-        if said is not None and Path(said) == given[stage]:
+        reported = printed.get(stage)
+        if reported is not None and Path(reported) == given[stage]:
             used[stage.value] = UsedCheckpoint(**dict(ref))
         else:
-            used[stage.value] = UsedCheckpoint(path=said, sha256=None)
-            instead = f"used {said}" if said else "named none that it used"
+            used[stage.value] = UsedCheckpoint(path=reported, sha256=None)
+            instead = f"used {reported}" if reported else "named none that it used"
             wrong.append(f"inference fell back: it {instead} as {stage} checkpoint, and was given {given[stage]}")
     return used, wrong
