@@ -9,6 +9,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from tiw_fsm.version import __version__
+
 if TYPE_CHECKING:
     from tiw_fsm.api import Run, open_run, simulate
     from tiw_fsm.engines.protocol import Engine, EngineKind
@@ -17,7 +19,6 @@ if TYPE_CHECKING:
     from tiw_fsm.stages import Stage
     from tiw_fsm.tinyworlds.rollout import WorldModel
 
-__version__ = "0.1.0"
 __all__ = [
     "Engine",
     "EngineKind",

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.console import Console
 
-from tiw_fsm import __version__
 from tiw_fsm.config.flags import FLAGS, Flag, typed
 from tiw_fsm.errors import ExitCode, Interrupted, RunHeld, TiwFsmError, UsageProblem
 from tiw_fsm.reporting.wording import near, not_begun
 from tiw_fsm.scheduling import Scheduler
 from tiw_fsm.storage.paths import StatePaths
 from tiw_fsm.storage.state_folder import StateFolder
+from tiw_fsm.version import __version__
 
 if TYPE_CHECKING:
     from tiw_fsm.storage.store import Store

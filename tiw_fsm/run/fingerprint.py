@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tiw_fsm import __version__, tinyworlds
+from tiw_fsm import tinyworlds
 from tiw_fsm.config.settings import Settings
 from tiw_fsm.data import frames
 from tiw_fsm.engines.protocol import Hello
 from tiw_fsm.fsm.run_state import Fingerprint
+from tiw_fsm.version import __version__
 
 SHAPE = frozenset(
     [

@@ -16,10 +16,10 @@ from typing import Any, ClassVar
 from tiw_fsm.config.settings import Settings
 from tiw_fsm.engines.checkout import checkpoint_adapter, dialect, inference, process_folders, script_output
 from tiw_fsm.engines.checkout.dialect import INFERENCE_SCRIPT, Dialect, StageDialect
-from tiw_fsm.engines.checkout.kind import CheckoutSettings
 from tiw_fsm.engines.checkout.plan import Plan, expected_notes, undone_rate_notes, word
 from tiw_fsm.engines.checkout.probe import probe
 from tiw_fsm.engines.checkout.scripts import Ended, run_script
+from tiw_fsm.engines.checkout.settings import CheckoutSettings
 from tiw_fsm.engines.native.engine import NativeEngine
 from tiw_fsm.engines.protocol import (
     Hello,

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tiw_fsm.engines.checkout.dialect import Dialect
-from tiw_fsm.engines.checkout.kind import CheckoutSettings
 from tiw_fsm.engines.checkout.plan import word
+from tiw_fsm.engines.checkout.settings import CheckoutSettings
 from tiw_fsm.engines.protocol import InferRequest
 from tiw_fsm.fsm.inference_gate import UsedCheckpoint
 from tiw_fsm.stages import Stage

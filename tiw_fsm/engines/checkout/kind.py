@@ -1,4 +1,4 @@
-"""What the checkout engine says of itself, and what it needs beside the settings of all engines."""
+"""What the checkout engine says of itself."""
 
 from __future__ import annotations
 
@@ -7,29 +7,11 @@ from pathlib import Path
 from tiw_fsm.config.schema import InferenceFile, TrainingFile
 from tiw_fsm.config.settings import Draft, Settings, unwritable
 from tiw_fsm.engines.checkout import data, dialect
+from tiw_fsm.engines.checkout.settings import CheckoutSettings
 from tiw_fsm.engines.protocol import Engine, EngineKind
 from tiw_fsm.errors import UsageProblem
 from tiw_fsm.storage.paths import StatePaths
-from tiw_fsm.values.frozen import FrozenModel, Positive
-
-
-class CheckoutSettings(FrozenModel):
-    """What only the checkout engine needs."""
-
-    dataset: str
-    """The name its scripts know."""
-    configs: dict[str, str]
-    """Its YAML files, by name."""
-    torchrun: str | None = None
-    processes: Positive = 1
-    processes_typed: bool = False
-    """The number was typed; else it is training.yaml's, which holds where the device allows."""
-    shards: bool = False
-    """FSDP instead of DDP."""
-    mixture: bool = False
-    """Dynamics is a mixture of experts, which our own models are not."""
-    sample_index: int | None = None
-    """inference.yaml's clip, where it names one."""
+from tiw_fsm.values.frozen import FrozenModel
 
 
 class CheckoutKind(EngineKind):

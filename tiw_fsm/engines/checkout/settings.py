@@ -1,0 +1,24 @@
+"""What the checkout engine needs beside the settings of all engines."""
+
+from __future__ import annotations
+
+from tiw_fsm.values.frozen import FrozenModel, Positive
+
+
+class CheckoutSettings(FrozenModel):
+    """What only the checkout engine needs."""
+
+    dataset: str
+    """The name its scripts know."""
+    configs: dict[str, str]
+    """Its YAML files, by name."""
+    torchrun: str | None = None
+    processes: Positive = 1
+    processes_typed: bool = False
+    """The number was typed; else it is training.yaml's, which holds where the device allows."""
+    shards: bool = False
+    """FSDP instead of DDP."""
+    mixture: bool = False
+    """Dynamics is a mixture of experts, which our own models are not."""
+    sample_index: int | None = None
+    """inference.yaml's clip, where it names one."""
