@@ -28,6 +28,7 @@ class StageSpec(NamedTuple):
         chunk: updates between two gates.
         gate: when a chunk is accepted: the bounds of each verdict.
         ladder: what a rejected chunk is repeated with.
+        typical_loss: one that its gate accepts; what the simulated engine plays when its script says nothing.
         script: a checkout's training script.
         inputs: stages whose checkpoints it is trained against.
         counts_on: a warm start goes on counting where its checkpoint's updates end; else it counts from 0.
@@ -38,6 +39,7 @@ class StageSpec(NamedTuple):
     chunk: int
     gate: Mapping[str, Any]
     ladder: Mapping[str, Any]
+    typical_loss: float
     script: str
     inputs: tuple[Stage, ...] = ()
     counts_on: bool = False
@@ -58,6 +60,7 @@ STAGES: dict[Stage, StageSpec] = {
             "watch": {"final": {"max": 0.02}},
         },
         ladder={"learning_rate_factor": 0.5, "accumulation_step": 1, "log_interval_floor": 500},
+        typical_loss=0.005,
         script="scripts/train_video_tokenizer.py",
     ),
     Stage.LATENT: StageSpec(
@@ -69,6 +72,7 @@ STAGES: dict[Stage, StageSpec] = {
             "watch": {"final": {"max": 0.1}, "unique_actions": {"min": 2}},
         },
         ladder={"learning_rate_factor": 0.8, "log_interval_floor": 250},
+        typical_loss=0.02,
         script="scripts/train_latent_actions.py",
     ),
     Stage.DYNAMICS: StageSpec(
@@ -81,6 +85,7 @@ STAGES: dict[Stage, StageSpec] = {
             "watch": {"late_over_mid": {"max": 1.08}, "rise": {"max": 0.5}},
         },
         ladder={"learning_rate_factor": 0.2, "accumulation_step": -1, "log_interval_floor": 500},
+        typical_loss=2.0,
         script="scripts/train_dynamics.py",
         inputs=(Stage.VIDEO, Stage.LATENT),
         counts_on=True,

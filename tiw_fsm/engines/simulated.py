@@ -19,7 +19,7 @@ from tiw_fsm.engines.native.kind import NativeKind
 from tiw_fsm.engines.protocol import Engine, Hello, HelloRequest, InferRequest, Progress, TrainRequest, TrainResult
 from tiw_fsm.errors import EngineCrashed, Interrupted, disk_errors
 from tiw_fsm.fsm.inference_gate import InferenceResult, UsedCheckpoint
-from tiw_fsm.stages import Stage
+from tiw_fsm.stages import STAGES, Stage
 from tiw_fsm.storage import checkpoints
 from tiw_fsm.storage.paths import StatePaths
 from tiw_fsm.storage.torch_files import UnreadableFile
@@ -32,12 +32,8 @@ from tiw_fsm.values.frozen import FrozenModel
 class Script(FrozenModel, strict=False):
     """What shall happen. A list's last entry holds for everything after it."""
 
-    losses: dict[Stage, list[float | None]] = {
-        Stage.VIDEO: [0.005],
-        Stage.LATENT: [0.02],
-        Stage.DYNAMICS: [2.0],
-    }
-    """Loss of the nth chunk a stage begins; None is a loss that is not finite."""
+    losses: dict[Stage, list[float | None]] = {}
+    """Loss of the nth chunk a stage begins; None is a loss that is not finite. A stage left out has its typical one."""
     mse: list[float] = [0.01]
     """MSE of the nth inference attempt."""
     unique_actions: list[int] = [4]
@@ -74,7 +70,7 @@ class SimulatedEngine:
             checkpoints.verified(request.resume)
         self._fault(f"{stage} out of memory", self.script.out_of_memory.get(stage, 0), out_of_memory=True)
         self._fault(f"{stage} crash", self.script.crashes.get(stage, 0))
-        loss = _nth(self.script.losses[stage], request.attempt - 1)
+        loss = _nth(self.script.losses.get(stage, [STAGES[stage].typical_loss]), request.attempt - 1)
         rows = [
             {
                 "update": update,
