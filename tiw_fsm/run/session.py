@@ -92,6 +92,20 @@ class Context:
     """Each stage's metrics file."""
 
     def __post_init__(self) -> None:
-        self.settings, self.store, self.log = self.session.settings, self.session.store, self.session.log
-        self.paths = self.session.paths
         self.metrics = {stage: AppendLog(self.paths.metrics(stage)) for stage in Stage}
+
+    @property
+    def settings(self) -> Settings:
+        return self.session.settings
+
+    @property
+    def store(self) -> Store:
+        return self.session.store
+
+    @property
+    def paths(self) -> RunPaths:
+        return self.session.paths
+
+    @property
+    def log(self) -> FilteringBoundLogger:
+        return self.session.log
