@@ -8,9 +8,9 @@ import sys
 import time
 
 import pytest
-from files.mini import LOSS
 
 from tests.support.checkout.checkout_runs import MakeCheckout, kill, processes_below
+from tests.support.checkout.files.mini import LOSS
 from tests.support.waiting import wait_for
 from tiw_fsm.stages import Stage
 
