@@ -19,10 +19,7 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 def test_a_killed_run_on_cuda_ends_with_the_same_weights(
     tmp_path: Path, tiw: Tiw, performance: dict[str, bool]
 ) -> None:
-    whole, killed = (
-        make_root(tmp_path / "whole", device="cuda", **performance),
-        make_root(tmp_path / "killed", device="cuda", **performance),
-    )
+    whole, killed = (make_root(tmp_path / name, device="cuda", **performance) for name in ("whole", "killed"))
     done = tiw(whole, "run", *PASSING)
     assert done.returncode == ExitCode.PASSED, done.stderr
     process = start(killed, *PASSING)
