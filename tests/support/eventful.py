@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.support.simulation import Simulation
@@ -19,7 +21,7 @@ EVENTFUL = Script(
 """One rejected video chunk, a crash, a batch that does not fit, and two retunes before the gate is passed."""
 
 
-def die_in_dynamics(simulation: Simulation) -> None:
+def die_in_dynamics(simulation: Simulation, **flags: Any) -> None:
     """A start whose runner dies without a word at the first chunk of dynamics."""
     engine = SimulatedEngine()
     train = engine.train
@@ -31,4 +33,4 @@ def die_in_dynamics(simulation: Simulation) -> None:
 
     engine.train = dying  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
-        simulation.run_with(engine)
+        simulation.run_with(engine, **flags)
