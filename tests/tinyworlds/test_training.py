@@ -292,7 +292,7 @@ def test_the_figures_of_an_attempt_agree_with_each_other(finished: Path) -> None
 BREAK: dict[str, tuple[dict[str, Any], str]] = {
     "inference failed": ({"status": "error"}, "run_succeeded"),
     "another checkpoint was used": (
-        {"checkpoints": {stage.value: {"sha256": "0"} for stage in Stage}},
+        {"checkpoints": {stage.value: {"path": None, "sha256": "0"} for stage in Stage}},
         "checkpoints_as_named",
     ),
     "a frame is missing": ({"frames_inferred": 7}, "frames_inferred"),

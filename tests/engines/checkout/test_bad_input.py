@@ -125,9 +125,8 @@ def test_a_root_that_cannot_be_written_to(checkout: MakeCheckout) -> None:
     tiny = checkout()
     for folder in (tiny.root, *tiny.root.parents[:-2]):
         folder.chmod(0o755)
-    program = (
-        f"import os, sys; sys.path[:0] = {sys.path!r}; from tiw_fsm import cli, runner; os.setuid(65534); cli.main()"
-    )
+    loaded = "from tiw_fsm import cli; from tiw_fsm.run import launch"
+    program = f"import os, sys; sys.path[:0] = {sys.path!r}; {loaded}; os.setuid(65534); cli.main()"
     done = subprocess.run(
         [sys.executable, "-c", program, *tiny.command()], cwd=tiny.root, capture_output=True, text=True, timeout=60
     )
