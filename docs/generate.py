@@ -10,7 +10,7 @@ import yaml
 
 from tiw_fsm.config.loop import Budgets, InferenceGate, Ladder, LoopConfig, Retune, StageGate
 from tiw_fsm.config.schema import DynamicsFile, InferenceFile, SharedKeys, StageFile, TrainingFile
-from tiw_fsm.tinyworlds.config import InferenceConfig, StageConfig
+from tiw_fsm.tinyworlds.config import StageConfig
 from tiw_fsm.values.frozen import FrozenModel
 
 WORDS = {
@@ -44,18 +44,21 @@ def words(annotation: str) -> str:
     return WORDS.get(kind, "mapping" if kind.startswith("dict") or kind[0].isupper() else "list")
 
 
-def rows(schema: type[FrozenModel], own: type[FrozenModel], effective: type[FrozenModel] | None) -> Iterator[str]:
-    """A table of the keys that ``own`` declares, with the defaults of the effective values."""
+def rows(
+    schema: type[FrozenModel], beside: type[FrozenModel] | None, effective: type[FrozenModel] | None
+) -> Iterator[str]:
+    """A table of the keys of ``schema`` that ``beside`` has not, with the defaults of the effective values."""
+    annotations = {key: kind for cls in reversed(schema.__mro__) for key, kind in inspect.get_annotations(cls).items()}
     yield "| key | value | default | meaning |"
     yield "| --- | --- | --- | --- |"
-    for key, annotation in inspect.get_annotations(own).items():
-        if key == "model_config":
+    for key, field in schema.model_fields.items():
+        if beside and key in beside.model_fields:
             continue
-        field = (effective or schema).model_fields.get(key)
-        default = field.default if field and not field.is_required() else None
+        meaning = (field.description or "TinyWorlds' own; without effect here.").replace("|", "\\|")
+        known = (effective or schema).model_fields.get(key)
+        default = known.default if known and not known.is_required() else None
         shown = f"`{plain(default)}`" if isinstance(default, SHOWN) else ""
-        meaning = (own.meaning(key) or "TinyWorlds' own; without effect here.").replace("\n", " ").replace("|", "\\|")
-        yield f"| `{key}` | {words(str(annotation))} | {shown} | {' '.join(meaning.split())} |"
+        yield f"| `{key}` | {words(str(annotations[key]))} | {shown} | {' '.join(meaning.split())} |"
 
 
 def plain(default: object) -> str:
@@ -64,9 +67,14 @@ def plain(default: object) -> str:
 
 
 def section(
-    title: str, text: str, schema: type[FrozenModel], own: type[FrozenModel], effective: type[FrozenModel] | None = None
+    title: str,
+    text: str,
+    schema: type[FrozenModel],
+    *,
+    beside: type[FrozenModel] | None = None,
+    effective: type[FrozenModel] | None = None,
 ) -> str:
-    return "\n".join([f"## {title}", "", text, "", *rows(schema, own, effective)])
+    return "\n".join([f"## {title}", "", text, "", *rows(schema, beside, effective)])
 
 
 def main() -> None:
@@ -78,18 +86,20 @@ def main() -> None:
                 "Shared keys",
                 "In `training.yaml`, or in a stage's own file (`video_tokenizer.yaml`, `latent_actions.yaml`, "
                 "`dynamics.yaml`). A key without a default must stand in one of them.",
-                StageFile, SharedKeys, StageConfig,
+                SharedKeys, effective=StageConfig,
             ),
-            section("training.yaml", "Beside the shared keys:", TrainingFile, TrainingFile),
-            section("video_tokenizer.yaml, latent_actions.yaml", "Beside the shared keys:", StageFile, StageFile),
-            section("dynamics.yaml", "Beside those:", DynamicsFile, DynamicsFile, StageConfig),
-            section("inference.yaml", "What the gate looks at.", InferenceFile, InferenceFile, InferenceConfig),
-            section("loop.yaml", "Chunks, gates, ladders, budgets.", LoopConfig, LoopConfig),
-            section("loop.yaml: gates.<stage>", "", StageGate, StageGate),
-            section("loop.yaml: ladders.<stage>", "", Ladder, Ladder),
-            section("loop.yaml: budgets", "", Budgets, Budgets),
-            section("loop.yaml: inference", "", InferenceGate, InferenceGate),
-            section("loop.yaml: retune", "", Retune, Retune),
+            section("training.yaml", "Beside the shared keys:", TrainingFile, beside=SharedKeys),
+            section(
+                "video_tokenizer.yaml, latent_actions.yaml", "Beside the shared keys:", StageFile, beside=SharedKeys,
+            ),
+            section("dynamics.yaml", "Beside those:", DynamicsFile, beside=StageFile, effective=StageConfig),
+            section("inference.yaml", "What the gate looks at.", InferenceFile),
+            section("loop.yaml", "Chunks, gates, ladders, budgets.", LoopConfig),
+            section("loop.yaml: gates.<stage>", "", StageGate),
+            section("loop.yaml: ladders.<stage>", "", Ladder),
+            section("loop.yaml: budgets", "", Budgets),
+            section("loop.yaml: inference", "", InferenceGate),
+            section("loop.yaml: retune", "", Retune),
             "## loop.yaml, as it is when you leave it out\n\n```yaml\n" + yaml.safe_dump(loop, sort_keys=False) + "```",
         ]
     ))  # fmt: skip

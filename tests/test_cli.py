@@ -56,6 +56,18 @@ def test_every_command_and_flag_is_in_the_documents(command: str) -> None:
     assert missing == []
 
 
+@pytest.mark.parametrize("command", commands())
+def test_the_reference_says_of_a_flag_what_its_help_says(command: str) -> None:
+    reference = (
+        (PROJECT / "docs/reference.md").read_text().partition(f"## `tiw-fsm {command}`")[2].partition("\n## ")[0]
+    )
+    found = dict(re.findall(r"^\| `(--[\w-]+)` \| (.*) \|$", reference, re.MULTILINE))
+    parameters = typer.main.get_command(app).commands[command].params  # type: ignore[attr-defined]
+    helps = {parameter.opts[0]: parameter.help for parameter in parameters if parameter.opts[0] in commands()[command]}
+    assert found.keys() == helps.keys() - {"--help"}
+    assert [flag for flag, meaning in found.items() if not meaning.startswith(helps[flag])] == []
+
+
 @pytest.mark.parametrize("exit_code", ExitCode)
 def test_every_exit_code_is_in_the_readme(exit_code: ExitCode) -> None:
     assert re.search(rf"^\| {exit_code.value} \|", (PROJECT / "README.md").read_text(), re.MULTILINE)
@@ -427,29 +439,6 @@ def test_on_finish_is_told_the_outcome_once_and_cannot_change_it(tmp_path: Path,
     assert "on_finish ended with 7" in done.stderr
     assert tiw(tmp_path, "run").returncode == ExitCode.PASSED
     assert (tmp_path / "told").read_text() == "default passed 0 0.01\n"
-
-
-LAYERS = [
-    {"stages", "states", "errors", "durable", "locking"},
-    {"config", "paths", "schedule", "signals", "dialect", "run_state", "state_folder"},
-    {"alignment", "frames", "torch_files", "pictures", "retune", "gates"},
-]
-"""The bottom of the package: modules that import nothing above them."""
-
-
-@pytest.mark.parametrize("module", sorted(set.union(*LAYERS)))
-def test_imports_point_downward_only(module: str) -> None:
-    """The machine, the engines and the command line are never imported from below."""
-    source = (PROJECT / "tiw_fsm" / f"{module}.py").read_text()
-    imported = set(re.findall(r"from tiw_fsm\.(\w+)", source))
-    imported |= {name for names in re.findall(r"from tiw_fsm import ([\w, ]+)", source) for name in names.split(", ")}
-    assert imported <= set.union(*LAYERS) | {"__version__"}
-
-
-def test_the_world_model_knows_nothing_of_the_controller() -> None:
-    for path in (PROJECT / "tiw_fsm/tinyworlds").glob("*.py"):
-        imported = set(re.findall(r"from tiw_fsm\.(\w+)", path.read_text()))
-        assert imported <= {"tinyworlds", "config", "schedule", "stages"}, path
 
 
 def test_the_conformance_table_names_tests_that_exist() -> None:

@@ -18,7 +18,7 @@ import yaml
 
 from tests.support.configs import LENIENT, write_configs, write_frames
 from tests.support.processes import Tiw
-from tiw_fsm.config.settings import load_settings
+from tests.support.settings import settings_of
 from tiw_fsm.errors import ExitCode, UsageProblem
 
 PASSING = ("--max-mse", "0.9", "--allow-trivial")
@@ -28,7 +28,7 @@ def mistakes_in(root: Path, changes: dict[str, Any], **flags: Any) -> str:
     """What loading configs with ``changes`` complains of."""
     write_configs(root / "configs", {"loop": LENIENT, **changes})
     with pytest.raises(UsageProblem) as caught:
-        load_settings(flags, run="default", repo_root=root)
+        settings_of(root, **flags)
     return str(caught.value)
 
 
@@ -67,13 +67,13 @@ def test_all_mistakes_are_told_at_once(root: Path) -> None:
 def test_a_file_that_is_no_yaml_is_named_with_the_line(root: Path) -> None:
     (root / "configs/loop.yaml").write_text("seed: 1\nchunks: {video_tokenizer: 5\n")
     with pytest.raises(UsageProblem, match=r"loop\.yaml:\d+: not readable as YAML"):
-        load_settings({}, run="default", repo_root=root)
+        settings_of(root)
 
 
 def test_numbers_in_scientific_notation_are_numbers_as_omegaconf_reads_them(root: Path) -> None:
     path = root / "configs/dynamics.yaml"
     path.write_text(path.read_text().replace("learning_rate: 0.003", "learning_rate: 3e-4"))
-    settings = load_settings({}, run="default", repo_root=root)
+    settings = settings_of(root)
     assert [s.learning_rate for s in settings.stages.values()] == [0.003, 0.003, 0.0003]
 
 
@@ -91,7 +91,7 @@ def test_numbers_in_scientific_notation_are_numbers_as_omegaconf_reads_them(root
 )
 def test_a_mistake_in_a_flag_is_named_with_its_remedy(root: Path, flags: dict[str, Any], said: str) -> None:
     with pytest.raises(UsageProblem) as caught:
-        load_settings(flags, run="default", repo_root=root)
+        settings_of(root, **flags)
     assert said in str(caught.value)
 
 

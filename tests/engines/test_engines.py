@@ -21,7 +21,7 @@ import torch
 
 from tests.support.backends import Backend, Miniature, Native, Real, Simulated
 from tests.support.checkout.miniature import DIALECTS
-from tiw_fsm.config.settings import load_settings
+from tests.support.settings import settings_of
 from tiw_fsm.errors import ExitCode
 from tiw_fsm.fsm.states import State
 from tiw_fsm.stages import Stage
@@ -247,7 +247,7 @@ def trained_natively(backend: Backend, root: Path) -> dict[Stage, str]:
 @torch.no_grad()
 def computes(root: Path, folders: Mapping[Stage, str], frames: torch.Tensor) -> dict[str, torch.Tensor]:
     """What our models compute, as ``theirs.py`` says it of theirs."""
-    settings = load_settings({"config_dir": "aligned"}, run="default", repo_root=root)
+    settings = settings_of(root, config_dir="aligned")
     models = {stage: make_model(stage, settings.stages[stage]).eval() for stage in Stage}
     for stage, model in models.items():
         load_weights(model, Path(folders[stage]))

@@ -13,52 +13,15 @@ from typing import Any
 
 import pytest
 
-from tests.support.configs import LENIENT, merged, write_configs, write_frames
+from tests.support.configs import LENIENT, merged, write_configs
+from tests.support.native_runs import PASSING, digests, make_root, start, wait_for_generation
 from tests.support.processes import Tiw, children, process_state
 from tiw_fsm.errors import ExitCode
-
-FLAGS = ("--max-mse", "0.9", "--allow-trivial")
-
-
-def make_root(root: Path) -> Path:
-    root.mkdir()
-    write_configs(root / "configs", {"loop": LENIENT})
-    write_frames(root / "frames.h5")
-    return root
-
-
-def digests(tiw: Tiw, root: Path) -> dict[str, str]:
-    found = json.loads(tiw(root, "status", "--json").stdout)
-    return {stage: progress["checkpoint"]["sha256"] for stage, progress in found["stages"].items()}
-
-
-def start(root: Path, *flags: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "tiw_fsm", "run", *flags],
-        cwd=root,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def wait_for_generation(root: Path, generation: int, process: subprocess.Popen[str]) -> None:
-    """Until the state has reached ``generation``; the run must still be going on then."""
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        assert process.poll() is None, process.communicate()
-        try:
-            if json.loads((root / "state/default/state.json").read_text())["generation"] >= generation:
-                return
-        except FileNotFoundError:
-            pass
-        time.sleep(0.002)
-    raise AssertionError(f"generation {generation} was not reached")
 
 
 def run_and_kill(root: Path, generation: int) -> None:
     """A run that got as far as ``generation`` and was then killed outright."""
-    process = start(root, *FLAGS)
+    process = start(root, *PASSING)
     wait_for_generation(root, generation, process)
     process.kill()
     process.communicate()
@@ -69,7 +32,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Digests of a run that nobody interrupted."""
     root = make_root(tmp_path_factory.mktemp("undisturbed") / "root")
     done = subprocess.run(
-        [sys.executable, "-m", "tiw_fsm", "run", *FLAGS], cwd=root, capture_output=True, text=True, timeout=300
+        [sys.executable, "-m", "tiw_fsm", "run", *PASSING], cwd=root, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == ExitCode.PASSED, done.stderr
     found = subprocess.run(
@@ -95,7 +58,7 @@ def test_a_run_told_to_stop_saves_exits_75_and_ends_with_the_same_weights(
     tmp_path: Path, tiw: Tiw, undisturbed: dict[str, str], number: signal.Signals
 ) -> None:
     root = make_root(tmp_path / "root")
-    process = start(root, *FLAGS)
+    process = start(root, *PASSING)
     wait_for_generation(root, 3, process)
     process.send_signal(number)
     _, said = process.communicate(timeout=60)
@@ -110,7 +73,7 @@ def test_a_killed_training_process_is_a_crash_and_the_run_ends_with_the_same_wei
     tmp_path: Path, tiw: Tiw, undisturbed: dict[str, str]
 ) -> None:
     root = make_root(tmp_path / "root")
-    process = start(root, *FLAGS)
+    process = start(root, *PASSING)
     wait_for_generation(root, 3, process)
     os.kill(children(process.pid)[0], signal.SIGKILL)
     _, said = process.communicate(timeout=120)
@@ -124,7 +87,7 @@ def test_a_training_process_that_hangs_is_ended_counted_as_a_crash_and_the_run_e
 ) -> None:
     root = make_root(tmp_path / "root")
     write_configs(root / "configs", {"loop": merged(LENIENT, {"max_silence": 15})})
-    process = start(root, *FLAGS)
+    process = start(root, *PASSING)
     wait_for_generation(root, 3, process)
     os.kill(children(process.pid)[0], signal.SIGSTOP)
     _, said = process.communicate(timeout=180)
@@ -135,7 +98,7 @@ def test_a_training_process_that_hangs_is_ended_counted_as_a_crash_and_the_run_e
 
 def test_the_training_process_does_not_outlive_a_killed_controller(tmp_path: Path) -> None:
     root = make_root(tmp_path / "root")
-    process = start(root, *FLAGS)
+    process = start(root, *PASSING)
     wait_for_generation(root, 2, process)
     child = children(process.pid)[0]
     process.kill()
@@ -162,7 +125,7 @@ def wait_until_it_waits(pid: int) -> None:
 
 def test_a_second_runner_exits_3_at_once_and_0_silently_with_if_idle(tmp_path: Path, tiw: Tiw) -> None:
     root = make_root(tmp_path / "root")
-    process = start(root, *FLAGS, "--target-updates", "50000")  # busy for longer than the others need
+    process = start(root, *PASSING, "--target-updates", "50000")  # busy for longer than the others need
     wait_for_generation(root, 1, process)
     second = tiw(root, "run")
     idle = tiw(root, "run", "--if-idle")
@@ -206,7 +169,7 @@ def test_state_json_cut_short_falls_back_to_the_generation_before(
 
 
 def test_state_damaged_in_both_generations_exits_4_and_overwrites_nothing(root: Path, tiw: Tiw) -> None:
-    assert tiw(root, "run", *FLAGS).returncode == ExitCode.PASSED
+    assert tiw(root, "run", *PASSING).returncode == ExitCode.PASSED
     files = [root / "state/default/state.json", root / "state/default/state.prev.json"]
     for path in files:
         path.write_bytes(path.read_bytes()[:100])
@@ -219,7 +182,7 @@ def test_state_damaged_in_both_generations_exits_4_and_overwrites_nothing(root: 
 
 @pytest.mark.parametrize(("schema", "said"), [(99, "newer version"), (1, "schema 1")])
 def test_a_state_of_another_schema_exits_4_without_falling_back(root: Path, tiw: Tiw, schema: int, said: str) -> None:
-    assert tiw(root, "run", *FLAGS).returncode == ExitCode.PASSED
+    assert tiw(root, "run", *PASSING).returncode == ExitCode.PASSED
     state = root / "state/default/state.json"
     state.write_text(json.dumps({**json.loads(state.read_text()), "schema_version": schema}))
     done = tiw(root, "run")
@@ -230,7 +193,7 @@ def test_a_state_of_another_schema_exits_4_without_falling_back(root: Path, tiw:
 def test_a_second_signal_ends_at_once_with_75(tmp_path: Path, tiw: Tiw, undisturbed: dict[str, str]) -> None:
     """The training process is frozen, so that it cannot answer the first."""
     root = make_root(tmp_path / "root")
-    process = start(root, *FLAGS)
+    process = start(root, *PASSING)
     wait_for_generation(root, 3, process)
     child = children(process.pid)[0]
     os.kill(child, signal.SIGSTOP)

@@ -687,8 +687,8 @@ def imports_torch(statement: str) -> bool:
 
 
 def test_inspecting_checkpoints_never_imports_torch() -> None:
-    assert not imports_torch("import tiw_fsm.checkpoints")
+    assert not imports_torch("import tiw_fsm.storage.checkpoints")
 
 
 def test_an_import_of_torch_would_be_noticed() -> None:
-    assert imports_torch("import tiw_fsm.checkpoints, torch")
+    assert imports_torch("import tiw_fsm.storage.checkpoints, torch")

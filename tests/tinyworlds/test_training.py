@@ -18,11 +18,14 @@ from hypothesis import strategies as st
 
 from tests.support.configs import LENIENT, write_configs, write_frames
 from tests.support.processes import Tiw
+from tests.support.settings import settings_of
+from tiw_fsm.config.flags import FLAGS
 from tiw_fsm.config.loop import LoopConfig, Retune
-from tiw_fsm.config.settings import OVERRIDES, Settings, load_settings
+from tiw_fsm.config.settings import Settings
 from tiw_fsm.data import pictures
 from tiw_fsm.errors import ExitCode
-from tiw_fsm.fsm import gates, retune
+from tiw_fsm.fsm import chunk_gate, inference_gate, retune
+from tiw_fsm.fsm.inference_gate import InferenceResult
 from tiw_fsm.stages import Stage
 from tiw_fsm.storage import checkpoints
 from tiw_fsm.tinyworlds.clips import FrameData
@@ -116,11 +119,11 @@ VALUES: dict[str, Any] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("flag", OVERRIDES)
+@pytest.mark.parametrize("flag", [flag.name for flag in FLAGS.values() if flag.overrides])
 def test_a_flag_takes_effect_where_it_should(root: Path, flag: str) -> None:
     """The effective settings hold the typed value, under the names of the key it overrides."""
-    changed = load_settings({flag: VALUES[flag]}, run="default", repo_root=root)
-    for target in OVERRIDES[flag]:
+    changed = settings_of(root, **{flag: VALUES[flag]})
+    for target in FLAGS[flag].overrides:
         assert in_force(changed, target) == VALUES[flag], target
 
 
@@ -168,16 +171,16 @@ ACTIVE = {"unique_actions": 3, "action_entropy": 0.9}
     ],
 )
 def test_a_stage_verdict_is_the_documented_one(stage: Stage, rows: list[dict[str, Any]], decision: str) -> None:
-    assert gates.judge_chunk(rows, LoopConfig().gates[stage], 10_000).decision == decision
+    assert chunk_gate.judge_chunk(rows, LoopConfig().gates[stage], 10_000).decision == decision
 
 
 @pytest.mark.parametrize("stage", Stage)
 def test_before_from_update_a_chunk_passes_that_is_finite_and_has_not_doubled(stage: Stage) -> None:
     gate = LoopConfig().gates[stage].evolve(from_update=200)
-    assert gates.judge_chunk(chunk(9.0, 9.0, 18.0), gate, 200).decision == "watch"
-    assert gates.judge_chunk(chunk(9.0, 9.0, 18.1), gate, 200).decision == "retune"
-    assert gates.judge_chunk([*chunk(9.0), {"update": 1, "loss": None}], gate, 200).decision == "retune"
-    assert gates.judge_chunk(chunk(9.0, 9.0, 18.0), gate, 201).decision == "retune"
+    assert chunk_gate.judge_chunk(chunk(9.0, 9.0, 18.0), gate, 200).decision == "watch"
+    assert chunk_gate.judge_chunk(chunk(9.0, 9.0, 18.1), gate, 200).decision == "retune"
+    assert chunk_gate.judge_chunk([*chunk(9.0), {"update": 1, "loss": None}], gate, 200).decision == "retune"
+    assert chunk_gate.judge_chunk(chunk(9.0, 9.0, 18.0), gate, 201).decision == "retune"
 
 
 def test_every_accepted_chunk_left_a_picture(finished: Path) -> None:
@@ -289,7 +292,7 @@ def test_the_figures_of_an_attempt_agree_with_each_other(finished: Path) -> None
 BREAK: dict[str, tuple[dict[str, Any], str]] = {
     "inference failed": ({"status": "error"}, "run_succeeded"),
     "another checkpoint was used": (
-        {"checkpoints": {stage.value: {"sha256": "0"} for stage in Stage}},
+        {"checkpoints": {stage.value: {"path": None, "sha256": "0"} for stage in Stage}},
         "checkpoints_as_named",
     ),
     "a frame is missing": ({"frames_inferred": 7}, "frames_inferred"),
@@ -306,8 +309,8 @@ def test_an_inference_condition_fails_by_itself(finished: Path, what: str) -> No
     gate = LoopConfig().inference.evolve(max_mse=0.9, allow_trivial=True)
     result = result_of(finished)
     named = {stage: used["sha256"] for stage, used in result["checkpoints"].items()}
-    assert gates.judge_inference(result, named, gate, number=1, updates=20).passed
-    attempt = gates.judge_inference({**result, **change}, named, gate, number=1, updates=20)
+    assert inference_gate.judge_inference(InferenceResult(**result), named, gate, number=1, updates=20).passed
+    attempt = inference_gate.judge_inference(InferenceResult(**{**result, **change}), named, gate, number=1, updates=20)
     assert not attempt.passed
     assert [name for name, held in attempt.conditions.items() if not held] == [condition]
 

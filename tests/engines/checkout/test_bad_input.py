@@ -125,9 +125,8 @@ def test_a_root_that_cannot_be_written_to(checkout: MakeCheckout) -> None:
     tiny = checkout()
     for folder in (tiny.root, *tiny.root.parents[:-2]):
         folder.chmod(0o755)
-    program = (
-        f"import os, sys; sys.path[:0] = {sys.path!r}; from tiw_fsm import cli, runner; os.setuid(65534); cli.main()"
-    )
+    loaded = "from tiw_fsm import cli; from tiw_fsm.run import launch"
+    program = f"import os, sys; sys.path[:0] = {sys.path!r}; {loaded}; os.setuid(65534); cli.main()"
     done = subprocess.run(
         [sys.executable, "-c", program, *tiny.command()], cwd=tiny.root, capture_output=True, text=True, timeout=60
     )
@@ -146,12 +145,12 @@ def test_keys_of_newer_versions_are_the_checkouts_own_business(checkout: MakeChe
 FULL = """
 import os, resource, sys
 from pathlib import Path
-from tiw_fsm.engines.scripts import run_script
+from tiw_fsm.engines.checkout.scripts import run_script
 Path("log").write_bytes(bytes(900))
 resource.setrlimit(resource.RLIMIT_FSIZE, (1200, resource.RLIM_INFINITY))
 run_script(
     [sys.executable, "-c", "print('x' * 1000)"], cwd=Path.cwd(), environment=os.environ, output=Path("output"),
-    log=Path("log"), max_silence=60, stopping=lambda: False, heard=lambda said: None,
+    log=Path("log"), max_silence=60, stopping=lambda: False, relay=lambda told: None,
 )
 """
 """A script says more than the run's log has room for; the command that was started still fits."""

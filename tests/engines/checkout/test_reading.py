@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from files.mini import write_history
 
+from tests.support.checkout.files.mini import write_history
 from tests.support.checkout.miniature import DIALECTS, make_checkout
-from tiw_fsm.config.settings import load_settings
+from tests.support.settings import settings_of
 from tiw_fsm.engines.checkout import checkpoint_adapter, dialect, script_output, wandb_file
 from tiw_fsm.engines.checkout.dialect import StageDialect
-from tiw_fsm.engines.checkout.engine import Plan, _undone_rate
+from tiw_fsm.engines.checkout.plan import Plan, undone_rate_notes
 from tiw_fsm.engines.protocol import TrainRequest
 from tiw_fsm.errors import UsageProblem
 from tiw_fsm.stages import Stage
@@ -64,7 +64,7 @@ def test_records_longer_than_a_block_are_read(tmp_path: Path) -> None:
     assert wandb_file.history(tmp_path / "long.wandb") == rows
 
 
-# --- prose --------------------------------------------------------------------------------------------------------
+# --- script output ------------------------------------------------------------------------------------------------
 
 SAID = """\
 Using video_tokenizer checkpoint: /a/video_tokenizer_step_9
@@ -154,12 +154,12 @@ ABSOLUTE = StageDialect(
 
 
 def request(root: Path, start: int, stop_at: int, log_interval: int, schedule_start: int = 0) -> TrainRequest:
-    config = load_settings({"python_exec": "configs/loop.yaml"}, run="default", repo_root=root).stages[Stage.VIDEO]
+    config = settings_of(root, python_exec="configs/loop.yaml").stages[Stage.VIDEO]
     tuning = Tuning(learning_rate=0.1, gradient_accumulation_steps=1, batch_size_per_gpu=1, log_interval=log_interval)
     return TrainRequest(
         stage=Stage.VIDEO, owner="o", attempt=1, config=config, tuning=tuning,
-        schedule=LearningRateSchedule(start=schedule_start, end=1000), data=DataSource(path="x", skip=0, stride=1), seed=0,
-        resume=CheckpointRef(path="x", update=start - 1, sha256="") if start else None,
+        schedule=LearningRateSchedule(start=schedule_start, end=1000), data=DataSource(path="x", skip=0, stride=1),
+        seed=0, resume=CheckpointRef(path="x", update=start - 1, sha256="") if start else None,
         start=start, stop_at=stop_at, checkpoint="x",
     )  # fmt: skip
 
@@ -186,7 +186,7 @@ def test_a_chunk_below_the_log_interval_still_has_a_picture(root: Path) -> None:
     assert any(step % plan.log_interval == 0 for step in range(plan.first, plan.n_updates))
 
 
-# --- hand-over ----------------------------------------------------------------------------------------------------
+# --- checkpoints handed over --------------------------------------------------------------------------------------
 
 
 def a_checkpoint(folder: Path, rate: float) -> torch.optim.lr_scheduler.LambdaLR:
@@ -233,5 +233,5 @@ def test_a_warm_start_hands_over_weights_alone(tmp_path: Path) -> None:
 
 
 def test_a_rate_above_the_asked_one_is_said() -> None:
-    assert _undone_rate([{"learning_rate": 0.001}], 0.001) == []
-    assert "undid the retune" in _undone_rate([{"learning_rate": 0.002}], 0.001)[0]
+    assert undone_rate_notes([{"learning_rate": 0.001}], 0.001) == []
+    assert "undid the retune" in undone_rate_notes([{"learning_rate": 0.002}], 0.001)[0]

@@ -8,9 +8,9 @@ import sys
 import time
 
 import pytest
-from files.mini import LOSS
 
 from tests.support.checkout.checkout_runs import MakeCheckout, kill, processes_below
+from tests.support.checkout.files.mini import LOSS
 from tests.support.waiting import wait_for
 from tiw_fsm.stages import Stage
 
@@ -23,7 +23,7 @@ def test_a_run_passes_in_each_dialect_and_says_what_the_checkout_can_do(checkout
     state = tiny.state
     assert state.fingerprint is not None
     assert state.fingerprint.dialect is not None
-    absolute = {stage for stage, able in state.fingerprint.dialect.stages.items() if able.absolute_updates}
+    absolute = {stage for stage, able in state.fingerprint.dialect["stages"].items() if able["absolute_updates"]}
     assert absolute == {"upstream": set(), "middle": {Stage.DYNAMICS}, "newest": set(Stage)}[spoken]
     attempt = state.inference.attempts[-1]
     assert attempt.mse == 0.01  # the script's own line

@@ -7,32 +7,22 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_resume import digests, start, wait_for_generation
 
-from tests.support.configs import LENIENT, write_configs, write_frames
+from tests.support.native_runs import PASSING, digests, make_root, start, wait_for_generation
 from tests.support.processes import Tiw
 from tiw_fsm.errors import ExitCode
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
-
-FLAGS = ("--max-mse", "0.9", "--allow-trivial")
-
-
-def make_root(root: Path, **performance: bool) -> Path:
-    root.mkdir()
-    write_configs(root / "configs", {"training": {"device": "cuda", **performance}, "loop": LENIENT})
-    write_frames(root / "frames.h5")
-    return root
 
 
 @pytest.mark.parametrize("performance", [{}, {"amp": True, "tf32": True}], ids=["float32", "bf16"])
 def test_a_killed_run_on_cuda_ends_with_the_same_weights(
     tmp_path: Path, tiw: Tiw, performance: dict[str, bool]
 ) -> None:
-    whole, killed = make_root(tmp_path / "whole", **performance), make_root(tmp_path / "killed", **performance)
-    done = tiw(whole, "run", *FLAGS)
+    whole, killed = (make_root(tmp_path / name, device="cuda", **performance) for name in ("whole", "killed"))
+    done = tiw(whole, "run", *PASSING)
     assert done.returncode == ExitCode.PASSED, done.stderr
-    process = start(killed, *FLAGS)
+    process = start(killed, *PASSING)
     wait_for_generation(killed, 7, process)
     process.kill()
     process.communicate()
@@ -43,8 +33,8 @@ def test_a_killed_run_on_cuda_ends_with_the_same_weights(
 
 
 def test_a_run_that_comes_back_on_another_device_goes_on_and_says_so(tmp_path: Path, tiw: Tiw) -> None:
-    root = make_root(tmp_path / "root")
-    process = start(root, *FLAGS)
+    root = make_root(tmp_path / "root", device="cuda")
+    process = start(root, *PASSING)
     wait_for_generation(root, 4, process)
     process.kill()
     process.communicate()
@@ -56,6 +46,6 @@ def test_a_run_that_comes_back_on_another_device_goes_on_and_says_so(tmp_path: P
 
 
 def test_compiled_training_runs(tmp_path: Path, tiw: Tiw) -> None:
-    root = make_root(tmp_path / "root", compile=True)
-    done = tiw(root, "run", *FLAGS, timeout=500)
+    root = make_root(tmp_path / "root", device="cuda", compile=True)
+    done = tiw(root, "run", *PASSING, timeout=500)
     assert done.returncode == ExitCode.PASSED, done.stderr

@@ -15,11 +15,13 @@ import pytest
 from PIL import Image
 
 from tests.support.configs import write_configs
+from tests.support.eventful import EVENTFUL, GOOD, REJECTED, die_in_dynamics
+from tests.support.settings import settings_of
 from tests.support.simulation import Simulation
-from tiw_fsm.config.settings import load_settings
-from tiw_fsm.engines.protocol import InferRequest, InferResult, Progress, TrainRequest, TrainResult
+from tiw_fsm.engines.protocol import InferRequest, Progress
 from tiw_fsm.engines.simulated import Script, SimulatedEngine
 from tiw_fsm.errors import ExitCode
+from tiw_fsm.fsm.inference_gate import InferenceResult
 from tiw_fsm.fsm.run_state import RunState
 from tiw_fsm.fsm.states import State
 from tiw_fsm.reporting import advice, curves, journal
@@ -27,27 +29,23 @@ from tiw_fsm.reporting.markdown import reports, runtime
 from tiw_fsm.stages import Stage
 from tiw_fsm.storage.paths import RunPaths
 
-REJECTED, GOOD = 0.5, 0.005
 KINDS = ("train-to-inference-report", "train-to-inference-retrospective", "auto-training-loop-report")
-EVENTFUL = Script(
-    losses={**Script().losses, Stage.VIDEO: [GOOD, REJECTED, GOOD], Stage.DYNAMICS: [2.0, 2.0, 1.75, 1.5]},
-    mse=[0.25, 0.0625, 0.0123456],
-    crashes={Stage.LATENT: 1},
-    out_of_memory={Stage.DYNAMICS: 1},
-)
-"""One rejected video chunk, a crash, a batch that does not fit, and two retunes before the gate is passed."""
 
 
 class DetailedEngine(SimulatedEngine):
     """Adds the figures that only a real rollout has."""
 
-    def infer(self, request: InferRequest, progress: Progress) -> InferResult:
-        return super().infer(request, progress) | {
-            "mse_per_step": [0.0111, 0.0222],
-            "baselines_per_step": {"copy_last": [0.0333, 0.0444]},
-            "mse_with_context": 0.00777,
-            "mse_random_actions": 0.0888,
-        }
+    def infer(self, request: InferRequest, progress: Progress) -> InferenceResult:
+        return (
+            super()
+            .infer(request, progress)
+            .evolve(
+                mse_per_step=[0.0111, 0.0222],
+                baselines_per_step={"copy_last": [0.0333, 0.0444]},
+                mse_with_context=0.00777,
+                mse_random_actions=0.0888,
+            )
+        )
 
 
 def report(simulation: Simulation, kind: str) -> str:
@@ -83,7 +81,7 @@ def eventful(simulation: Simulation) -> Simulation:
 def test_the_training_report_names_every_gate_with_its_decision_and_metrics(eventful: Simulation) -> None:
     text = report(eventful, "auto-training-loop-report")
     for stage in Stage:
-        told = journal.gates(eventful.store.journal(), stage)
+        told = journal.chunk_gates(eventful.store.journal(), stage)
         expected = [(str(g["completed"]), str(g["attempt"]), g["decision"], g["reason"]) for g in told]
         shown = rows(section(section(text, stage), "Gates"))
         assert [(r["updates"], r["attempt"], r["decision"], r["reason"]) for r in shown] == expected
@@ -97,7 +95,7 @@ def test_a_rejected_gate_shows_its_resume_point_and_the_patch_it_applied(eventfu
     assert rejected["updates"] == "20"
     assert "learning_rate 0.003 → 0.0015" in rejected["config patch applied"]
     assert "gradient_accumulation_steps 1 → 2" in rejected["config patch applied"]
-    assert rejected["resumes from"] == f"`{Path(journal.gates(eventful.store.journal())[0]['checkpoint']).name}`"
+    assert rejected["resumes from"] == f"`{Path(journal.chunk_gates(eventful.store.journal())[0]['checkpoint']).name}`"
     assert gates[0]["config patch applied"] == "none"
     assert "learning_rate 0.003 → 0.0015" in section(
         report(eventful, "train-to-inference-retrospective"), "Rejected chunks"
@@ -121,7 +119,7 @@ def test_a_gate_without_a_valid_checkpoint_is_told_as_restart_stage(simulation: 
 
 def test_the_runtime_report_has_every_attempt_and_condition(eventful: Simulation) -> None:
     text = report(eventful, "train-to-inference-report")
-    attempts = journal.judged(eventful.store.journal())
+    attempts = journal.attempts(eventful.store.journal())
     assert [attempt.number for attempt in attempts] == [1, 2, 3]
     for attempt in attempts:
         conditions = {row["condition"]: row["met"] for row in rows(section(text, f"Attempt {attempt.number}"))}
@@ -137,21 +135,6 @@ def test_the_runtime_report_has_every_training_call_and_event(eventful: Simulati
     events = {row["event"]: row for row in rows(section(text, "Events"))}
     assert "scripted: latent_actions crash" in events["crashed"]["what"]
     assert events["out_of_memory"]["config patch applied"] == "batch_size_per_gpu 4 → 2"
-
-
-def die_in_dynamics(simulation: Simulation) -> None:
-    """A start whose runner dies without a word at the first chunk of dynamics."""
-    engine = SimulatedEngine()
-    train = engine.train
-
-    def dying(request: TrainRequest, progress: Progress) -> TrainResult:
-        if request.stage is Stage.DYNAMICS:
-            raise KeyboardInterrupt
-        return train(request, progress)
-
-    engine.train = dying  # type: ignore[method-assign]
-    with pytest.raises(KeyboardInterrupt):
-        simulation.run_with(engine)
 
 
 def test_an_interrupted_run_tells_of_it(simulation: Simulation) -> None:
@@ -331,7 +314,7 @@ def test_stretches_that_are_not_bitwise_are_said(simulation: Simulation) -> None
 
 
 def rewrite(simulation: Simulation, run: RunState) -> list[Path]:
-    settings = load_settings({"engine": "simulated"}, run="default", repo_root=simulation.root)
+    settings = settings_of(simulation.root, engine="simulated")
     paths = RunPaths(Path(settings.run_root), Path(settings.repo_root))
     return reports.write(run, simulation.store.journal(), settings, paths, simulation.store.paths)
 
@@ -391,5 +374,5 @@ def test_long_curves_are_thinned_to_means_within_their_range() -> None:
 
 
 def test_status_does_not_wait_for_a_plotting_library() -> None:
-    code = "import sys, tiw_fsm.status; print([m for m in ('matplotlib', 'numpy') if m in sys.modules])"
+    code = "import sys, tiw_fsm.reporting.status; print([m for m in ('matplotlib', 'numpy') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from tests.support.configs import LENIENT, merged, write_configs, write_frames
-from tiw_fsm.config.settings import load_settings
+from tests.support.settings import settings_of
 from tiw_fsm.stages import Stage
 from tiw_fsm.storage import checkpoints
 from tiw_fsm.tinyworlds.objectives import make_model
@@ -165,7 +164,7 @@ def make_templates(folder: Path, configs: Path) -> None:
     """Weights and optimizer states of our own tiny models, as TinyWorlds saves them."""
     write_frames(configs / "frames.h5")
     write_configs(configs / "configs")
-    settings = load_settings({"python_exec": sys.executable}, run="default", repo_root=configs)
+    settings = settings_of(configs)
     for stage, config in settings.stages.items():
         model = make_model(stage, config)
         optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate)
