@@ -111,7 +111,7 @@ def test_without_crafter_the_extra_to_install_is_named(tmp_path: Path, monkeypat
 )
 def test_a_tinyworlds_name_means_its_file_skip_and_stride(name: str, file: str, skip: int, stride: int) -> None:
     found = frames.resolve_dataset(name, Path("/somewhere"), fps=None)
-    assert found == frames.FramesFile(Path("/somewhere/data") / file, skip, stride)
+    assert found == DataSource(path=f"/somewhere/data/{file}", skip=skip, stride=stride)
     assert frames.resolve_dataset(name, Path("/somewhere"), fps=20).stride == 3, "fps in the YAML wins"
 
 
@@ -119,7 +119,7 @@ def test_the_stride_of_a_path_is_that_of_fps_else_of_the_file_else_four(tmp_path
     plain, marked = (numbered_frames(tmp_path / name, 3) for name in ("plain.h5", "marked.h5"))
     with h5py.File(marked, "a") as file:
         file.attrs["stride"] = 3
-    assert frames.resolve_dataset("plain.h5", tmp_path, fps=None) == frames.FramesFile(plain, 0, 4)
+    assert frames.resolve_dataset("plain.h5", tmp_path, fps=None) == DataSource(path=str(plain), skip=0, stride=4)
     assert frames.resolve_dataset("marked.h5", tmp_path, fps=None).stride == 3
     assert frames.resolve_dataset("marked.h5", tmp_path, fps=30).stride == 2
     assert frames.resolve_dataset("missing.h5", tmp_path, fps=None).stride == 4, "inspect reports it"
@@ -247,17 +247,15 @@ def test_pixels_survive_the_way_into_the_model_and_back() -> None:
 
 
 def problems(path: Path, **changes: Any) -> list[str]:
-    usual: dict[str, Any] = {
-        "frame_size": 16,
-        "clip_length_train": 4,
-        "clip_length_eval": 6,
-        "clips_eval": 2,
-        "share_eval": None,
-        "skip": 0,
-        "stride": 1,
-        "preload_ratio": None,
-    }
-    return frames.inspect(path, **usual | changes)
+    usual: dict[str, Any] = {"skip": 0, "stride": 1, "frame_size": 16, "training_length": 4, "clips": 2, "length": 6}
+    given = usual | changes
+    source = DataSource(path=str(path), **{key: given[key] for key in DataSource.model_fields if key in given})
+    return frames.inspect(
+        source,
+        frame_size=given["frame_size"],
+        training_length=given["training_length"],
+        held_out=frames.HeldOut(given["clips"], given["length"]),
+    )
 
 
 def replaced(name: str, content: Any) -> Callable[[Path], None]:
@@ -325,12 +323,12 @@ def test_a_damaged_file_is_described_with_a_remedy(tmp_path: Path, damage: Calla
     ("changes", "said"),
     [
         ({"frame_size": 64}, "frame_size is 64"),
-        ({"clip_length_train": 25}, "no training clip of 25 frames"),
+        ({"training_length": 25}, "no training clip of 25 frames"),
         ({"stride": 12}, "no training clip of 4 frames, 12 rows apart"),
         ({"skip": 479}, "no training clip"),
         ({"preload_ratio": 0.001}, "raise preload_ratio"),
-        ({"clip_length_eval": 25}, "held-out clips of 25 frames"),
-        ({"clips_eval": 1000}, "the gate wants 1000 held-out clips"),
+        ({"length": 25}, "held-out clips of 25 frames"),
+        ({"clips": 1000}, "the gate wants 1000 held-out clips"),
     ],
 )
 def test_a_sound_file_that_does_not_fit_the_configs_is_described(

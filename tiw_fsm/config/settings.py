@@ -289,10 +289,7 @@ def _data_source(
             "make them the same, or give --dataset for both"
         )
     try:
-        source = frames.resolve_dataset(training.dataset, repo_root, training.fps)
+        return frames.resolve_dataset(training.dataset, repo_root, training.fps, training.preload_ratio)
     except UsageProblem as exc:
         problems += exc.problems
         return None
-    return DataSource(
-        path=str(source.path), skip=source.skip, stride=source.stride, preload_ratio=training.preload_ratio
-    )

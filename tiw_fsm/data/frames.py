@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +11,7 @@ import h5py
 import numpy as np
 
 from tiw_fsm.errors import UsageProblem, disk_errors
+from tiw_fsm.tinyworlds.config import DataSource
 from tiw_fsm.tinyworlds.episodes import clip_starts, first_share, split_rows
 
 SOURCE_FPS = 60
@@ -38,13 +38,14 @@ KNOWN = {
 }
 
 
-@dataclass(frozen=True)
-class FramesFile:
-    """Where frames are and how they are read: the first ``skip`` rows are left out, clips take every ``stride``-th."""
+class HeldOut(NamedTuple):
+    """The clips that a run is judged on."""
 
-    path: Path
-    skip: int
-    stride: int
+    clips: int
+    length: int
+    """Frames of a clip."""
+    share: float | None = None
+    """Of the clips there are, from the first on; all if None."""
 
 
 def known_datasets() -> str:
@@ -52,7 +53,7 @@ def known_datasets() -> str:
     return f"known are {', '.join(KNOWN)} (data/<name>_frames.h5), or give the path of an h5 file"
 
 
-def resolve_dataset(name: str, repo_root: Path, fps: int | None) -> FramesFile:
+def resolve_dataset(name: str, repo_root: Path, fps: int | None, preload_ratio: float | None = None) -> DataSource:
     """What ``name`` stands for. The stride is that of ``fps``, else of the file's own ``stride`` attribute, else of
     TinyWorlds.
 
@@ -62,11 +63,13 @@ def resolve_dataset(name: str, repo_root: Path, fps: int | None) -> FramesFile:
     stride = max(1, SOURCE_FPS // fps) if fps else None
     if known := KNOWN.get(name.upper()):
         path = repo_root / "data" / known.file
-        return FramesFile(path, known.skip, stride or SOURCE_FPS // known.fps)
+        stride = stride or SOURCE_FPS // known.fps
+        return DataSource(path=str(path), skip=known.skip, stride=stride, preload_ratio=preload_ratio)
     if not name.endswith((".h5", ".hdf5")) and "/" not in name:
         raise UsageProblem(f"dataset {name!r} is not known; {known_datasets()}")
     path = repo_root / name
-    return FramesFile(path, 0, stride or _stride_attribute(path) or DEFAULT_STRIDE)
+    stride = stride or _stride_attribute(path) or DEFAULT_STRIDE
+    return DataSource(path=str(path), skip=0, stride=stride, preload_ratio=preload_ratio)
 
 
 def _stride_attribute(path: Path) -> int | None:
@@ -89,22 +92,15 @@ def _stride_attribute(path: Path) -> int | None:
     return int(stride)
 
 
-# --- is the file usable? ----------------------------------------------------------------------------------------
+def inspect(source: DataSource, *, frame_size: int, training_length: int, held_out: HeldOut) -> list[str]:
+    """Why ``source`` cannot be trained and judged on, each problem with its remedy; empty when it can.
 
-
-def inspect(
-    path: Path,
-    *,
-    frame_size: int,
-    clip_length_train: int,
-    clip_length_eval: int,
-    clips_eval: int,
-    share_eval: float | None,
-    skip: int,
-    stride: int,
-    preload_ratio: float | None,
-) -> list[str]:
-    """Why ``path`` cannot be trained and judged on, each problem with its remedy; empty when it can."""
+    Args:
+        frame_size: side of the frames, pixels.
+        training_length: frames of a training clip.
+        held_out: what the gate wants.
+    """
+    path, skip, stride, ratio = Path(source.path), source.skip, source.stride, source.preload_ratio
     try:
         if not path.is_file():
             return [f"{path}: no such file; record one with `tiw-fsm record`, or correct the dataset"]
@@ -116,18 +112,17 @@ def inspect(
             episode = file["episode"][:] if "episode" in file else None
     except (OSError, KeyError, RuntimeError, OverflowError) as exc:
         return [f"{path}: not readable as HDF5 ({exc}); it may be cut short: copy or record it again"]
-    numbers, held_out = split_rows(rows, episode, skip)
-    starts = partial(clip_starts, numbers, held_out, stride=stride, preload_ratio=preload_ratio)
-    training = starts(length=clip_length_train, for_evaluation=False)
-    evaluation = first_share(starts(length=clip_length_eval, for_evaluation=True), share_eval)
+    starts = partial(clip_starts, *split_rows(rows, episode, skip), stride=stride, preload_ratio=ratio)
+    training = starts(length=training_length, for_evaluation=False)
+    evaluation = first_share(starts(length=held_out.length, for_evaluation=True), held_out.share)
     if len(training) == 0:
         problems.append(
-            f"{path}: no training clip of {clip_length_train} frames, {stride} rows apart, fits into its {rows} rows "
-            f"(skip {skip}, preload_ratio {preload_ratio}); record more frames, or raise preload_ratio"
+            f"{path}: no training clip of {training_length} frames, {stride} rows apart, fits into its {rows} rows "
+            f"(skip {skip}, preload_ratio {ratio}); record more frames, or raise preload_ratio"
         )
-    if len(evaluation) < clips_eval:
+    if len(evaluation) < held_out.clips:
         problems.append(
-            f"{path}: the gate wants {clips_eval} held-out clips of {clip_length_eval} frames, {stride} rows apart, "
+            f"{path}: the gate wants {held_out.clips} held-out clips of {held_out.length} frames, {stride} rows apart, "
             f"and there are {len(evaluation)}; record more or longer episodes (every tenth is held out), "
             "or lower inference.clips or --generation-steps, or raise --preload-ratio"
         )

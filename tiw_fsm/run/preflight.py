@@ -58,20 +58,16 @@ def data_problems(settings: Settings, kind: EngineKind) -> list[str]:
     """Why the frames cannot be trained and judged on; empty when they can, or when nobody reads them."""
     if not kind.needs_frames:
         return []
-    source = settings.data
     # All stages train on clips of one length and size: ALIGN's rules see to it.
     config = next(iter(settings.stages.values()))
-    return frames.inspect(
-        Path(source.path),
+    inference = settings.inference
+    problems = frames.inspect(
+        settings.data,
         frame_size=config.frame_size,
-        clip_length_train=config.context_length,
-        clip_length_eval=settings.inference.frames,
-        clips_eval=settings.loop.inference.clips,
-        share_eval=settings.inference.preload_ratio,
-        skip=source.skip,
-        stride=source.stride,
-        preload_ratio=source.preload_ratio,
-    ) or kind.data_problems(settings)
+        training_length=config.context_length,
+        held_out=frames.HeldOut(settings.loop.inference.clips, inference.frames, inference.preload_ratio),
+    )
+    return problems or kind.data_problems(settings)
 
 
 def _warm_start(ctx: Context, stage: Stage, path: Path, problems: list[str]) -> CheckpointRef | None:
