@@ -17,11 +17,10 @@ import torch
 import yaml
 
 from tests.support.configs import LENIENT, write_configs, write_frames
+from tests.support.native_runs import PASSING
 from tests.support.processes import Tiw
 from tests.support.settings import settings_of
 from tiw_fsm.errors import ExitCode, UsageProblem
-
-PASSING = ("--max-mse", "0.9", "--allow-trivial")
 
 
 def mistakes_in(root: Path, changes: dict[str, Any], **flags: Any) -> str:

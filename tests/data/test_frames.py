@@ -1,0 +1,154 @@
+"""Frames: which file a dataset means, with which stride, and what is wrong with a file before it is used."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from tests.support.configs import numbered_frames, write_frames
+from tiw_fsm.data import frames
+from tiw_fsm.tinyworlds.config import DataSource
+from tiw_fsm.errors import UsageProblem
+
+# --- which file, which stride -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "skip", "stride"),
+    [
+        ("ZELDA", "zelda_frames.h5", 1000, 4),
+        ("PONG", "pong_frames.h5", 0, 4),
+        ("PICODOOM", "picodoom_frames.h5", 300, 2),
+        ("POLE_POSITION", "pole_position_frames.h5", 0, 4),
+        ("SONIC", "sonic_frames.h5", 100, 4),
+    ],
+)
+def test_a_tinyworlds_name_means_its_file_skip_and_stride(name: str, file: str, skip: int, stride: int) -> None:
+    found = frames.resolve_dataset(name, Path("/somewhere"), fps=None)
+    assert found == DataSource(path=f"/somewhere/data/{file}", skip=skip, stride=stride)
+    assert frames.resolve_dataset(name, Path("/somewhere"), fps=20).stride == 3, "fps in the YAML wins"
+
+
+def test_the_stride_of_a_path_is_that_of_fps_else_of_the_file_else_four(tmp_path: Path) -> None:
+    plain, marked = (numbered_frames(tmp_path / name, 3) for name in ("plain.h5", "marked.h5"))
+    with h5py.File(marked, "a") as file:
+        file.attrs["stride"] = 3
+    assert frames.resolve_dataset("plain.h5", tmp_path, fps=None) == DataSource(path=str(plain), skip=0, stride=4)
+    assert frames.resolve_dataset("marked.h5", tmp_path, fps=None).stride == 3
+    assert frames.resolve_dataset("marked.h5", tmp_path, fps=30).stride == 2
+    assert frames.resolve_dataset("missing.h5", tmp_path, fps=None).stride == 4, "inspect reports it"
+
+
+def test_a_stride_attribute_that_is_no_positive_number_is_refused(tmp_path: Path) -> None:
+    path = numbered_frames(tmp_path / "f.h5", 3)
+    for nonsense in ("fast", 0, -1, [1, 2]):
+        with h5py.File(path, "a") as file:
+            file.attrs["stride"] = nonsense
+        with pytest.raises(UsageProblem, match="stride"):
+            frames.resolve_dataset("f.h5", tmp_path, fps=None)
+
+
+def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(UsageProblem, match="ZELDA, PONG, PICODOOM, POLE_POSITION, SONIC"):
+        frames.resolve_dataset("ZELDAA", Path("/"), fps=None)
+
+
+# --- files that cannot be used ----------------------------------------------------------------------------------
+
+
+def problems(path: Path, **changes: Any) -> list[str]:
+    usual: dict[str, Any] = {"skip": 0, "stride": 1, "frame_size": 16, "training_length": 4, "clips": 2, "length": 6}
+    given = usual | changes
+    source = DataSource(path=str(path), **{key: given[key] for key in DataSource.model_fields if key in given})
+    return frames.inspect(
+        source,
+        frame_size=given["frame_size"],
+        training_length=given["training_length"],
+        held_out=frames.HeldOut(given["clips"], given["length"]),
+    )
+
+
+def replaced(name: str, content: Any) -> Callable[[Path], None]:
+    """Damage: the dataset ``name`` holds something else."""
+
+    def damage(path: Path) -> None:
+        with h5py.File(path, "a") as file:
+            if name in file:
+                del file[name]
+            if content is not None:
+                file[name] = content
+
+    return damage
+
+
+def cut_in_half(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def grouped(name: str) -> Callable[[Path], None]:
+    def damage(path: Path) -> None:
+        with h5py.File(path, "a") as file:
+            if name in file:
+                del file[name]
+            file.create_group(name)
+
+    return damage
+
+
+ZEROS = np.zeros((480, 16, 16, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        pytest.param(Path.unlink, "no such file", id="missing"),
+        pytest.param(cut_in_half, "copy or record it again", id="truncated"),
+        pytest.param(lambda path: path.write_bytes(b""), "copy or record it again", id="empty file"),
+        pytest.param(lambda path: path.write_text("not frames"), "copy or record it again", id="not h5"),
+        pytest.param(replaced("frames", None), "no dataset `frames`", id="no frames"),
+        pytest.param(replaced("frames", ZEROS[:0]), "is empty", id="no rows"),
+        pytest.param(replaced("frames", ZEROS.astype(np.float32)), "must be uint8", id="float frames"),
+        pytest.param(replaced("frames", ZEROS[:, 0]), "must be (N, H, W, 3)", id="rank"),
+        pytest.param(replaced("frames", ZEROS[..., :1]), "must be (N, H, W, 3)", id="grey"),
+        pytest.param(grouped("frames"), "must be (N, H, W, 3)", id="a group for frames"),
+        pytest.param(replaced("frames", ZEROS[:, :8]), "frame_size is 16", id="not square"),
+        pytest.param(replaced("episode", np.zeros(7, int)), "one integer per frame", id="few episode ids"),
+        pytest.param(replaced("episode", np.zeros(480)), "one integer per frame", id="fractional episode ids"),
+        pytest.param(grouped("episode"), "one integer per frame", id="a group for episode ids"),
+        pytest.param(replaced("actions", np.zeros(7, int)), "one integer per frame", id="few actions"),
+        pytest.param(replaced("episode", np.zeros(480, int)), "held-out clips", id="one episode only"),
+    ],
+)
+def test_a_damaged_file_is_described_with_a_remedy(tmp_path: Path, damage: Callable[[Path], None], said: str) -> None:
+    path = tmp_path / "f.h5"
+    write_frames(path)
+    assert problems(path) == []
+    damage(path)
+    found = problems(path)
+    assert all(problem.startswith(f"{path}: ") for problem in found)
+    assert any(said in problem for problem in found)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"frame_size": 64}, "frame_size is 64"),
+        ({"training_length": 25}, "no training clip of 25 frames"),
+        ({"stride": 12}, "no training clip of 4 frames, 12 rows apart"),
+        ({"skip": 479}, "no training clip"),
+        ({"preload_ratio": 0.001}, "raise preload_ratio"),
+        ({"length": 25}, "held-out clips of 25 frames"),
+        ({"clips": 1000}, "the gate wants 1000 held-out clips"),
+    ],
+)
+def test_a_sound_file_that_does_not_fit_the_configs_is_described(
+    tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    write_frames(tmp_path / "f.h5")
+    assert any(said in problem for problem in problems(tmp_path / "f.h5", **changes))
