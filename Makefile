@@ -36,7 +36,7 @@ torture: install
 	$(BIN)/python -m pytest tests/torture --kills $(KILLS)
 
 test-schedulers: install
-	$(BIN)/python -m pytest tests/test_schedule.py tests/schedulers -rs
+	$(BIN)/python -m pytest tests/test_scheduling.py tests/schedulers -rs
 
 test-checkout: install
 	@test -d "$(CHECKOUT)" || { echo "give the folder of a TinyWorlds checkout: make test-checkout CHECKOUT=path"; exit 2; }
