@@ -81,7 +81,7 @@ def test_another_version_of_the_package_is_refused(
     begun(simulated)
     assert tiw_fsm.__file__ is not None
     shutil.copytree(Path(tiw_fsm.__file__).parent, tmp_path / "tiw_fsm")
-    with open(tmp_path / "tiw_fsm/schedule.py", "a") as file:
+    with open(tmp_path / "tiw_fsm/tinyworlds/learning_rate.py", "a") as file:
         file.write("\n# changed\n")
     done = subprocess.run(
         [sys.executable, "-m", "tiw_fsm", *SIMULATED.arguments],

@@ -32,12 +32,13 @@ from tests.support.torture.explorer import (
     world,
 )
 from tiw_fsm.config.loop import Budgets
-from tiw_fsm.fsm import gates, table
+from tiw_fsm.fsm import inference_gate, machine, table
 from tiw_fsm.fsm.events import Event
 from tiw_fsm.fsm.run_state import RunState
 from tiw_fsm.fsm.states import TERMINAL, State
 from tiw_fsm.fsm.table import Row
-from tiw_fsm.run.controller import Controller
+from tiw_fsm.run import resume
+from tiw_fsm.run.session import Context
 from tiw_fsm.stages import Stage
 
 BUDGETS = Size(retries=1, crashes=1, retunes=1, starts=1, updates=(1, 1, 1), chunk=1, interval=1)
@@ -131,9 +132,9 @@ def rows(which: Callable[[Row], bool], **changes: Any) -> Break:
     """Other guards, effects or targets in some rows of the table."""
 
     def apply(patch: pytest.MonkeyPatch) -> None:
-        table = table.TABLE
-        assert any(map(which, table))
-        patch.setattr(machine, "TABLE", tuple(row._replace(**changes) if which(row) else row for row in table))
+        assert any(map(which, table.TABLE))
+        changed = tuple(row._replace(**changes) if which(row) else row for row in table.TABLE)
+        patch.setattr(machine, "TABLE", changed)
 
     return apply
 
@@ -144,12 +145,12 @@ def on(event: Event, *, guarded: bool = False) -> Callable[[Row], bool]:
 
 def on_start(change: Callable[[RunState], RunState]) -> Break:
     """A start that changes the run it finds."""
-    begin = Controller._begin
+    resumed = resume.resumed
 
-    def changed(self: Controller, before: RunState | None, *rest: Any) -> RunState:
-        return begin(self, before and change(before), *rest)
+    def changed(context: Context, before: RunState, config_sha256: str) -> Any:
+        return resumed(context, change(before), config_sha256)
 
-    return lambda patch: patch.setattr(Controller, "_begin", changed)
+    return lambda patch: patch.setattr(resume, "resumed", changed)
 
 
 def all_stages(**changes: Any) -> Callable[[RunState], RunState]:
@@ -179,8 +180,8 @@ def attempt_after_its_work(patch: pytest.MonkeyPatch) -> None:
 
 
 def every_attempt_passes(patch: pytest.MonkeyPatch) -> None:
-    judge = gates.judge_inference
-    patch.setattr(gates, "judge_inference", lambda *a, **k: judge(*a, **k).evolve(passed=True))
+    judge = inference_gate.judge_inference
+    patch.setattr(inference_gate, "judge_inference", lambda *a, **k: judge(*a, **k).evolve(passed=True))
 
 
 class Broken(NamedTuple):

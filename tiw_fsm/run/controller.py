@@ -27,13 +27,14 @@ class Controller:
 
     Attributes:
         committed: the state as it was last committed; None before the first commit.
+        kept: checkpoints that were spared when others were last swept; None before the first commit.
     """
 
     def __init__(self, session: Session) -> None:
         self.session = session
         self.committed = session.before
         self._machine = Machine()
-        self._kept: set[str] | None = None
+        self.kept: set[str] | None = None
         self._config = session.settings.model_dump_json(indent=1).encode()
         self._config_sha256 = hashlib.sha256(self._config).hexdigest()
 
@@ -54,7 +55,7 @@ class Controller:
             hello = self._greeted(engine)
             with Display(session.console) as display, signals.asked_to_stop(engine.stop) as stopping:
                 context = Context(session, engine, hello, display)
-                return _finished(self._drive(context, self._begin(context), stopping))
+                return _finished(self._drive(context, self.begin(context), stopping))
         finally:
             engine.close()
 
@@ -69,7 +70,7 @@ class Controller:
             also = [] if before else data_problems(session.settings, session.kind)
             raise UsageProblem([*exc.problems, *also]) from exc
 
-    def _begin(self, context: Context) -> RunState:
+    def begin(self, context: Context) -> RunState:
         """The run to go on with; of one that was there before, the start is committed."""
         if self.committed is None:
             return resume.begun(self.session, self._config_sha256)
@@ -107,8 +108,8 @@ class Controller:
         if starting:
             store.started()
         named = self.committed.named_checkpoints() | (before.named_checkpoints() if before else set())
-        if named != self._kept:
-            self._kept = named
+        if named != self.kept:
+            self.kept = named
             for stage in Stage:
                 checkpoints.sweep(paths.checkpoints(stage), {Path(path) for path in named}, self.committed.run_id)
         self.session.on_commit()

@@ -11,11 +11,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from tiw_fsm.engines.protocol import TrainRequest
+from tiw_fsm.engines.native.engine import NativeEngine
+from tiw_fsm.engines.protocol import Progress, TrainRequest, TrainResult
 from tiw_fsm.errors import RunHeld
 from tiw_fsm.fsm.run_state import RunState
-from tiw_fsm.run import activities, fingerprint
-from tiw_fsm.run.controller import Controller
+from tiw_fsm.run import fingerprint, resume
+from tiw_fsm.run.session import Context
 from tiw_fsm.storage import checkpoints
 from tiw_fsm.storage.store import Store
 from tiw_fsm.system import append_log, durable, signals
@@ -54,12 +55,12 @@ def fsync_errors_ignored() -> None:
 
 def optimizer_forgotten() -> None:
     """A resume takes the checkpoint's weights, but begins with a fresh optimizer."""
-    request = activities._train_request
+    train = NativeEngine.train
 
-    def forgetful(*arguments: Any) -> TrainRequest:
-        return request(*arguments).evolve(weights_only=True)
+    def forgetful(self: NativeEngine, request: TrainRequest, progress: Progress) -> TrainResult:
+        return train(self, request.evolve(weights_only=True), progress)
 
-    activities._train_request = forgetful
+    NativeEngine.train = forgetful  # type: ignore[method-assign]
 
 
 def no_lock() -> None:
@@ -92,7 +93,7 @@ def pid_file() -> None:
 def hashes_ignored() -> None:
     """Whatever lies where a file should be is taken for it."""
     append_log.AppendLog.problem = lambda self, mark: None  # type: ignore[method-assign]
-    checkpoints._hash_problems = lambda folder, sha256: []
+    checkpoints.altered = lambda folder, sha256: []
 
 
 def unpickled() -> None:
@@ -116,14 +117,14 @@ def links_followed() -> None:
 
 def crashes_forgotten() -> None:
     """Each start begins to count the deaths of the child anew."""
-    begin = Controller._begin
+    resumed = resume.resumed
 
-    def forgetful(self: Controller, before: RunState | None, context: activities.Context) -> RunState:
-        for stage in before.stages if before else ():
-            before = before and before.with_stage(stage, crashes=0)
-        return begin(self, before, context)
+    def forgetful(context: Context, before: RunState, config_sha256: str) -> Any:
+        for stage in before.stages:
+            before = before.with_stage(stage, crashes=0)
+        return resumed(context, before, config_sha256)
 
-    Controller._begin = forgetful  # type: ignore[method-assign]
+    resume.resumed = forgetful
 
 
 def hangup_unheeded() -> None:

@@ -27,22 +27,23 @@ import torch
 from rich.console import Console
 
 from tests.support.configs import write_configs
-from tiw_fsm.config.settings import WARM_START_FLAGS, load_settings
+from tiw_fsm.config.settings import Settings, load_settings
 from tiw_fsm.data import pictures
-from tiw_fsm.engines.protocol import InferRequest, InferResult, Progress, TrainRequest, TrainResult
-from tiw_fsm.engines.simulated import Script, SimulatedEngine
+from tiw_fsm.engines.protocol import Engine, InferRequest, Progress, TrainRequest, TrainResult
+from tiw_fsm.engines.simulated import Script, SimulatedEngine, SimulatedKind
 from tiw_fsm.errors import ExitCode, Interrupted
 from tiw_fsm.fsm.events import Event
+from tiw_fsm.fsm.inference_gate import InferenceResult
 from tiw_fsm.fsm.machine import Machine
 from tiw_fsm.fsm.run_state import RunState
 from tiw_fsm.fsm.states import TERMINAL, TRAINING, State
 from tiw_fsm.reporting import curves
 from tiw_fsm.run import controller, fingerprint
 from tiw_fsm.run.controller import Controller
-from tiw_fsm.run.display import Display
-from tiw_fsm.stages import Stage
+from tiw_fsm.run.session import Context, Session
+from tiw_fsm.stages import STAGES, Stage
 from tiw_fsm.storage import checkpoints
-from tiw_fsm.storage.paths import RunPaths
+from tiw_fsm.storage.paths import RunPaths, StatePaths
 from tiw_fsm.storage.store import Store, fold
 from tiw_fsm.values.frozen import CheckpointRef
 
@@ -109,6 +110,8 @@ INFERRED = {
 NOTHING, STOP = "nothing", "stop"
 """No engine is asked; SIGTERM arrives between two pieces of work."""
 ROTTEN = b"rotten"
+PLAYED = "played"
+"""Among the statistics of an inference result: the number of what happened in it."""
 INTERRUPTED = ", starts"
 """How the name of a mere interruption ends."""
 
@@ -152,12 +155,28 @@ class PlayedEngine(SimulatedEngine):
             Path(request.picture).unlink()
         return result
 
-    def infer(self, request: InferRequest, progress: Progress) -> InferResult:
+    def infer(self, request: InferRequest, progress: Progress) -> InferenceResult:
         name, now = self._next(INFERRED)
         result = super().infer(request, progress)
         if not now.picture:
             Path(request.picture).unlink()
-        return {**result, **now.result, "played": name}
+        statistics = result.statistics | {PLAYED: float(list(INFERRED).index(name))}
+        return result.evolve(**{**now.result, "statistics": statistics})
+
+
+def played(result: bytes) -> str:
+    """What happened in the inference that left this result file."""
+    return list(INFERRED)[int(json.loads(result)["statistics"][PLAYED])]
+
+
+class PlayedKind(SimulatedKind):
+    """It plays what the ``names`` of a process say."""
+
+    def __init__(self, names: Iterator[str]) -> None:
+        self.names = names
+
+    def make(self, settings: Settings, paths: StatePaths) -> Engine:
+        return PlayedEngine(self.names)
 
 
 class Killed(BaseException):
@@ -179,27 +198,21 @@ def death_in_the_commit(survived: int = 0) -> Iterator[None]:
 
 
 class Process(Controller):
-    """One life of a runner. It tells ``witness`` of each commit, once all that belongs to it is done."""
+    """One life of a runner."""
 
-    witness: Callable[[RunState | None, RunState], None]
     goes_on = False
     """It has made the commit that is on the disk, and is still alive: it does not start again."""
     stop = False
 
-    def _begin(self, before: RunState | None, *work_with: Any) -> RunState:
+    def begin(self, context: Context) -> RunState:
         if self.stop:
             signal.raise_signal(signal.SIGTERM)
+        before = self.committed
         if before is None or not self.goes_on:
-            return super()._begin(before, *work_with)
-        previous = self.store.previous()
+            return super().begin(context)
+        previous = self.session.store.previous()
         self.kept = before.named_checkpoints() | (previous.named_checkpoints() if previous else set())
         return before
-
-    def _commit(self, after: RunState, event: str, facts: Mapping[str, Any]) -> RunState:
-        before = self.committed
-        committed = super()._commit(after, event, facts)
-        self.witness(before, committed)
-        return committed
 
 
 # --- where it happens -------------------------------------------------------------------------------------------
@@ -264,13 +277,13 @@ class World:
         self.root = root
         write_configs(root / "configs", size.configs)
         self.flags = {"engine": "simulated", "train_stage": size.train_stage}
-        for stage, flag in WARM_START_FLAGS.items():
+        for stage, spec in STAGES.items():
             if size.train_stage not in ("all", stage):
-                self.flags[flag] = str(give_checkpoint(root / "given", stage))
-        self.settings = load_settings(self.flags, run="run", repo_root=root)
+                self.flags[spec.checkpoint_flag] = str(give_checkpoint(root / "given", stage))
+        self.settings = load_settings(self.flags, run="run", repo_root=root, engine=SimulatedKind())
         self.paths = RunPaths(Path(self.settings.run_root), root)
         self.store = Store(root / "state" / "run")
-        self.display = Display(Console(quiet=True))
+        self.console = Console(quiet=True)
         self.log = structlog.wrap_logger(None, wrapper_class=structlog.make_filtering_bound_logger(50))
 
     def live(
@@ -281,19 +294,24 @@ class World:
         goes_on: bool = False,
         stop: bool = False,
     ) -> ExitCode | None:
-        """One life of a process; None if it was killed or stopped."""
+        """One life of a process; None if it was killed or stopped.
+
+        It tells ``witness`` of each commit, once all that belongs to it is done.
+        """
         self.store = Store(self.store.paths.folder)
         with self.store.hold():
-            process = Process(
-                self.settings,
-                self.flags,
-                self.store,
-                self.store.resume()[0],
-                make_engine=lambda settings, store: PlayedEngine(names),
-                display=self.display,
-                log=self.log,
-            )
-            process.witness, process.goes_on, process.stop = witness, goes_on, stop
+            before = self.store.resume()[0]
+            session = Session(self.store, before, self.settings, self.flags, PlayedKind(names), self.console, self.log)
+            process = Process(session)
+            process.goes_on, process.stop = goes_on, stop
+
+            def tell() -> None:
+                nonlocal before
+                before, earlier = process.committed, before
+                assert before is not None
+                witness(earlier, before)
+
+            session.on_commit = tell
             try:
                 return process.run()
             except (Killed, Interrupted):
@@ -506,8 +524,8 @@ def _audit_progress(before: RunState, after: RunState, line: Line, spoiled: froz
 def _audit_gate(run: RunState, *, passed: bool) -> None:
     """A verdict is that of what the engine played, not only of what the attempt says of itself."""
     attempt = run.inference.attempts[-1]
-    played = json.loads(Path(attempt.result or "").read_bytes())["played"]
-    require(passed == attempt.passed == all(attempt.conditions.values()) == (played == "good"), f"gate: {played}")
+    happened = played(Path(attempt.result or "").read_bytes())
+    require(passed == attempt.passed == all(attempt.conditions.values()) == (happened == "good"), f"gate: {happened}")
 
 
 # --- the walk ---------------------------------------------------------------------------------------------------
@@ -730,9 +748,9 @@ class Explorer:
         )
         if run.state is State.GATE and run.inference.pending:
             content = Path(run.inference.pending.path).read_bytes()
-            played = "rotten" if content == ROTTEN else json.loads(content)["played"]
-            told_apart = played in ("good", "rotten") or run.loop.retune_policy == "cause"
-            key = key._replace(played=played if told_apart else "bad")
+            happened = "rotten" if content == ROTTEN else played(content)
+            told_apart = happened in ("good", "rotten") or run.loop.retune_policy == "cause"
+            key = key._replace(played=happened if told_apart else "bad")
         if run.stage and (progress := run.progress()).completed >= run.chunk_end(run.stage):
             rows = self.world.paths.metrics(run.stage).read_bytes()[: progress.metrics.bytes].splitlines()
             key = key._replace(in_hand=(json.loads(rows[-1])["loss"], progress.picture is not None))

@@ -1,15 +1,16 @@
 """Start the tool's command line under the torture shim.
 
-``python launch.py [--broken NAME] [--script JSON] -- run --run x ...`` runs one command line in this process, as
-``tiw-fsm`` would, but with a deliberately broken variant of the package (``broken.py``), or with what the simulated
-engine shall do. The shim sees it if it is preloaded and told so by the environment (``shim.c``)::
+``python -m tests.support.torture.launch [--broken NAME] [--script JSON] -- run --run x ...`` runs one command line in
+this process, as ``tiw-fsm`` would, but with a deliberately broken variant of the package (``broken.py``), or with what
+the simulated engine shall do. The shim sees it if it is preloaded and told so by the environment (``shim.c``)::
 
-    cc -shared -fPIC -O2 -o shim.so shim.c && head -c 8 /dev/zero > counter
+    cc -shared -fPIC -O2 -o shim.so tests/support/torture/shim.c && head -c 8 /dev/zero > counter
     LD_PRELOAD=$PWD/shim.so TORTURE_ROOT=$ROOT TORTURE_COUNTER=counter TORTURE_LOG=log \\
-        TORTURE_FAULT="fail 12 28 group" python launch.py -- run --repo-root $ROOT --engine simulated
+        TORTURE_FAULT="fail 12 28 group" python -m tests.support.torture.launch -- \\
+        run --repo-root $ROOT --engine simulated
 
-Tests use ``Launcher``. It starts ``launch.py --serve`` once, under the shim and with the package imported, and asks
-it for a fork per command line: so a start costs milliseconds. Each fork leads a process group of its own.
+Tests use ``Launcher``. It starts this module with ``--serve`` once, under the shim and with the package imported, and
+asks it for a fork per command line: so a start costs milliseconds. Each fork leads a process group of its own.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any, Literal, Self
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).resolve().parent
+REPOSITORY = HERE.parents[2]
 SHIM = "TORTURE_ROOT", "TORTURE_COUNTER", "TORTURE_LOG", "TORTURE_FAULT"
 PR_SET_CHILD_SUBREAPER = 36
 ORPHANS_END = 10.0
@@ -48,13 +50,13 @@ def run_tool(arguments: list[str], broken: str | None, script: Mapping[str, Any]
     """What ``tiw-fsm ARGUMENTS`` does: ends with SystemExit."""
     from tests.support.torture.broken import BROKEN
     from tiw_fsm.__main__ import main as tool
-    from tiw_fsm.engines.simulated import Script, SimulatedEngine
-    from tiw_fsm.run import launch
+    from tiw_fsm.engines.simulated import Script, SimulatedEngine, SimulatedKind
 
     if broken:
         BROKEN[broken]()
     if script is not None:
-        launch.make_engine = lambda settings, store: SimulatedEngine(Script.model_validate_json(json.dumps(script)))
+        played = Script.model_validate_json(json.dumps(script))
+        SimulatedKind.make = lambda self, settings, paths: SimulatedEngine(played)  # type: ignore[method-assign]
     mark_commits()
     sys.argv = ["tiw-fsm", *arguments]
     tool()
@@ -238,7 +240,7 @@ class Launcher:
         import tiw_fsm
 
         assert tiw_fsm.__file__ is not None
-        packages = [str(Path(tiw_fsm.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+        packages = [str(Path(tiw_fsm.__file__).parents[1]), str(REPOSITORY), os.environ.get("PYTHONPATH", "")]
         self._server = subprocess.Popen(
             [sys.executable, "-m", "tests.support.torture.launch", "--serve"],
             stdin=subprocess.PIPE,

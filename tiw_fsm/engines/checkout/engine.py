@@ -335,11 +335,8 @@ class CheckoutEngine:
         )
 
     def _crashed(self, script: str, ended: Ended) -> EngineCrashed:
-        how = f"ended with status {ended.code}"
-        if ended.how == "hung":
-            how = f"gave no sign of life for {self._settings.loop.max_silence} seconds, and was ended"
         return EngineCrashed(
-            f"{script} {how}; its last lines:\n{script_output.last_lines(ended.output)}",
+            f"{script} {ended.words}; its last lines:\n{script_output.last_lines(ended.output)}",
             out_of_memory=ended.how == "failed" and script_output.is_out_of_memory(ended.output),
         )
 

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import codecs
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from tiw_fsm.engines.checkout import reaper
 from tiw_fsm.errors import disk_errors
-from tiw_fsm.system import durable, signals
+from tiw_fsm.system import durable, reaper
+from tiw_fsm.system.child import Child
 
 LONGEST_OUTPUT = 1 << 20
-"""Letters of a script's output that are kept in memory, the last ones; its files have all of it."""
+"""Bytes of a script's output that are read for what it said, the last ones."""
 POLL = 0.05
 
 
@@ -24,6 +23,8 @@ class Ended(NamedTuple):
 
     how: Literal["done", "failed", "hung", "stopped"]
     code: int
+    words: str
+    """The same in words, to follow its name."""
     output: str
 
 
@@ -47,36 +48,28 @@ def run_script(
         DiskRefused: its files cannot be opened, or the log not be written.
     """
     durable.require_plain(log)
-    how: Literal["hung", "stopped"] | None = None
-    with disk_errors("opening", output), open(output, "wb") as sink, open(log, "ab") as run_log:
+    with disk_errors("opening", log), open(log, "ab") as run_log:
         run_log.write(f"$ {' '.join(command)}\n".encode())
-        with signals.held_back():
-            child = subprocess.Popen(
-                [sys.executable, "-I", reaper.__file__, *command],
-                cwd=cwd,
-                env=dict(environment),
-                stdin=subprocess.PIPE,
-                stdout=sink,
-                stderr=sink,
-            )
-        assert child.stdin is not None
-    text, last = "", time.monotonic()
+    how: Literal["hung", "stopped"] | None = None
+    reaped = [sys.executable, "-I", reaper.__file__, *command]
     letters = codecs.getincrementaldecoder("utf-8")("replace")  # a read may end in the middle of one
-    with disk_errors("writing", log), child, open(output, "rb") as source, open(log, "ab") as run_log:
+    with (
+        Child(reaped, output=output, max_silence=max_silence, environment=environment, cwd=cwd) as child,
+        disk_errors("writing", log),
+        open(log, "ab") as run_log,
+    ):
         while True:
             ended = child.poll()
-            if new := source.read():
-                last = time.monotonic()
+            if new := child.new_output():
                 run_log.write(new)
                 run_log.flush()
-                told = letters.decode(new)
-                text = (text + told)[-LONGEST_OUTPUT:]
-                relay(told)
+                relay(letters.decode(new))
             elif ended is not None:
                 break
-            elif how is None and (stopping() or time.monotonic() - last > max_silence):
+            elif how is None and (stopping() or child.hangs()):
                 how = "stopped" if stopping() else "hung"
-                child.stdin.close()  # the guard sees to it
+                child.let_go()  # the reaper sees to it
             else:
                 time.sleep(POLL)
-    return Ended(how or ("failed" if ended else "done"), ended, text)
+        words, said = child.how_it_ended(), child.last_words(LONGEST_OUTPUT)
+    return Ended(how or ("failed" if ended else "done"), ended, words, said)

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import select
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any, ClassVar
@@ -29,7 +27,7 @@ from tiw_fsm.fsm.inference_gate import InferenceResult
 from tiw_fsm.stages import Stage
 from tiw_fsm.storage import checkpoints
 from tiw_fsm.storage.paths import StatePaths
-from tiw_fsm.system import durable, signals
+from tiw_fsm.system.child import Child
 from tiw_fsm.tinyworlds import determinism
 from tiw_fsm.tinyworlds.config import StageConfig
 from tiw_fsm.values.frozen import FrozenModel
@@ -46,7 +44,7 @@ class NativeEngine:
         self._python = python_exec
         self._paths = paths
         self._max_silence = max_silence
-        self._child: subprocess.Popen[bytes] | None = None
+        self._child: Child | None = None
         self._pipe: IO[bytes] | None = None
         self._hello: HelloRequest | None = None
         self._shapes: dict[tuple[Stage, StageConfig], dict[str, tuple[int, ...]]] = {}
@@ -84,9 +82,9 @@ class NativeEngine:
         self._ask(request, lambda done, total, loss: None)
 
     def stop(self) -> None:
-        if self._child is not None and self._child.stdin is not None:
+        if self._child is not None:
             try:
-                os.write(self._child.stdin.fileno(), STOP)
+                self._child.tell(STOP)
             except OSError:
                 return  # the child is gone; whoever waits for its answer finds out
 
@@ -94,7 +92,6 @@ class NativeEngine:
         child, self._child = self._child, None
         if child is not None:
             child.kill()
-            child.wait()
         if self._pipe is not None:
             self._pipe.close()
             self._pipe = None
@@ -102,24 +99,18 @@ class NativeEngine:
     def _start(self, request: HelloRequest) -> Mapping[str, Any]:
         self.close()
         read_end, write_end = os.pipe()
-        durable.require_plain(self._paths.child_log)
-        environment = os.environ | determinism.ENVIRONMENT
-        with disk_errors("opening", self._paths.child_log), open(self._paths.child_log, "ab") as log:
-            command = [self._python, "-m", "tiw_fsm.engines.native.child"]
-            try:
-                # Ctrl-C and Slurm signal every process; the controller decides what they mean.
-                with signals.held_back():
-                    self._child = subprocess.Popen(
-                        [*command, str(os.getpid()), str(write_end), str(self._paths.child_result)],
-                        stdin=subprocess.PIPE,
-                        stdout=log,
-                        stderr=log,
-                        pass_fds=(write_end,),
-                        env=environment,
-                    )
-            finally:
-                os.close(write_end)
-                self._pipe = os.fdopen(read_end, "rb", buffering=0)  # what is heard must not hide from select
+        command = [self._python, "-m", "tiw_fsm.engines.native.child"]
+        try:
+            self._child = Child(
+                [*command, str(os.getpid()), str(write_end), str(self._paths.child_result)],
+                output=self._paths.child_log,
+                max_silence=self._max_silence,
+                environment=os.environ | determinism.ENVIRONMENT,
+                pass_fds=[write_end],
+            )
+        finally:
+            os.close(write_end)
+            self._pipe = os.fdopen(read_end, "rb", buffering=0)  # what is heard must not hide from select
         return self._exchange(request, lambda done, total, loss: None)
 
     def _ask(self, request: FrozenModel, progress: Progress) -> Mapping[str, Any]:
@@ -131,13 +122,12 @@ class NativeEngine:
     def _exchange(self, request: FrozenModel, progress: Progress) -> Mapping[str, Any]:
         """Send a request, relay progress until the child has answered, and read its answer."""
         assert self._child is not None
-        assert self._child.stdin is not None
         assert self._pipe is not None
         result_file = self._paths.child_result
         with disk_errors("removing", result_file):
             result_file.unlink(missing_ok=True)
         try:
-            os.write(self._child.stdin.fileno(), request.model_dump_json().encode() + b"\n")
+            self._child.tell(request.model_dump_json().encode() + b"\n")
         except BrokenPipeError:
             raise self._died() from None
         while (line := self._heard()) not in (b"answered\n", b""):
@@ -167,21 +157,20 @@ class NativeEngine:
         Raises:
             EngineCrashed: it hangs, and was ended.
         """
+        assert self._child is not None
         assert self._pipe is not None
-        if not select.select([self._pipe], [], [], self._max_silence)[0]:
+        if not self._child.speaks(self._pipe):
+            how = self._child.how_it_ended()
             self.close()
-            raise EngineCrashed(f"the child gave no sign of life for {self._max_silence} seconds, and was ended")
+            raise EngineCrashed(f"the child {how}")
         return self._pipe.readline()
 
     def _died(self) -> EngineCrashed:
         assert self._child is not None
-        code = self._child.wait()
-        with open(self._paths.child_log, "rb") as log:
-            log.seek(max(0, log.seek(0, os.SEEK_END) - 2000))
-            last = log.read().decode(errors="replace").strip()
-        self.close()
         # 137 and SIGKILL are how the kernel's out-of-memory killer ends a process, but also how people do.
-        return EngineCrashed(f"the child ended with status {code}\n{last}")
+        crashed = EngineCrashed(f"the child {self._child.how_it_ended()}\n{self._child.last_words().strip()}")
+        self.close()
+        return crashed
 
 
 def _refused(what: str) -> DiskRefused:

@@ -1,4 +1,4 @@
-"""Stands between the controller and a script: ``python -I guard.py COMMAND …``. Nothing here is imported from tiw_fsm.
+"""Stands between the controller and a script: ``python -I reaper.py COMMAND …``. Nothing here is imported from tiw_fsm.
 
 It runs the command in a session of its own and ends with the command's exit status. When its standard input ends,
 its controller has let go or is gone, however that died: then the command and everything it started are ended too.
