@@ -13,8 +13,8 @@ import pytest
 
 from tests.support.configs import numbered_frames, write_frames
 from tiw_fsm.data import frames
-from tiw_fsm.tinyworlds.config import DataSource
 from tiw_fsm.errors import UsageProblem
+from tiw_fsm.tinyworlds.config import DataSource
 
 # --- which file, which stride -----------------------------------------------------------------------------------
 

@@ -25,7 +25,7 @@ from tiw_fsm.values.frozen import Tuning
 
 EVERYTHING = [*Event, *RunnerEvent]
 TROUBLE = Script(
-    losses={**Script().losses, Stage.DYNAMICS: [7.0, 2.0]},
+    losses={Stage.DYNAMICS: [7.0, 2.0]},
     mse=[0.5],
     crashes={Stage.DYNAMICS: 1},
     out_of_memory={Stage.DYNAMICS: 1},

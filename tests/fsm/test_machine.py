@@ -23,7 +23,7 @@ from tiw_fsm.fsm.run_state import RunState
 from tiw_fsm.fsm.states import State
 from tiw_fsm.fsm.table import TABLE, always
 from tiw_fsm.reporting.mermaid import mermaid
-from tiw_fsm.stages import Stage
+from tiw_fsm.stages import STAGES, Stage
 from tiw_fsm.storage.store import Store, fold
 
 REJECTED = 0.5
@@ -84,14 +84,14 @@ def test_a_passed_run_has_nothing_left_to_do(simulation: Simulation) -> None:
 
 
 def test_the_folded_journal_is_the_state(simulation: Simulation) -> None:
-    simulation.run(Script(losses={**Script().losses, Stage.VIDEO: [REJECTED, GOOD]}, mse=[0.5, 0.01]))
+    simulation.run(Script(losses={Stage.VIDEO: [REJECTED, GOOD]}, mse=[0.5, 0.01]))
     assert fold(simulation.store.journal()) == simulation.state.model_dump(mode="json", exclude_none=True)
 
 
 def test_a_rejected_chunk_is_repeated_from_the_accepted_checkpoint_one_step_down_the_ladder(
     simulation: Simulation,
 ) -> None:
-    script = Script(losses={**Script().losses, Stage.VIDEO: [GOOD, REJECTED, GOOD]})
+    script = Script(losses={Stage.VIDEO: [GOOD, REJECTED, GOOD]})
     assert simulation.run(script) == ExitCode.PASSED
     tuning = simulation.state.stages[Stage.VIDEO].tuning
     assert (tuning.learning_rate, tuning.gradient_accumulation_steps) == (0.0015, 2)
@@ -101,7 +101,7 @@ def test_a_rejected_chunk_is_repeated_from_the_accepted_checkpoint_one_step_down
 
 
 def test_a_stage_that_never_passes_ends_in_a_report_after_its_five_retries(simulation: Simulation) -> None:
-    script = Script(losses={**Script().losses, Stage.LATENT: [REJECTED]})
+    script = Script(losses={Stage.LATENT: [REJECTED]})
     assert simulation.run(script) == ExitCode.NOT_PASSED
     assert simulation.events().count("rejected") == 6
     run = simulation.state
@@ -110,7 +110,7 @@ def test_a_stage_that_never_passes_ends_in_a_report_after_its_five_retries(simul
 
 
 def test_a_loss_that_is_not_finite_is_a_rejected_chunk_and_its_checkpoint_is_not_kept(simulation: Simulation) -> None:
-    script = Script(losses={**Script().losses, Stage.VIDEO: [None, GOOD]})
+    script = Script(losses={Stage.VIDEO: [None, GOOD]})
     assert simulation.run(script) == ExitCode.PASSED
     first = next(line for line in simulation.store.journal() if line["event"] in ("saved", "rejected"))
     assert first["event"] == "rejected"
@@ -152,7 +152,7 @@ def test_a_crash_before_and_one_after_a_checkpoint_and_a_rejected_chunk_leave_th
                 raise EngineCrashed("killed")
             return super().train(request, progress)
 
-    losses = {**Script().losses, Stage.VIDEO: [GOOD, REJECTED, GOOD]}
+    losses = {Stage.VIDEO: [GOOD, REJECTED, GOOD]}
     assert simulation.run_with(DiesOnce(Script(losses=losses))) == ExitCode.PASSED
     assert simulation.events().count("crashed") == 2
     assert simulation.state.stages[Stage.VIDEO].tuning.batch_size_per_gpu == 4
@@ -201,7 +201,7 @@ def test_a_raised_threshold_judges_the_last_attempt_again_without_training(simul
 
 
 def test_a_stage_failure_is_reopened_where_it_failed(simulation: Simulation) -> None:
-    losses = {**Script().losses, Stage.VIDEO: [REJECTED]}
+    losses = {Stage.VIDEO: [REJECTED]}
     simulation.run(Script(losses=losses))
     assert simulation.run(Script(), max_train_retries=6) == ExitCode.PASSED
 
@@ -316,7 +316,7 @@ def test_a_retune_by_cause_goes_back_to_collapsed_actions(tmp_path: Path) -> Non
 @pytest.mark.parametrize("stage", Stage)
 def test_each_ladder_is_the_documented_one(simulation: Simulation, stage: Stage) -> None:
     """Two rejected chunks: rate, accumulation and log_interval after them, floors and the chunk's cap included."""
-    script = Script(losses={**Script().losses, stage: [None, None, Script().losses[stage][0]]})
+    script = Script(losses={stage: [None, None, STAGES[stage].typical_loss]})
     assert simulation.run(script) == ExitCode.PASSED
     tuning = simulation.state.stages[stage].tuning
     rate, accumulation = {

@@ -21,7 +21,7 @@ from tiw_fsm.stages import Stage
 @pytest.fixture
 def eventful(simulation: Simulation) -> Simulation:
     """A crash, a rejected chunk and a retune on the way."""
-    losses = {**Script().losses, Stage.LATENT: [0.5, 0.02]}
+    losses = {Stage.LATENT: [0.5, 0.02]}
     simulation.run(Script(mse=[0.5, 0.01], crashes={Stage.VIDEO: 1}, losses=losses))
     return simulation
 

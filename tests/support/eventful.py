@@ -13,7 +13,7 @@ from tiw_fsm.stages import Stage
 
 REJECTED, GOOD = 0.5, 0.005
 EVENTFUL = Script(
-    losses={**Script().losses, Stage.VIDEO: [GOOD, REJECTED, GOOD], Stage.DYNAMICS: [2.0, 2.0, 1.75, 1.5]},
+    losses={Stage.VIDEO: [GOOD, REJECTED, GOOD], Stage.DYNAMICS: [2.0, 2.0, 1.75, 1.5]},
     mse=[0.25, 0.0625, 0.0123456],
     crashes={Stage.LATENT: 1},
     out_of_memory={Stage.DYNAMICS: 1},

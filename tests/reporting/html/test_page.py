@@ -195,7 +195,7 @@ def test_a_refused_start_is_told_on_the_page(simulation: Simulation, tiw: Tiw) -
 
 
 def test_a_loss_that_is_not_finite_can_be_drawn(simulation: Simulation) -> None:
-    simulation.run(Script(losses={**Script().losses, Stage.VIDEO: [None, 0.005]}))
+    simulation.run(Script(losses={Stage.VIDEO: [None, 0.005]}))
     drawn = re.findall(r'(?:points|[xy][12]?|c[xy]|d)="[^"]*"', html(simulation))
     assert len(drawn) > 50
     assert [values for values in drawn if "nan" in values] == []

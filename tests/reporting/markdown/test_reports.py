@@ -103,7 +103,7 @@ def test_a_rejected_gate_shows_its_resume_point_and_the_patch_it_applied(eventfu
 
 
 def test_a_first_chunk_that_is_rejected_resumes_from_the_beginning(simulation: Simulation) -> None:
-    simulation.run(Script(losses={**Script().losses, Stage.VIDEO: [REJECTED, GOOD]}))
+    simulation.run(Script(losses={Stage.VIDEO: [REJECTED, GOOD]}))
     gates = rows(section(section(report(simulation, "auto-training-loop-report"), "video_tokenizer"), "Gates"))
     assert gates[0]["resumes from"] == "the beginning"
 
@@ -206,7 +206,7 @@ def test_attempts_pictures_are_embedded(eventful: Simulation) -> None:
 
 
 BUDGETS: dict[str, tuple[State, dict[str, Any]]] = {
-    "max_train_retries": (State.TRAIN_VIDEO, {"losses": {**Script().losses, Stage.VIDEO: [REJECTED]}}),
+    "max_train_retries": (State.TRAIN_VIDEO, {"losses": {Stage.VIDEO: [REJECTED]}}),
     "max_inference_retries": (State.GATE, {"mse": [0.5]}),
     "max_crashes": (State.TRAIN_LATENT, {"crashes": {Stage.LATENT: 99}}),
 }
@@ -241,14 +241,14 @@ def test_a_crashed_inference_is_told_by_its_own_budget(simulation: Simulation) -
 
 
 def test_a_failure_in_training_gives_the_last_gates_reason(simulation: Simulation) -> None:
-    simulation.run(Script(losses={**Script().losses, Stage.VIDEO: [REJECTED]}), max_train_retries=1)
+    simulation.run(Script(losses={Stage.VIDEO: [REJECTED]}), max_train_retries=1)
     why = section(report(simulation, "train-to-inference-retrospective"), "Why it failed")
     assert "final 0.5 > 0.02" in why
     assert "never came to the inference gate" in why
 
 
 def test_a_loss_that_is_not_finite_and_a_stage_without_metrics_can_be_reported(simulation: Simulation) -> None:
-    simulation.run(Script(losses={**Script().losses, Stage.VIDEO: [None]}), max_train_retries=0)
+    simulation.run(Script(losses={Stage.VIDEO: [None]}), max_train_retries=0)
     text = report(simulation, "auto-training-loop-report")
     assert "is not finite" in section(section(text, "video_tokenizer"), "Gates")
     assert "None." in section(section(text, "dynamics"), "Gates")
