@@ -12,7 +12,7 @@ from tests.support.simulation import Simulation
 from tiw_fsm.engines.simulated import Script
 from tiw_fsm.errors import ExitCode
 from tiw_fsm.fsm.events import Event
-from tiw_fsm.reporting.history import WORDS
+from tiw_fsm.reporting.history import WORDS, words
 from tiw_fsm.reporting.journal import steps
 from tiw_fsm.reporting.wording import duration
 from tiw_fsm.stages import Stage
@@ -33,7 +33,7 @@ def test_every_step_is_told_once_in_words(eventful: Simulation, tiw: Tiw) -> Non
     assert told[-1].startswith(f"{len(journal)} of {len(journal)} steps")
     for line, step in zip(told, steps(journal), strict=False):
         assert step.line["to"] in line
-        assert step.words in line
+        assert words(step) in line
 
 
 def test_every_event_has_words() -> None:

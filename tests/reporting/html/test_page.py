@@ -26,9 +26,10 @@ from tests.support.configs import write_configs
 from tests.support.processes import Tiw
 from tests.support.simulation import Simulation
 from tiw_fsm.data import pictures
-from tiw_fsm.engines.protocol import InferRequest, InferResult, Progress
+from tiw_fsm.engines.protocol import InferRequest, Progress
 from tiw_fsm.engines.simulated import Script, SimulatedEngine
 from tiw_fsm.errors import DiskRefused, ExitCode
+from tiw_fsm.fsm.inference_gate import InferenceResult
 from tiw_fsm.fsm.states import State
 from tiw_fsm.fsm.table import TABLE
 from tiw_fsm.reporting import journal
@@ -51,7 +52,7 @@ def strips(frames: int = 6, size: int = 16, rows: int = 4) -> list[tuple[str, An
 class DrawingEngine(SimulatedEngine):
     """Leaves pictures like those of a real rollout."""
 
-    def infer(self, request: InferRequest, progress: Progress) -> InferResult:
+    def infer(self, request: InferRequest, progress: Progress) -> InferenceResult:
         result = super().infer(request, progress)
         pictures.draw_strips(Path(request.picture), "ground truth and prediction", strips())
         return result
@@ -100,7 +101,7 @@ def test_ways_taken_tell_how_often(eventful: Simulation) -> None:
 
 def test_every_gate_of_the_journal_is_marked_by_its_decision(eventful: Simulation) -> None:
     found = re.findall(r'<g class="gate (\w+)" data-gate="(\w+):(\d+):(\d+)">', html(eventful))
-    told = journal.gates(eventful.store.journal())
+    told = journal.chunk_gates(eventful.store.journal())
     assert sorted(found) == sorted((g["decision"], g["stage"], str(g["completed"]), str(g["attempt"])) for g in told)
     assert "retune" in {decision for decision, *_ in found}
 
@@ -114,7 +115,7 @@ def test_retunes_stand_where_dynamics_was_retuned(eventful: Simulation) -> None:
 
 def test_every_attempt_has_its_mse_threshold_and_baselines(eventful: Simulation) -> None:
     text = html(eventful)
-    for attempt in journal.judged(eventful.store.journal()):
+    for attempt in journal.attempts(eventful.store.journal()):
         assert f"attempt {attempt.number}: MSE {attempt.mse:.5g}" in text
     assert text.count("largest MSE that passes: 0.03") == 3
     assert text.count("<title>copy_last 0.03</title>") == 3
@@ -365,16 +366,16 @@ class Clock:
 def test_the_page_is_written_at_most_every_ten_seconds_and_at_the_end(simulation: Simulation) -> None:
     simulation.run()
     clock = Clock()
-    keeper = PageWriter(simulation.store, structlog.get_logger(), clock)
+    page_writer = PageWriter(simulation.store, structlog.get_logger(), clock)
     written = simulation.store.paths.page
     found = []
     for clock.time in (0, 1, 9.9, 10, 19, 20):
         written.unlink(missing_ok=True)
-        keeper.committed()
+        page_writer.committed()
         found.append(written.exists())
     assert found == [True, False, False, True, False, True]
     written.unlink()
-    keeper.ended()
+    page_writer.ended()
     assert written.exists()
 
 
@@ -387,10 +388,10 @@ def test_a_page_that_takes_long_is_written_the_more_seldom(
         times.append(clock.time)
         clock.time += 2
 
-    monkeypatch.setattr(page_file, "refresh", slow)
-    keeper = PageWriter(simulation.store, structlog.get_logger(), clock)
+    monkeypatch.setattr(writer, "refresh", slow)
+    page_writer = PageWriter(simulation.store, structlog.get_logger(), clock)
     while clock.time < 1000:
-        keeper.committed()
+        page_writer.committed()
         clock.time += 1
     assert min(np.diff(times)) >= 2 / SHARE > INTERVAL
 
@@ -409,10 +410,10 @@ def test_no_failure_of_the_page_reaches_the_run(simulation: Simulation, monkeypa
         raise RuntimeError("a bug")
 
     log = FullDisk()
-    keeper = PageWriter(simulation.store, log)  # type: ignore[arg-type]
-    monkeypatch.setattr(page_file, "page", broken)
-    keeper.committed()
-    keeper.ended()
+    page_writer = PageWriter(simulation.store, log)  # type: ignore[arg-type]
+    monkeypatch.setattr(writer, "page", broken)
+    page_writer.committed()
+    page_writer.ended()
     assert log.said == 1
 
 

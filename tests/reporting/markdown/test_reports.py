@@ -17,9 +17,11 @@ from PIL import Image
 from tests.support.configs import write_configs
 from tests.support.simulation import Simulation
 from tiw_fsm.config.settings import load_settings
-from tiw_fsm.engines.protocol import InferRequest, InferResult, Progress, TrainRequest, TrainResult
+from tiw_fsm.engines import registry
+from tiw_fsm.engines.protocol import InferRequest, Progress, TrainRequest, TrainResult
 from tiw_fsm.engines.simulated import Script, SimulatedEngine
 from tiw_fsm.errors import ExitCode
+from tiw_fsm.fsm.inference_gate import InferenceResult
 from tiw_fsm.fsm.run_state import RunState
 from tiw_fsm.fsm.states import State
 from tiw_fsm.reporting import advice, curves, journal
@@ -41,13 +43,17 @@ EVENTFUL = Script(
 class DetailedEngine(SimulatedEngine):
     """Adds the figures that only a real rollout has."""
 
-    def infer(self, request: InferRequest, progress: Progress) -> InferResult:
-        return super().infer(request, progress) | {
-            "mse_per_step": [0.0111, 0.0222],
-            "baselines_per_step": {"copy_last": [0.0333, 0.0444]},
-            "mse_with_context": 0.00777,
-            "mse_random_actions": 0.0888,
-        }
+    def infer(self, request: InferRequest, progress: Progress) -> InferenceResult:
+        return (
+            super()
+            .infer(request, progress)
+            .evolve(
+                mse_per_step=[0.0111, 0.0222],
+                baselines_per_step={"copy_last": [0.0333, 0.0444]},
+                mse_with_context=0.00777,
+                mse_random_actions=0.0888,
+            )
+        )
 
 
 def report(simulation: Simulation, kind: str) -> str:
@@ -83,7 +89,7 @@ def eventful(simulation: Simulation) -> Simulation:
 def test_the_training_report_names_every_gate_with_its_decision_and_metrics(eventful: Simulation) -> None:
     text = report(eventful, "auto-training-loop-report")
     for stage in Stage:
-        told = journal.gates(eventful.store.journal(), stage)
+        told = journal.chunk_gates(eventful.store.journal(), stage)
         expected = [(str(g["completed"]), str(g["attempt"]), g["decision"], g["reason"]) for g in told]
         shown = rows(section(section(text, stage), "Gates"))
         assert [(r["updates"], r["attempt"], r["decision"], r["reason"]) for r in shown] == expected
@@ -97,7 +103,7 @@ def test_a_rejected_gate_shows_its_resume_point_and_the_patch_it_applied(eventfu
     assert rejected["updates"] == "20"
     assert "learning_rate 0.003 → 0.0015" in rejected["config patch applied"]
     assert "gradient_accumulation_steps 1 → 2" in rejected["config patch applied"]
-    assert rejected["resumes from"] == f"`{Path(journal.gates(eventful.store.journal())[0]['checkpoint']).name}`"
+    assert rejected["resumes from"] == f"`{Path(journal.chunk_gates(eventful.store.journal())[0]['checkpoint']).name}`"
     assert gates[0]["config patch applied"] == "none"
     assert "learning_rate 0.003 → 0.0015" in section(
         report(eventful, "train-to-inference-retrospective"), "Rejected chunks"
@@ -121,7 +127,7 @@ def test_a_gate_without_a_valid_checkpoint_is_told_as_restart_stage(simulation: 
 
 def test_the_runtime_report_has_every_attempt_and_condition(eventful: Simulation) -> None:
     text = report(eventful, "train-to-inference-report")
-    attempts = journal.judged(eventful.store.journal())
+    attempts = journal.attempts(eventful.store.journal())
     assert [attempt.number for attempt in attempts] == [1, 2, 3]
     for attempt in attempts:
         conditions = {row["condition"]: row["met"] for row in rows(section(text, f"Attempt {attempt.number}"))}
@@ -331,7 +337,9 @@ def test_stretches_that_are_not_bitwise_are_said(simulation: Simulation) -> None
 
 
 def rewrite(simulation: Simulation, run: RunState) -> list[Path]:
-    settings = load_settings({"engine": "simulated"}, run="default", repo_root=simulation.root)
+    settings = load_settings(
+        {"engine": "simulated"}, run="default", repo_root=simulation.root, engine=registry.find("simulated")
+    )
     paths = RunPaths(Path(settings.run_root), Path(settings.repo_root))
     return reports.write(run, simulation.store.journal(), settings, paths, simulation.store.paths)
 
@@ -391,5 +399,5 @@ def test_long_curves_are_thinned_to_means_within_their_range() -> None:
 
 
 def test_status_does_not_wait_for_a_plotting_library() -> None:
-    code = "import sys, tiw_fsm.status; print([m for m in ('matplotlib', 'numpy') if m in sys.modules])"
+    code = "import sys, tiw_fsm.reporting.status; print([m for m in ('matplotlib', 'numpy') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
