@@ -219,18 +219,7 @@ def what_next(run: JsonObject, alive: bool) -> str:
 
 # --- for people -------------------------------------------------------------------------------------------------
 
-PICTURE = (
-    (State.ALIGN, "ALIGN"),
-    (State.TRAIN_VIDEO, "VIDEO"),
-    (State.TRAIN_LATENT, "LATENT"),
-    (State.TRAIN_DYNAMICS, "DYNAMICS"),
-    (State.INFER, "INFER"),
-    (State.GATE, "GATE"),
-    (State.RETUNE, "RETUNE"),
-    (State.REPORT, "REPORT"),
-    (State.PASSED, "PASSED"),
-    (State.FAILED, "FAILED"),
-)
+PICTURE = [(state, state.removeprefix("TRAIN_")) for state in State]
 """The machine in one line, in the order of its states."""
 
 

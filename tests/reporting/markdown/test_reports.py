@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from tests.support.configs import write_configs
 from tests.support.simulation import Simulation
@@ -25,6 +25,7 @@ from tiw_fsm.fsm.inference_gate import InferenceResult
 from tiw_fsm.fsm.run_state import RunState
 from tiw_fsm.fsm.states import State
 from tiw_fsm.reporting import advice, curves, journal
+from tiw_fsm.reporting.html.loss import figure
 from tiw_fsm.reporting.markdown import reports, runtime
 from tiw_fsm.stages import Stage
 from tiw_fsm.storage.paths import RunPaths
@@ -352,37 +353,50 @@ def test_writing_again_replaces_and_gives_the_same_bytes(eventful: Simulation) -
     assert len(before) == 4
 
 
-def test_the_curves_are_a_png_with_a_panel_per_trained_stage(eventful: Simulation, tmp_path: Path) -> None:
-    (path,) = (eventful.root / "docs" / "action").glob("train-to-inference-curves-*.png")
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def test_the_curves_are_an_svg_with_a_panel_per_trained_stage(eventful: Simulation) -> None:
+    (path,) = (eventful.root / "docs" / "action").glob("train-to-inference-curves-*.svg")
+    drawing = ElementTree.parse(path).getroot()
+    panels = drawing.findall(f"{SVG}g[@class='panel']")
+    assert [panel.get("data-stage") for panel in panels] == list(Stage)
+    for panel in panels:
+        curve = panel.find(f".//{SVG}polyline[@class='line loss kept']")
+        assert curve is not None
+        assert len(curve.get("points", "").split()) > 2
     metrics = RunPaths(Path(eventful.root / "results" / "default"), eventful.root).metrics
-    curves.draw(tmp_path / "one.png", {Stage.VIDEO: metrics(Stage.VIDEO).read_bytes()}, [])
-    with Image.open(path) as three, Image.open(tmp_path / "one.png") as one:
-        three.load()
-        assert (three.format, three.width) == ("PNG", one.width)
-        assert three.height == 3 * one.height
-
-
-def close_to(path: Path, colour: str) -> int:
-    """Pixels of about a colour inside the first panel's loss axes: its title and legend are cut off."""
-    with Image.open(path) as image:
-        pixels = np.asarray(image.convert("RGB")).astype(int)[int(0.13 * image.height) : int(0.6 * image.height)]
-    wanted = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
-    return int((np.abs(pixels - wanted).max(axis=2) < 60).sum())
+    one = figure({Stage.VIDEO: curves.read(metrics(Stage.VIDEO).read_bytes())}, [])
+    assert one is not None
+    alone = ElementTree.fromstring(one)
+    (width, height), (all_width, all_height) = (svg.attrib["viewBox"].split()[2:] for svg in (alone, drawing))
+    assert (width, 3 * int(height)) == (all_width, int(all_height))
+    assert "prefers-color-scheme:dark" in path.read_text()
+    assert not re.search(r"https?:|url\(|@import", path.read_text().replace(SVG[1:-1], ""))
 
 
 @pytest.mark.parametrize(("decision", "colour"), curves.COLOURS.items())
-def test_a_gate_is_marked_in_the_colour_of_its_decision(tmp_path: Path, decision: str, colour: str) -> None:
-    rows_of_one_chunk = [{"attempt": 1, "update": u, "loss": 1 / (u + 1), "learning_rate": 0.1} for u in range(20)]
-    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows_of_one_chunk))
-    gate = {"stage": Stage.VIDEO, "completed": 15, "attempt": 1, "decision": decision}
-    for name, gates in (("marked.png", [gate]), ("plain.png", [])):
-        assert curves.draw(tmp_path / name, {Stage.VIDEO: (tmp_path / "metrics.jsonl").read_bytes()}, gates)
-    assert close_to(tmp_path / "marked.png", colour) > close_to(tmp_path / "plain.png", colour) + 50
+def test_a_gate_is_marked_in_the_colour_of_its_decision(decision: str, colour: str) -> None:
+    curve = curves.Curve(np.ones(20), np.arange(1.0, 21), 1 / np.arange(1.0, 21), np.full(20, 0.1))
+    gate = {"stage": Stage.VIDEO, "completed": 15, "attempt": 1, "decision": decision, "reason": "why"}
+    other = {**gate, "stage": Stage.LATENT}
+    marks = {}
+    for name, gates in (("marked", [gate, other]), ("plain", [])):
+        text = figure({Stage.VIDEO: curve}, gates)
+        assert text is not None
+        drawing = ElementTree.fromstring(text)
+        marks[name] = [mark for mark in drawing.iter(f"{SVG}g") if (mark.get("class") or "").startswith("gate ")]
+        style = drawing.findtext(f"{SVG}style") or ""
+        assert f".{decision}{{--mark:{colour}}}" in style
+        assert ".gate circle{fill:var(--mark)" in style
+        assert ".stem{stroke:var(--mark" in style
+    assert marks["plain"] == []
+    assert [mark.get("class") for mark in marks["marked"]] == [f"gate {decision}"]
+    assert {shape.tag for shape in marks["marked"][0]} == {f"{SVG}title", f"{SVG}line", f"{SVG}circle"}
 
 
-def test_nothing_is_drawn_where_no_update_was_recorded(tmp_path: Path) -> None:
-    assert not curves.draw(tmp_path / "none.png", {Stage.VIDEO: b""}, [])
-    assert not (tmp_path / "none.png").exists()
+def test_nothing_is_drawn_where_no_update_was_recorded() -> None:
+    assert figure({Stage.VIDEO: curves.read(b"")}, []) is None
 
 
 def test_long_curves_are_thinned_to_means_within_their_range() -> None:
@@ -398,6 +412,6 @@ def test_long_curves_are_thinned_to_means_within_their_range() -> None:
     assert ((lows <= thinned.loss) & (thinned.loss <= highs)).all()
 
 
-def test_status_does_not_wait_for_a_plotting_library() -> None:
-    code = "import sys, tiw_fsm.reporting.status; print([m for m in ('matplotlib', 'numpy') if m in sys.modules])"
+def test_status_does_not_wait_for_a_drawing_library() -> None:
+    code = "import sys, tiw_fsm.reporting.status; print([m for m in ('jinja2', 'numpy') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
