@@ -11,7 +11,6 @@ from typing import Any
 from urllib.parse import unquote
 from xml.etree import ElementTree
 
-import numpy as np
 import pytest
 
 from tests.support.configs import write_configs
@@ -207,7 +206,7 @@ def test_links_are_relative_and_lead_to_files(eventful: Simulation, kind: str) -
     assert len(found) > 5
     assert [path for path in found if not path.exists()] == []
     assert not re.search(r"\]\((/|\w+:)", text)
-    assert re.search(r"!\[Loss curves\]\(train-to-inference-curves-[0-9_]+\.png\)", text)
+    assert re.search(r"!\[Loss curves\]\(train-to-inference-curves-[0-9_]+\.svg\)", text)
 
 
 def test_links_work_in_a_folder_whose_name_needs_quoting(tmp_path: Path) -> None:
@@ -373,43 +372,6 @@ def test_the_curves_are_an_svg_with_a_panel_per_trained_stage(eventful: Simulati
     assert (width, 3 * int(height)) == (all_width, int(all_height))
     assert "prefers-color-scheme:dark" in path.read_text()
     assert not re.search(r"https?:|url\(|@import", path.read_text().replace(SVG[1:-1], ""))
-
-
-@pytest.mark.parametrize(("decision", "colour"), curves.COLOURS.items())
-def test_a_gate_is_marked_in_the_colour_of_its_decision(decision: str, colour: str) -> None:
-    curve = curves.Curve(np.ones(20), np.arange(1.0, 21), 1 / np.arange(1.0, 21), np.full(20, 0.1))
-    gate = {"stage": Stage.VIDEO, "completed": 15, "attempt": 1, "decision": decision, "reason": "why"}
-    other = {**gate, "stage": Stage.LATENT}
-    marks = {}
-    for name, gates in (("marked", [gate, other]), ("plain", [])):
-        text = figure({Stage.VIDEO: curve}, gates)
-        assert text is not None
-        drawing = ElementTree.fromstring(text)
-        marks[name] = [mark for mark in drawing.iter(f"{SVG}g") if (mark.get("class") or "").startswith("gate ")]
-        style = drawing.findtext(f"{SVG}style") or ""
-        assert f".{decision}{{--mark:{colour}}}" in style
-        assert ".gate circle{fill:var(--mark)" in style
-        assert ".stem{stroke:var(--mark" in style
-    assert marks["plain"] == []
-    assert [mark.get("class") for mark in marks["marked"]] == [f"gate {decision}"]
-    assert {shape.tag for shape in marks["marked"][0]} == {f"{SVG}title", f"{SVG}line", f"{SVG}circle"}
-
-
-def test_nothing_is_drawn_where_no_update_was_recorded() -> None:
-    assert figure({Stage.VIDEO: curves.read(b"")}, []) is None
-
-
-def test_long_curves_are_thinned_to_means_within_their_range() -> None:
-    n = 10_001
-    loss = np.linspace(1, 2, n)
-    loss[5000] = 50.0
-    loss[0] = np.nan
-    curve = curves.Curve(np.ones(n), np.arange(1.0, n + 1), loss, np.full(n, 0.1))
-    thinned, lows, highs = curves.thin(curve)
-    assert len(thinned.loss) <= curves.POINTS
-    assert highs.max() == 50.0
-    assert np.isfinite(thinned.loss).all()
-    assert ((lows <= thinned.loss) & (thinned.loss <= highs)).all()
 
 
 def test_status_does_not_wait_for_a_drawing_library() -> None:

@@ -66,6 +66,7 @@ def loss(
         hovers += _hovers(thinned, x)
     return {
         "stage": stage,
+        "repeated": bool(repeated.any()),
         "width": WIDTH,
         "height": HEIGHT,
         "left": LEFT,
