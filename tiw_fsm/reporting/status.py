@@ -338,8 +338,8 @@ def _budgets(used: Mapping[str, int], allowed: Mapping[str, int]) -> str:
 
 def _interruption_line(found: JsonObject) -> str:
     recent = found.get("recent_interruptions") or []
-    told = "; ".join(f"{entry['at']} {entry['why']}" for entry in reversed(recent))
-    return f"{found['interruptions']}" + (f", last: {told}" if told else "")
+    latest = "; ".join(f"{entry['at']} {entry['why']}" for entry in reversed(recent))
+    return f"{found['interruptions']}" + (f", last: {latest}" if latest else "")
 
 
 def print_rows(console: Console, rows: list[tuple[str, Any]]) -> None:
