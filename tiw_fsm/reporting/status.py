@@ -219,18 +219,7 @@ def what_next(run: JsonObject, alive: bool) -> str:
 
 # --- for people -------------------------------------------------------------------------------------------------
 
-PICTURE = (
-    (State.ALIGN, "ALIGN"),
-    (State.TRAIN_VIDEO, "VIDEO"),
-    (State.TRAIN_LATENT, "LATENT"),
-    (State.TRAIN_DYNAMICS, "DYNAMICS"),
-    (State.INFER, "INFER"),
-    (State.GATE, "GATE"),
-    (State.RETUNE, "RETUNE"),
-    (State.REPORT, "REPORT"),
-    (State.PASSED, "PASSED"),
-    (State.FAILED, "FAILED"),
-)
+PICTURE = [(state, state.removeprefix("TRAIN_")) for state in State]
 """The machine in one line, in the order of its states."""
 
 
@@ -349,8 +338,8 @@ def _budgets(used: Mapping[str, int], allowed: Mapping[str, int]) -> str:
 
 def _interruption_line(found: JsonObject) -> str:
     recent = found.get("recent_interruptions") or []
-    told = "; ".join(f"{entry['at']} {entry['why']}" for entry in reversed(recent))
-    return f"{found['interruptions']}" + (f", last: {told}" if told else "")
+    latest = "; ".join(f"{entry['at']} {entry['why']}" for entry in reversed(recent))
+    return f"{found['interruptions']}" + (f", last: {latest}" if latest else "")
 
 
 def print_rows(console: Console, rows: list[tuple[str, Any]]) -> None:

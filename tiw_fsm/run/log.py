@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import structlog
 from rich.console import Console
@@ -41,18 +41,10 @@ def make_log(console: Console, path: Path) -> FilteringBoundLogger:
             console.print(sentence, soft_wrap=True)
         return ""
 
-    class Silent:
-        """The processors have written everything; structlog still wants something to call."""
-
-        def msg(self, message: str) -> None:
-            pass
-
-        info = warning = error = msg
-
     return cast(
         FilteringBoundLogger,
         structlog.wrap_logger(
-            cast(Any, Silent()),
+            structlog.ReturnLogger(),  # the processors have written everything
             processors=[
                 structlog.processors.add_log_level,
                 structlog.processors.TimeStamper(fmt="iso", utc=True),

@@ -9,27 +9,35 @@ import sys
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
+from xml.etree import ElementTree
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from tests.support.configs import write_configs
-from tests.support.eventful import EVENTFUL, GOOD, REJECTED, die_in_dynamics
-from tests.support.settings import settings_of
 from tests.support.simulation import Simulation
-from tiw_fsm.engines.protocol import InferRequest, Progress
+from tiw_fsm.config.settings import load_settings
+from tiw_fsm.engines import registry
+from tiw_fsm.engines.protocol import InferRequest, Progress, TrainRequest, TrainResult
 from tiw_fsm.engines.simulated import Script, SimulatedEngine
 from tiw_fsm.errors import ExitCode
 from tiw_fsm.fsm.inference_gate import InferenceResult
 from tiw_fsm.fsm.run_state import RunState
 from tiw_fsm.fsm.states import State
 from tiw_fsm.reporting import advice, curves, journal
+from tiw_fsm.reporting.html.loss import figure
 from tiw_fsm.reporting.markdown import reports, runtime
 from tiw_fsm.stages import Stage
 from tiw_fsm.storage.paths import RunPaths
 
+REJECTED, GOOD = 0.5, 0.005
 KINDS = ("train-to-inference-report", "train-to-inference-retrospective", "auto-training-loop-report")
+EVENTFUL = Script(
+    losses={Stage.VIDEO: [GOOD, REJECTED, GOOD], Stage.DYNAMICS: [2.0, 2.0, 1.75, 1.5]},
+    mse=[0.25, 0.0625, 0.0123456],
+    crashes={Stage.LATENT: 1},
+    out_of_memory={Stage.DYNAMICS: 1},
+)
+"""One rejected video chunk, a crash, a batch that does not fit, and two retunes before the gate is passed."""
 
 
 class DetailedEngine(SimulatedEngine):
@@ -137,6 +145,21 @@ def test_the_runtime_report_has_every_training_call_and_event(eventful: Simulati
     assert events["out_of_memory"]["config patch applied"] == "batch_size_per_gpu 4 → 2"
 
 
+def die_in_dynamics(simulation: Simulation) -> None:
+    """A start whose runner dies without a word at the first chunk of dynamics."""
+    engine = SimulatedEngine()
+    train = engine.train
+
+    def dying(request: TrainRequest, progress: Progress) -> TrainResult:
+        if request.stage is Stage.DYNAMICS:
+            raise KeyboardInterrupt
+        return train(request, progress)
+
+    engine.train = dying  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        simulation.run_with(engine)
+
+
 def test_an_interrupted_run_tells_of_it(simulation: Simulation) -> None:
     die_in_dynamics(simulation)
     simulation.run()
@@ -183,7 +206,7 @@ def test_links_are_relative_and_lead_to_files(eventful: Simulation, kind: str) -
     assert len(found) > 5
     assert [path for path in found if not path.exists()] == []
     assert not re.search(r"\]\((/|\w+:)", text)
-    assert re.search(r"!\[Loss curves\]\(train-to-inference-curves-[0-9_]+\.png\)", text)
+    assert re.search(r"!\[Loss curves\]\(train-to-inference-curves-[0-9_]+\.svg\)", text)
 
 
 def test_links_work_in_a_folder_whose_name_needs_quoting(tmp_path: Path) -> None:
@@ -314,7 +337,9 @@ def test_stretches_that_are_not_bitwise_are_said(simulation: Simulation) -> None
 
 
 def rewrite(simulation: Simulation, run: RunState) -> list[Path]:
-    settings = settings_of(simulation.root, engine="simulated")
+    settings = load_settings(
+        {"engine": "simulated"}, run="default", repo_root=simulation.root, engine=registry.find("simulated")
+    )
     paths = RunPaths(Path(settings.run_root), Path(settings.repo_root))
     return reports.write(run, simulation.store.journal(), settings, paths, simulation.store.paths)
 
@@ -327,52 +352,28 @@ def test_writing_again_replaces_and_gives_the_same_bytes(eventful: Simulation) -
     assert len(before) == 4
 
 
-def test_the_curves_are_a_png_with_a_panel_per_trained_stage(eventful: Simulation, tmp_path: Path) -> None:
-    (path,) = (eventful.root / "docs" / "action").glob("train-to-inference-curves-*.png")
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def test_the_curves_are_an_svg_with_a_panel_per_trained_stage(eventful: Simulation) -> None:
+    (path,) = (eventful.root / "docs" / "action").glob("train-to-inference-curves-*.svg")
+    drawing = ElementTree.parse(path).getroot()
+    panels = drawing.findall(f"{SVG}g[@class='panel']")
+    assert [panel.get("data-stage") for panel in panels] == list(Stage)
+    for panel in panels:
+        curve = panel.find(f".//{SVG}polyline[@class='line loss kept']")
+        assert curve is not None
+        assert len(curve.get("points", "").split()) > 2
     metrics = RunPaths(Path(eventful.root / "results" / "default"), eventful.root).metrics
-    curves.draw(tmp_path / "one.png", {Stage.VIDEO: metrics(Stage.VIDEO).read_bytes()}, [])
-    with Image.open(path) as three, Image.open(tmp_path / "one.png") as one:
-        three.load()
-        assert (three.format, three.width) == ("PNG", one.width)
-        assert three.height == 3 * one.height
+    one = figure({Stage.VIDEO: curves.read(metrics(Stage.VIDEO).read_bytes())}, [])
+    assert one is not None
+    alone = ElementTree.fromstring(one)
+    (width, height), (all_width, all_height) = (svg.attrib["viewBox"].split()[2:] for svg in (alone, drawing))
+    assert (width, 3 * int(height)) == (all_width, int(all_height))
+    assert "prefers-color-scheme:dark" in path.read_text()
+    assert not re.search(r"https?:|url\(|@import", path.read_text().replace(SVG[1:-1], ""))
 
 
-def close_to(path: Path, colour: str) -> int:
-    """Pixels of about a colour inside the first panel's loss axes: its title and legend are cut off."""
-    with Image.open(path) as image:
-        pixels = np.asarray(image.convert("RGB")).astype(int)[int(0.13 * image.height) : int(0.6 * image.height)]
-    wanted = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
-    return int((np.abs(pixels - wanted).max(axis=2) < 60).sum())
-
-
-@pytest.mark.parametrize(("decision", "colour"), curves.COLOURS.items())
-def test_a_gate_is_marked_in_the_colour_of_its_decision(tmp_path: Path, decision: str, colour: str) -> None:
-    rows_of_one_chunk = [{"attempt": 1, "update": u, "loss": 1 / (u + 1), "learning_rate": 0.1} for u in range(20)]
-    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows_of_one_chunk))
-    gate = {"stage": Stage.VIDEO, "completed": 15, "attempt": 1, "decision": decision}
-    for name, gates in (("marked.png", [gate]), ("plain.png", [])):
-        assert curves.draw(tmp_path / name, {Stage.VIDEO: (tmp_path / "metrics.jsonl").read_bytes()}, gates)
-    assert close_to(tmp_path / "marked.png", colour) > close_to(tmp_path / "plain.png", colour) + 50
-
-
-def test_nothing_is_drawn_where_no_update_was_recorded(tmp_path: Path) -> None:
-    assert not curves.draw(tmp_path / "none.png", {Stage.VIDEO: b""}, [])
-    assert not (tmp_path / "none.png").exists()
-
-
-def test_long_curves_are_thinned_to_means_within_their_range() -> None:
-    n = 10_001
-    loss = np.linspace(1, 2, n)
-    loss[5000] = 50.0
-    loss[0] = np.nan
-    curve = curves.Curve(np.ones(n), np.arange(1.0, n + 1), loss, np.full(n, 0.1))
-    thinned, lows, highs = curves.thin(curve)
-    assert len(thinned.loss) <= curves.POINTS
-    assert highs.max() == 50.0
-    assert np.isfinite(thinned.loss).all()
-    assert ((lows <= thinned.loss) & (thinned.loss <= highs)).all()
-
-
-def test_status_does_not_wait_for_a_plotting_library() -> None:
-    code = "import sys, tiw_fsm.reporting.status; print([m for m in ('matplotlib', 'numpy') if m in sys.modules])"
+def test_status_does_not_wait_for_a_drawing_library() -> None:
+    code = "import sys, tiw_fsm.reporting.status; print([m for m in ('jinja2', 'numpy') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"

@@ -31,7 +31,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -100,28 +99,19 @@ def serve() -> None:
 def warm_up() -> None:
     """Import, and fill the caches of, what a run needs: then no fork has to.
 
-    And have matplotlib paint one picture for all: painting takes longer than the rest of a simulated run. What is done
-    with the picture's bytes stays as it is.
+    And have the page's templates compiled once for all.
     """
-    from matplotlib.figure import Figure
-
     from tiw_fsm import cli  # noqa: F401
-    from tiw_fsm.reporting import curves
-    from tiw_fsm.reporting.html import writer
+    from tiw_fsm.reporting.html import loss, templating, writer  # noqa: F401
     from tiw_fsm.reporting.markdown import reports  # noqa: F401
     from tiw_fsm.run import launch  # noqa: F401
-    from tiw_fsm.stages import Stage
 
     # By the clock, a slow run would write more pages than a fast one, but the numbers of operations must not depend on
     # it. What is left is the page after the first commit, and the one at the end.
     writer.INTERVAL = math.inf
 
-    with TemporaryDirectory() as folder:
-        picture = Path(folder) / "curves.png"
-        row = {"attempt": 1, "update": 0, "loss": 1.0, "learning_rate": 0.1}
-        curves.draw(picture, {Stage.VIDEO: json.dumps(row).encode() + b"\n"}, [])
-        painted = picture.read_bytes()
-    Figure.savefig = lambda self, file, **options: file.write(painted)  # type: ignore[method-assign]
+    for template in templating.environment().list_templates(extensions=["j2"]):
+        templating.environment().get_template(template)
     gc.freeze()  # a fork need not look through, and thereby copy, what it shares
 
 

@@ -149,8 +149,8 @@ def refresh(store: Store, *, alive: bool) -> None:
     Raises:
         StateDamaged, DiskRefused: as ``gather`` and ``write``.
     """
-    if seen := gather(store, alive=alive):
-        write(store.paths, page(seen))
+    if data := gather(store, alive=alive):
+        write(store.paths, page(data))
 
 
 def report(store: Store) -> Path | None:
@@ -159,8 +159,8 @@ def report(store: Store) -> Path | None:
     Raises:
         StateDamaged, DiskRefused: as ``gather`` and ``write``.
     """
-    seen = gather(store)
-    return write(store.paths, page(seen), f".{os.getpid()}") if seen else None
+    data = gather(store)
+    return write(store.paths, page(data), f".{os.getpid()}") if data else None
 
 
 class PageWriter:

@@ -24,8 +24,6 @@ from tiw_fsm.stages import Stage
 from tiw_fsm.storage.paths import RunPaths, StatePaths
 from tiw_fsm.values.plain import JsonObject
 
-# --- what the reports are made of -------------------------------------------------------------------------------
-
 
 @dataclass
 class ReportData:
@@ -97,9 +95,6 @@ class ReportData:
         return ["## Loss curves", "", *(self.picture(self.curves, "Loss curves") or ["No update was recorded.", ""])]
 
 
-# --- runtime report ---------------------------------------------------------------------------------------------
-
-
 def overview(data: ReportData) -> Lines:
     run = data.run
     return [
@@ -126,9 +121,3 @@ def _inexact(run: RunState) -> Lines:
         f"- **no longer bitwise the same run** from update {i.completed} of {i.stage or 'no stage'} on: {i.what}"
         for i in run.inexact
     ]
-
-
-# --- retrospective ----------------------------------------------------------------------------------------------
-
-
-# --- auto-training-loop report ----------------------------------------------------------------------------------

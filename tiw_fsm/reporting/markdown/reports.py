@@ -23,16 +23,19 @@ def write(
     run: RunState, journal: Sequence[JsonObject], settings: Settings, paths: RunPaths, state: StatePaths
 ) -> list[Path]:
     """Write the reports. Their names carry the time REPORT was entered, so writing them again replaces them."""
-    from tiw_fsm.reporting import curves  # brings numpy, which `tiw-fsm check`, which needs this module, does without
+    # These bring numpy, which `tiw-fsm check`, which needs this module, does without.
+    from tiw_fsm.reporting import curves
+    from tiw_fsm.reporting.html.loss import figure
 
     entered = [line["time"] for line in journal if line["to"] == State.REPORT != line["from"]]
     stamp = (entered[-1] if entered else run.updated_at).translate(str.maketrans("-T:", "___", "Z"))
-    picture = paths.reports / f"train-to-inference-curves-{stamp}.png"
-    metrics = {
-        stage: append_log.AppendLog(paths.metrics(stage)).read(LogPosition(), p.metrics)
-        for stage, p in run.stages.items()
+    picture = paths.reports / f"train-to-inference-curves-{stamp}.svg"
+    found = {
+        stage: curves.read(append_log.AppendLog(paths.metrics(stage)).read(LogPosition(), progress.metrics))
+        for stage, progress in run.stages.items()
     }
-    drawn = curves.draw(picture, metrics, chunk_gates(journal))
+    if drawing := figure(found, chunk_gates(journal)):
+        durable.replace(picture, drawing.encode())
     data = ReportData(
         run,
         journal,
@@ -40,7 +43,7 @@ def write(
         paths,
         state,
         {name: f"{name}-{stamp}.md" for name in REPORTS},
-        picture if drawn else None,
+        picture if drawing else None,
     )
     for name, make in REPORTS.items():
         durable.replace(paths.reports / data.names[name], ("\n".join(make(data)) + "\n").encode())

@@ -77,24 +77,24 @@ def _why(data: ReportData) -> Lines:
     """The outcome in plain sentences."""
     run, last, best = data.run, data.attempts[-1] if data.attempts else None, data.run.inference.best
     if run.failed_in is None:
-        told = [f"Attempt {last.number} met every condition of the inference gate."] if last else []
+        sentences = [f"Attempt {last.number} met every condition of the inference gate."] if last else []
     else:
         budget = run.budget_used or ""
         allowed = run.loop.budgets.model_dump()[budget]
-        told = [f"{run.reason}: {SPENT[budget](run)}, and `{budget}` allows {allowed}."]
+        sentences = [f"{run.reason}: {SPENT[budget](run)}, and `{budget}` allows {allowed}."]
     if run.failed_in is not None and run.failed_in not in (State.GATE, State.INFER):
-        told += [
+        sentences += [
             f"The last stage gate: {g['stage']}, {g['decision']} ({g['reason']})."
             for g in chunk_gates(data.journal)[-1:]
         ]
-        told += [] if last else ["The run never came to the inference gate."]
+        sentences += [] if last else ["The run never came to the inference gate."]
     if best and last and best.number != last.number:
-        told.append(f"Best attempt: {verdict_line(best.model_dump())}.")
+        sentences.append(f"Best attempt: {verdict_line(best.model_dump())}.")
     if last:
-        told.append(f"Last attempt: {verdict_line(last.model_dump())}.")
+        sentences.append(f"Last attempt: {verdict_line(last.model_dump())}.")
     if run.loop.inference.allow_trivial:
-        told.append("With --allow-trivial the baselines were no conditions: passing says little about skill.")
-    return told
+        sentences.append("With --allow-trivial the baselines were no conditions: passing says little about skill.")
+    return sentences
 
 
 def _attempt_row(data: ReportData, attempt: Attempt) -> tuple[Any, ...]:

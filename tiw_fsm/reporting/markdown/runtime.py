@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from tiw_fsm.fsm.inference_gate import Attempt
+from tiw_fsm.fsm.inference_gate import Attempt, InferenceResult
 from tiw_fsm.reporting.advice import verdict_line
 from tiw_fsm.reporting.history import words
 from tiw_fsm.reporting.journal import Step, tuning_change
@@ -39,15 +39,11 @@ def runtime_report(data: ReportData) -> Lines:
 
 
 FIGURES = {
-    "mse": "MSE of generated frames",
-    "mse_with_context": "MSE with the context frames, as TinyWorlds itself defines it",
-    "mse_random_actions": "MSE with random actions",
-    "tokenizer_mse": "MSE of the tokenizer alone, the floor of any rollout",
-    "unique_actions": "distinct actions inferred",
-    "action_entropy": "entropy of the actions",
-    "frames_inferred": "frames inferred",
+    name: field.description
+    for name, field in InferenceResult.model_fields.items()
+    if field.annotation in (int, float, int | None, float | None) and field.description
 }
-"""Keys of an attempt's result file → what they mean."""
+"""Keys of an attempt's result file that hold one figure → what they mean."""
 
 
 def _attempt_section(data: ReportData, attempt: Attempt) -> Lines:
