@@ -1,66 +1,51 @@
-"""Which folder of the package may import which: one order, from top to bottom, and nothing imports upward."""
+"""Which folder of the package may import which: the contracts of pyproject.toml hold, and they would be missed."""
 
 from __future__ import annotations
 
-import ast
-from collections.abc import Iterator
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-import tiw_fsm
-
-PACKAGE = Path(tiw_fsm.__path__[0])
-MODULES = sorted(PACKAGE.rglob("*.py"))
-ORDER: tuple[frozenset[str], ...] = tuple(
-    map(
-        frozenset,
-        (
-            {"__main__"},
-            {"cli"},
-            {"api"},
-            {"run"},
-            {"reporting", "scheduling"},
-            {"engines"},
-            {"storage"},
-            {"fsm"},
-            {"config"},
-            {"data"},
-            {"tinyworlds"},
-            {"system"},
-            {"values", "stages", "errors"},
-        ),
-    )
-)
-"""The floors, top to bottom: each imports itself and those below it."""
-ALONE = {"fsm": {"fsm", "values", "stages", "config"}, "tinyworlds": {"tinyworlds", "values", "stages"}}
-"""Floors that may import less than lies below them."""
+PROJECT = Path(__file__).parent.parent
+LINT = "from importlinter.cli import lint_imports_command; lint_imports_command()"
 
 
-def floor(module: str) -> str:
-    """The folder, or the module of the top, that a module ``tiw_fsm.…`` lies in."""
-    return module.split(".")[1]
+def lint(root: Path) -> subprocess.CompletedProcess[str]:
+    """``lint-imports`` on the package that lies in ``root``."""
+    command = [sys.executable, "-P", "-c", LINT, "--config", str(root / "pyproject.toml"), "--no-cache"]
+    return subprocess.run(command, cwd=root, env={"PYTHONPATH": str(root)}, capture_output=True, text=True)
 
 
-def imports(path: Path) -> Iterator[str]:
-    """The floors that a module imports, within functions and for type checkers, too."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            yield from (floor(alias.name) for alias in node.names if alias.name.split(".")[0] == "tiw_fsm")
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "tiw_fsm":
-            names = (
-                [f"tiw_fsm.{alias.name}" for alias in node.names] if node.module == "tiw_fsm" else [node.module or ""]
-            )
-            yield from (floor(name) for name in names if name != "tiw_fsm.__version__")
-
-
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_imports_point_downward_only(path: Path) -> None:
+def test_imports_point_downward_only() -> None:
     """The machine, the engines and the command line are never imported from below."""
-    mine = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-    if mine == "__init__":
-        assert set(imports(path)) <= {"api"}
-        return
-    (place,) = (place for place, names in enumerate(ORDER) if mine in names)
-    allowed = ALONE.get(mine, {mine}.union(*ORDER[place + 1 :]))
-    assert set(imports(path)) <= allowed
+    done = lint(PROJECT)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("module", "line"),
+    [
+        ("system/locking.py", "from tiw_fsm.stages import STAGES\nfrom tiw_fsm.fsm import states"),
+        ("storage/paths.py", "def late():\n    from tiw_fsm import engines"),
+        ("engines/protocol.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import tiw_fsm.run.launch"),
+        ("reporting/status.py", "import tiw_fsm.scheduling"),
+        ("fsm/table.py", "from tiw_fsm.system import durable"),
+        ("fsm/retune.py", "from tiw_fsm.errors import UsageProblem"),
+        ("tinyworlds/clips.py", "from tiw_fsm.errors import UsageProblem"),
+        ("values/plain.py", "from tiw_fsm.stages import Stage"),
+        ("newcomer.py", ""),
+    ],
+    ids=lambda value: value if value.endswith(".py") else "",
+)
+def test_an_import_that_breaks_a_rule_is_found(tmp_path: Path, module: str, line: str) -> None:
+    """At the top, in a function, or for type checkers; a module that no rule places is found, too."""
+    shutil.copytree(PROJECT / "tiw_fsm", tmp_path / "tiw_fsm", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(PROJECT / "pyproject.toml", tmp_path)
+    changed = tmp_path / "tiw_fsm" / module
+    changed.write_text((changed.read_text() if changed.exists() else "") + f"\n{line}\n")
+    done = lint(tmp_path)
+    assert done.returncode == 1
+    assert module.removesuffix(".py").replace("/", ".") in done.stdout
