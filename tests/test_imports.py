@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.support.lint import lint_imports
+
 PROJECT = Path(__file__).parent.parent
-LINT = "from importlinter.cli import lint_imports_command; lint_imports_command()"
-
-
-def lint(root: Path) -> subprocess.CompletedProcess[str]:
-    """``lint-imports`` on the package that lies in ``root``."""
-    command = [sys.executable, "-P", "-c", LINT, "--config", str(root / "pyproject.toml"), "--no-cache"]
-    return subprocess.run(command, cwd=root, env={"PYTHONPATH": str(root)}, capture_output=True, text=True)
 
 
 def test_imports_point_downward_only() -> None:
     """The machine, the engines and the command line are never imported from below."""
-    done = lint(PROJECT)
+    done = lint_imports(PROJECT)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -46,6 +39,6 @@ def test_an_import_that_breaks_a_rule_is_found(tmp_path: Path, module: str, line
     shutil.copy(PROJECT / "pyproject.toml", tmp_path)
     changed = tmp_path / "tiw_fsm" / module
     changed.write_text((changed.read_text() if changed.exists() else "") + f"\n{line}\n")
-    done = lint(tmp_path)
+    done = lint_imports(tmp_path)
     assert done.returncode == 1
     assert module.removesuffix(".py").replace("/", ".") in done.stdout
