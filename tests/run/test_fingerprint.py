@@ -94,6 +94,11 @@ def test_a_file_that_is_gone_from_tinyworlds_is_noticed(begun: Simulation, copy:
     assert_refused(begun, copy)
 
 
+def test_another_version_of_the_package_is_noticed(begun: Simulation, copy: Path) -> None:
+    (copy / "version.py").write_text('__version__ = "99"\n')
+    assert_refused(begun, copy)
+
+
 @pytest.mark.parametrize("name", [None, "cli.py", "reporting/history.py"])
 def test_a_copy_goes_on_and_so_does_one_changed_where_no_bits_are_decided(
     begun: Simulation, copy: Path, name: str | None

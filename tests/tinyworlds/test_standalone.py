@@ -19,12 +19,13 @@ import sys
 class Refuses:
     def find_spec(self, name, path=None, target=None):
         first, _, rest = name.partition(".")
-        if first == "tiw_fsm" and rest and rest.split(".")[0] not in ("tinyworlds", "values", "stages"):
+        if first == "tiw_fsm" and rest and rest.split(".")[0] not in ("tinyworlds", "values", "stages", "version"):
             raise ImportError(f"{name} is refused")
 
 sys.meta_path.insert(0, Refuses())
 """
-"""Lets nothing of the package be imported but ``tinyworlds`` and what that may build on."""
+"""Lets nothing of the package be imported but ``tinyworlds`` and what that may build on; the package itself has its
+version."""
 
 USES = """
 import json
@@ -88,7 +89,7 @@ def test_a_world_is_trained_and_rolled_out_by_tinyworlds_alone(tmp_path: Path) -
 PACKAGE = Path(tiw_fsm.__path__[0])
 OTHERS = sorted(
     {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in PACKAGE.rglob("*.py")}
-    - {"__init__", "tinyworlds", "values", "stages"}
+    - {"__init__", "tinyworlds", "values", "stages", "version"}
 )
 """Every other folder and module of the package."""
 

@@ -1,0 +1,97 @@
+"""A child process is started, listened to and ended the same way, whoever it works for."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.support.waiting import wait_for
+from tiw_fsm.errors import StateDamaged
+from tiw_fsm.system import signals
+from tiw_fsm.system.child import Child
+
+WAITS = "import sys; sys.stdin.read()"
+"""It hangs by its standard input, and says nothing."""
+HEEDLESS = "import signal; signal.pause()"
+"""It does not care about its standard input."""
+ECHOES = "import os, sys\nfor line in sys.stdin.buffer: os.write(int(sys.argv[1]), line)"
+
+
+def child(tmp_path: Path, code: str, *arguments: str, max_silence: float = 60, pass_fds: Sequence[int] = ()) -> Child:
+    return Child(
+        [sys.executable, "-c", code, *arguments],
+        output=tmp_path / "output",
+        max_silence=max_silence,
+        environment=os.environ,
+        pass_fds=pass_fds,
+    )
+
+
+def test_how_it_ended_and_what_it_said_last_are_known(tmp_path: Path) -> None:
+    with child(tmp_path, "import sys; print('all'); print('is lost', file=sys.stderr); sys.exit(3)") as dying:
+        assert dying.how_it_ended() == "ended with status 3"
+        assert sorted(dying.last_words().split("\n")) == ["", "all", "is lost"]
+        assert dying.last_words(3) == dying.last_words()[-3:]
+
+
+def test_its_output_stands_behind_what_was_there_and_only_its_own_is_new(tmp_path: Path) -> None:
+    (tmp_path / "output").write_text("before\n")
+    with child(tmp_path, "print('own')") as second:
+        second.how_it_ended()
+        assert (second.new_output(), second.new_output()) == (b"own\n", b"")
+        assert second.last_words() == "before\nown\n"
+
+
+def test_one_that_is_silent_for_too_long_hangs_and_ends_when_it_is_let_go_of(tmp_path: Path) -> None:
+    with child(tmp_path, WAITS, max_silence=0.5) as silent:
+        assert not silent.hangs()
+        wait_for("it hangs", silent.hangs, 30)
+        assert (silent.poll(), silent.how_it_ended()) == (None, "gave no sign of life for 0.5 seconds, and was ended")
+    assert silent.poll() == 0
+
+
+def test_what_it_says_on_a_pipe_is_a_sign_of_life_and_silence_there_is_none(tmp_path: Path) -> None:
+    read_end, write_end = os.pipe()
+    with os.fdopen(read_end, "rb", buffering=0) as pipe:
+        with child(tmp_path, ECHOES, str(write_end), max_silence=30, pass_fds=[write_end]) as echo:
+            os.close(write_end)
+            echo.tell(b"hello\n")
+            assert (echo.speaks(pipe), pipe.readline()) == (True, b"hello\n")
+        assert (echo.speaks(pipe), pipe.readline()) == (True, b"")  # its end is heard, too
+    read_end, write_end = os.pipe()
+    with os.fdopen(read_end, "rb", buffering=0) as pipe, child(tmp_path, WAITS, max_silence=0.1) as silent:
+        assert not silent.speaks(pipe)
+        assert silent.how_it_ended() == "gave no sign of life for 0.1 seconds, and was ended"
+    os.close(write_end)
+
+
+def test_signals_that_ask_a_run_to_stop_never_reach_it(tmp_path: Path) -> None:
+    tells = "import json, signal; print(json.dumps([int(n) for n in signal.pthread_sigmask(signal.SIG_BLOCK, [])]))"
+    with child(tmp_path, tells) as deaf:
+        deaf.how_it_ended()
+        assert set(signals.STOP) <= set(json.loads(deaf.last_words()))
+
+
+def test_one_that_heeds_nothing_is_killed(tmp_path: Path) -> None:
+    heedless = child(tmp_path, HEEDLESS)
+    heedless.kill()
+    assert heedless.how_it_ended() == "ended with status -9"
+
+
+def test_one_that_has_ended_cannot_be_told_anything(tmp_path: Path) -> None:
+    with child(tmp_path, "pass") as ended:
+        ended.how_it_ended()
+        with pytest.raises(BrokenPipeError):
+            ended.tell(b"stop\n")
+
+
+def test_a_link_in_the_place_of_its_output_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "output").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(StateDamaged, match="is a symbolic link"):
+        child(tmp_path, "print('own')")
+    assert not (tmp_path / "elsewhere").exists()
