@@ -6,7 +6,7 @@ KILLS := 60
 CHECKOUT_PYTHON = $(CHECKOUT)/.venv/bin/python
 DEMO := --config-dir configs/demo
 
-.PHONY: install run test check bench torture test-schedulers test-checkout
+.PHONY: install run test test-quick check bench torture test-schedulers test-checkout
 
 install: $(VENV)/installed
 
@@ -24,10 +24,16 @@ run: install $(DATA)
 test: install
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
+# What takes its time is left out: the torture bench, runs of the native engine, a checkout's scripts, copies of the package.
+test-quick: install
+	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/torture --ignore tests/engines --ignore tests/run \
+		--ignore tests/test_guides.py --deselect tests/test_documents.py::test_what_getting_started_has_the_newcomer_type_works
+
 check: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 bench: install
 	$(BIN)/python benchmarks/bench.py

@@ -1,66 +1,44 @@
-"""Which folder of the package may import which: one order, from top to bottom, and nothing imports upward."""
+"""Which folder of the package may import which: the contracts of pyproject.toml hold, and they would be missed."""
 
 from __future__ import annotations
 
-import ast
-from collections.abc import Iterable, Iterator
+import shutil
 from pathlib import Path
 
 import pytest
 
-import tiw_fsm
+from tests.support.lint import lint_imports
 
-PACKAGE = Path(tiw_fsm.__path__[0])
-MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
-ORDER: tuple[frozenset[str], ...] = tuple(
-    map(
-        frozenset,
-        (
-            {"__main__"},
-            {"cli"},
-            {"api"},
-            {"run"},
-            {"reporting", "scheduling"},
-            {"engines"},
-            {"storage"},
-            {"fsm"},
-            {"config"},
-            {"data"},
-            {"tinyworlds"},
-            {"system"},
-            {"values", "stages", "errors", "version"},
-        ),
-    )
+PROJECT = Path(__file__).parent.parent
+
+
+def test_imports_point_downward_only() -> None:
+    """The machine, the engines and the command line are never imported from below."""
+    done = lint_imports(PROJECT)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("module", "line"),
+    [
+        ("system/locking.py", "from tiw_fsm.stages import STAGES\nfrom tiw_fsm.fsm import states"),
+        ("storage/paths.py", "def late():\n    from tiw_fsm import engines"),
+        ("engines/protocol.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import tiw_fsm.run.launch"),
+        ("reporting/status.py", "import tiw_fsm.scheduling"),
+        ("fsm/table.py", "from tiw_fsm.system import durable"),
+        ("fsm/retune.py", "from tiw_fsm.errors import UsageProblem"),
+        ("tinyworlds/clips.py", "from tiw_fsm.errors import UsageProblem"),
+        ("values/plain.py", "from tiw_fsm.stages import Stage"),
+        ("newcomer.py", ""),
+    ],
+    ids=lambda value: value if value.endswith(".py") else "",
 )
-"""The floors, top to bottom: each imports itself and those below it."""
-ALONE = {"fsm": {"fsm", "values", "stages", "config"}, "tinyworlds": {"tinyworlds", "values", "stages"}}
-"""Floors that may import less than lies below them."""
-
-
-def floor(module: str) -> str:
-    """The folder, or the module of the top, that a module ``tiw_fsm.…`` lies in."""
-    return module.split(".")[1]
-
-
-def imports(nodes: Iterable[ast.AST]) -> Iterator[str]:
-    """The floors that are imported by ``nodes``."""
-    for node in nodes:
-        if isinstance(node, ast.Import):
-            yield from (floor(alias.name) for alias in node.names if alias.name.split(".")[0] == "tiw_fsm")
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "tiw_fsm":
-            yield from (floor(f"{node.module}.{alias.name}") for alias in node.names)
-
-
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_imports_point_downward_only(path: Path) -> None:
-    """The machine, the engines and the command line are never imported from below, not even for a type checker."""
-    mine = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-    (place,) = (place for place, names in enumerate(ORDER) if mine in names)
-    allowed = ALONE.get(mine, {mine}.union(*ORDER[place + 1 :]))
-    assert set(imports(ast.walk(ast.parse(path.read_text())))) <= allowed
-
-
-def test_the_package_itself_imports_nothing_but_its_version() -> None:
-    """The names it offers are looked up when they are first used."""
-    source = ast.parse((PACKAGE / "__init__.py").read_text())
-    assert set(imports(source.body)) == {"version"}
+def test_an_import_that_breaks_a_rule_is_found(tmp_path: Path, module: str, line: str) -> None:
+    """At the top, in a function, or for type checkers; a module that no rule places is found, too."""
+    shutil.copytree(PROJECT / "tiw_fsm", tmp_path / "tiw_fsm", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(PROJECT / "pyproject.toml", tmp_path)
+    changed = tmp_path / "tiw_fsm" / module
+    changed.write_text((changed.read_text() if changed.exists() else "") + f"\n{line}\n")
+    done = lint_imports(tmp_path)
+    assert done.returncode == 1
+    assert module.removesuffix(".py").replace("/", ".") in done.stdout

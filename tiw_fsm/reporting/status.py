@@ -114,8 +114,8 @@ def _told(
         "refused": refused,
         "stages": stages,
         "inference": {
-            "attempts": [_fields(attempt, ATTEMPT_KEYS) for attempt in inference["attempts"]],
-            "best": _fields(inference.get("best"), ATTEMPT_KEYS),
+            "attempts": [_attempt(attempt) for attempt in inference["attempts"]],
+            "best": _attempt(inference.get("best")),
         },
         "retunes": run["retunes"],
         "budgets": run["loop"]["budgets"],
@@ -135,6 +135,11 @@ def _told(
 def _fields(document: JsonObject | None, keys: Iterable[str]) -> Any:
     """``document`` with all its fields; None if there is none."""
     return document and {key: document.get(key) for key in keys}
+
+
+def _attempt(document: JsonObject | None) -> Any:
+    """A judged attempt: the fields that every one has, and whatever else was measured."""
+    return document and {**_fields(document, ATTEMPT_KEYS), **document}
 
 
 def _nothing_yet(name: str, alive: bool) -> JsonObject:
