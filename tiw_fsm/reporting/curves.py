@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
-POINTS = 2000
-"""A thinned curve has at most so many points, unless asked for fewer: each is the mean of a bin."""
+POINTS = 300
+"""A curve is drawn with at most so many points, each the mean of a bin."""
 COLOURS = {"continue": "#2a9d4a", "watch": "#e09f1f", "retune": "#d1343a", "restart_stage": "#8a3fb5"}
 """Of a gate's mark, by its decision."""
 
@@ -39,9 +39,9 @@ def read(content: bytes) -> Curve:
     return Curve(*np.array(table, dtype=np.float64).reshape(-1, 4).T)
 
 
-def thin(curve: Curve, points: int = POINTS) -> tuple[Curve, Floats, Floats]:
-    """At most ``points`` rows: the mean loss of equal bins, and its smallest and largest value in each."""
-    size = max(1, -(-len(curve.loss) // points))
+def thin(curve: Curve) -> tuple[Curve, Floats, Floats]:
+    """At most ``POINTS`` rows: the mean loss of equal bins, and its smallest and largest value in each."""
+    size = max(1, -(-len(curve.loss) // POINTS))
     starts = np.arange(0, len(curve.loss), size)
     finite = np.isfinite(curve.loss)
     counts = np.add.reduceat(finite.astype(float), starts)

@@ -16,8 +16,8 @@ from tiw_fsm.reporting.html.templating import render
 from tiw_fsm.stages import Stage
 from tiw_fsm.values.plain import JsonObject
 
-POINTS, HOVERS, STACKED = 300, 60, 2
-"""Points of a curve, places of it that tell their values under the pointer, and gates above the first of a place."""
+HOVERS, STACKED = 60, 2
+"""Places of a curve that tell their values under the pointer, and gates above the first of a place."""
 WIDTH, LEFT, RIGHT = 760, 58, 744
 TOP, END, RATE_TOP, RATE_END, HEIGHT = 40, 212, 230, 262, 296
 """Of the loss, of the learning rate below it, and of both."""
@@ -46,7 +46,7 @@ def loss(
     repeated = np.isin(curve.attempt, sorted(rejected))
     x = Scale(float(curve.completed.min()) - 1, max(float(curve.completed.max()), 2.0), LEFT, RIGHT)
     pieces = [
-        (kind, *thin(piece, POINTS))
+        (kind, *thin(piece))
         for kind, part in [("repeated", curve.pick(repeated)), ("kept", curve.pick(~repeated))]
         for attempt in _by_attempt(part, kind)
         for piece in rising(attempt)
