@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import shutil
 from pathlib import Path
 
@@ -42,3 +43,11 @@ def test_an_import_that_breaks_a_rule_is_found(tmp_path: Path, module: str, line
     done = lint_imports(tmp_path)
     assert done.returncode == 1
     assert module.removesuffix(".py").replace("/", ".") in done.stdout
+
+
+def test_the_package_itself_imports_nothing_but_its_version() -> None:
+    """The names it offers are looked up when they are first used."""
+    source = ast.parse((PROJECT / "tiw_fsm/__init__.py").read_text())
+    imported = [node.module for node in source.body if isinstance(node, ast.ImportFrom)]
+    imported += [alias.name for node in source.body if isinstance(node, ast.Import) for alias in node.names]
+    assert {name for name in imported if name and name.startswith("tiw_fsm")} == {"tiw_fsm.version"}
