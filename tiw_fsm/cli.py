@@ -185,7 +185,7 @@ def report(
     """The run as one HTML page that opens from disk; a run at work keeps it current by itself."""
     from tiw_fsm.reporting.html import writer
 
-    path = writer.report(store_of(run, repo_root, state_dir))
+    path = writer.write_now(store_of(run, repo_root, state_dir))
     if as_json:
         print(json.dumps({"path": path and str(path)}))
         return

@@ -57,7 +57,7 @@ LOOK = """<body style="margin:0"><iframe id="frame" src="PAGE" style="width:WIDT
 
 
 def written(simulation: Simulation) -> Path:
-    path = writer.report(simulation.store)
+    path = writer.write_now(simulation.store)
     assert path is not None
     return path
 

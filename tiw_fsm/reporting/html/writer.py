@@ -153,7 +153,7 @@ def refresh(store: Store, *, alive: bool) -> None:
         write(store.paths, page(data))
 
 
-def report(store: Store) -> Path | None:
+def write_now(store: Store) -> Path | None:
     """Write the page of a run as it is now, for whoever asked; None, and nothing is written, before it has begun.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The three Markdown reports of the user's document, made from the state and its journal.
+"""What the Markdown reports are made of: the run, its journal and settings, and links to its files.
 
 Loss curves come from the metrics files and figures per step from the attempts' result files; the reports link to them.
 """

@@ -1,4 +1,4 @@
-"""The retrospective."""
+"""The retrospective: why the run ended as it did, what each retune changed, what to try next."""
 
 from __future__ import annotations
 

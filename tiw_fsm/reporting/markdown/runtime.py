@@ -1,4 +1,4 @@
-"""The runtime report."""
+"""The runtime report: checkpoints, inference attempts with every condition, training calls, events."""
 
 from __future__ import annotations
 

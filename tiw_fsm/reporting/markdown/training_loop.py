@@ -1,4 +1,4 @@
-"""The auto-training-loop report."""
+"""The auto-training-loop report: every stage gate, with its metrics and what it changed."""
 
 from __future__ import annotations
 
