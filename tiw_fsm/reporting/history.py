@@ -18,15 +18,15 @@ from tiw_fsm.values.plain import JsonObject
 
 EVENTS: dict[str, Event | RunnerEvent] = {event.value: event for event in (*Event, *RunnerEvent)}
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
-COLOURS = {
-    "rejected": "yellow",
-    "gate_failed": "yellow",
-    "crashed": "red",
-    "out_of_memory": "red",
-    "stalled": "red",
-    "interrupted": "cyan",
-    "started": "cyan",
-    "gate_passed": "green",
+COLOURS: dict[str, str] = {
+    Event.REJECTED: "yellow",
+    Event.GATE_FAILED: "yellow",
+    Event.CRASHED: "red",
+    Event.OUT_OF_MEMORY: "red",
+    Event.STALLED: "red",
+    RunnerEvent.INTERRUPTED: "cyan",
+    RunnerEvent.STARTED: "cyan",
+    Event.GATE_PASSED: "green",
 }
 
 

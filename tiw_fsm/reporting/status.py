@@ -21,6 +21,7 @@ from rich.live import Live
 from rich.text import Text
 
 from tiw_fsm.errors import StateDamaged
+from tiw_fsm.fsm.events import Event, RunnerEvent
 from tiw_fsm.fsm.states import TERMINAL, TRAINING, State, gate_at
 from tiw_fsm.reporting import advice
 from tiw_fsm.reporting.wording import duration, near, not_begun
@@ -54,8 +55,8 @@ LOOKS = 5
 """How often it looks for a moment at which nobody began or ended, before what was seen is believed."""
 BAR = 24
 STOPS: dict[str, Callable[[JsonObject], str]] = {
-    "started": lambda facts: "the runner died without warning" if "died" in facts else "",
-    "interrupted": lambda facts: "asked to stop, all saved",
+    RunnerEvent.STARTED: lambda facts: "the runner died without warning" if "died" in facts else "",
+    RunnerEvent.INTERRUPTED: lambda facts: "asked to stop, all saved",
 }
 """How the journal's lines tell of interruptions."""
 
@@ -99,7 +100,7 @@ def _told(
         left = values["target"] - values["completed"]
         values["updates_per_second"] = speed
         values["eta_seconds"] = round(left / speed) if speed and left > 0 else None
-    saved = [line["time"] for line in recent if line["event"] == "saved"]
+    saved = [line["time"] for line in recent if line["event"] == Event.SAVED]
     inference = run["inference"]
     return {
         "run": run["run"],
@@ -169,7 +170,7 @@ def _runner(run: JsonObject, alive: bool) -> JsonObject | None:
 
 def _speed(recent: Iterable[JsonObject], stage: str) -> float | None:
     """Updates per second of the stage's last few checkpoints, without what lies between them."""
-    lines = [line for line in recent if line["facts"].get("stage") == stage and line["event"] == "saved"]
+    lines = [line for line in recent if line["facts"].get("stage") == stage and line["event"] == Event.SAVED]
     done = [line["facts"] for line in lines][-RECENT - 1 :]
     updates = sum(after["completed"] - before["completed"] for before, after in pairwise(done))
     seconds = sum(facts["seconds"] for facts in done[1:])
@@ -182,7 +183,7 @@ def _stopped(run: JsonObject, recent: list[JsonObject]) -> JsonObject:
         why = "the run has ended"
     elif runner := run.get("runner"):
         why = f"process {runner['pid']} on {runner['host']} died without warning"
-    elif recent and recent[-1]["event"] == "interrupted":
+    elif recent and recent[-1]["event"] == RunnerEvent.INTERRUPTED:
         why = "it was asked to stop, and saved"
     else:
         why = "nobody has started it again"
@@ -201,10 +202,10 @@ def _used(run: JsonObject) -> JsonObject:
 
 
 def _interruptions(recent: Iterable[JsonObject]) -> list[JsonObject]:
-    told = [
+    interruptions = [
         {"at": line["time"], "why": STOPS[line["event"]](line["facts"])} for line in recent if line["event"] in STOPS
     ]
-    return [entry for entry in told if entry["why"]][-RECENT:]
+    return [entry for entry in interruptions if entry["why"]][-RECENT:]
 
 
 def what_next(run: JsonObject, alive: bool) -> str:

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tests.reporting.html.test_page import seen
-from tests.reporting.markdown.test_reports import die_in_dynamics
+from tests.support.eventful import die_in_dynamics
+from tests.support.pages import seen
 from tests.support.simulation import Simulation
 from tiw_fsm.reporting.html import writer
 from tiw_fsm.reporting.html.page import page

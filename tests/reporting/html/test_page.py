@@ -15,9 +15,9 @@ import pytest
 import structlog
 from PIL import Image, ImageSequence
 
-from tests.reporting.html.conftest import strips
-from tests.reporting.markdown.test_reports import die_in_dynamics
 from tests.support.configs import write_configs
+from tests.support.eventful import die_in_dynamics
+from tests.support.pages import seen, strips
 from tests.support.processes import Tiw
 from tests.support.simulation import Simulation
 from tiw_fsm.data import pictures
@@ -34,12 +34,6 @@ from tiw_fsm.reporting.html.writer import INTERVAL, SHARE, PageWriter
 from tiw_fsm.stages import Stage
 
 REFRESHES = '<meta http-equiv="refresh" content="15">'
-
-
-def seen(simulation: Simulation, *, alive: bool = False) -> PageData:
-    found = writer.gather(simulation.store, alive=alive)
-    assert found is not None
-    return found
 
 
 def html(simulation: Simulation, *, alive: bool = False) -> str:

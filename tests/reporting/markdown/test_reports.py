@@ -14,10 +14,11 @@ from xml.etree import ElementTree
 import pytest
 
 from tests.support.configs import write_configs
+from tests.support.eventful import EVENTFUL, GOOD, REJECTED, die_in_dynamics
 from tests.support.simulation import Simulation
 from tiw_fsm.config.settings import load_settings
 from tiw_fsm.engines import registry
-from tiw_fsm.engines.protocol import InferRequest, Progress, TrainRequest, TrainResult
+from tiw_fsm.engines.protocol import InferRequest, Progress
 from tiw_fsm.engines.simulated import Script, SimulatedEngine
 from tiw_fsm.errors import ExitCode
 from tiw_fsm.fsm.inference_gate import InferenceResult
@@ -29,15 +30,7 @@ from tiw_fsm.reporting.markdown import reports, runtime
 from tiw_fsm.stages import Stage
 from tiw_fsm.storage.paths import RunPaths
 
-REJECTED, GOOD = 0.5, 0.005
 KINDS = ("train-to-inference-report", "train-to-inference-retrospective", "auto-training-loop-report")
-EVENTFUL = Script(
-    losses={Stage.VIDEO: [GOOD, REJECTED, GOOD], Stage.DYNAMICS: [2.0, 2.0, 1.75, 1.5]},
-    mse=[0.25, 0.0625, 0.0123456],
-    crashes={Stage.LATENT: 1},
-    out_of_memory={Stage.DYNAMICS: 1},
-)
-"""One rejected video chunk, a crash, a batch that does not fit, and two retunes before the gate is passed."""
 
 
 class DetailedEngine(SimulatedEngine):
@@ -143,21 +136,6 @@ def test_the_runtime_report_has_every_training_call_and_event(eventful: Simulati
     events = {row["event"]: row for row in rows(section(text, "Events"))}
     assert "scripted: latent_actions crash" in events["crashed"]["what"]
     assert events["out_of_memory"]["config patch applied"] == "batch_size_per_gpu 4 → 2"
-
-
-def die_in_dynamics(simulation: Simulation) -> None:
-    """A start whose runner dies without a word at the first chunk of dynamics."""
-    engine = SimulatedEngine()
-    train = engine.train
-
-    def dying(request: TrainRequest, progress: Progress) -> TrainResult:
-        if request.stage is Stage.DYNAMICS:
-            raise KeyboardInterrupt
-        return train(request, progress)
-
-    engine.train = dying  # type: ignore[method-assign]
-    with pytest.raises(KeyboardInterrupt):
-        simulation.run_with(engine)
 
 
 def test_an_interrupted_run_tells_of_it(simulation: Simulation) -> None:

@@ -71,5 +71,5 @@ def run_script(
                 child.let_go()  # the reaper sees to it
             else:
                 time.sleep(POLL)
-        words, said = child.how_it_ended(), child.last_words(LONGEST_OUTPUT)
-    return Ended(how or ("failed" if ended else "done"), ended, words, said)
+        words, output_end = child.how_it_ended(), child.last_words(LONGEST_OUTPUT)
+    return Ended(how or ("failed" if ended else "done"), ended, words, output_end)

@@ -130,11 +130,11 @@ class NativeEngine:
             self._child.tell(request.model_dump_json().encode() + b"\n")
         except BrokenPipeError:
             raise self._died() from None
-        while (line := self._heard()) not in (b"answered\n", b""):
-            said = json.loads(line)
-            if isinstance(said, str):
-                raise _refused(said)
-            progress(*said)
+        while (line := self._next_line()) not in (b"answered\n", b""):
+            message = json.loads(line)
+            if isinstance(message, str):
+                raise _refused(message)
+            progress(*message)
         if not result_file.exists():
             raise self._died()
         with disk_errors("reading", result_file):
@@ -151,7 +151,7 @@ class NativeEngine:
             raise _refused(content)
         raise EngineCrashed(content, out_of_memory=status == "out_of_memory")
 
-    def _heard(self) -> bytes:
+    def _next_line(self) -> bytes:
         """The next line from the child; empty when it has ended.
 
         Raises:

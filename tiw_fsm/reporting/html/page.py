@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from tiw_fsm.fsm.chunk_gate import ACCEPTING
+from tiw_fsm.fsm.events import Event
 from tiw_fsm.fsm.inference_gate import Attempt
 from tiw_fsm.fsm.run_state import RunState
 from tiw_fsm.fsm.states import TERMINAL, TRAINING, State
@@ -266,6 +267,10 @@ def _flat(values: Mapping[str, Any], within: str = "") -> JsonObject:
     return found
 
 
+def _changed_by(step: Step) -> str:
+    return "retune" if step.event == Event.GATE_FAILED else step.event
+
+
 def changes_of(step: Step) -> list[str]:
     """What a step changed in settings: tuning and targets, budgets and thresholds, what a start was told to take."""
     found = [f"{stage}: {patch}" for stage in step.after.get("stages", {}) if (patch := tuning_change(step, stage))]
@@ -283,7 +288,11 @@ def changes_of(step: Step) -> list[str]:
 def _changes(history: Sequence[Step]) -> Table | None:
     """None where nothing has changed since the run began."""
     rows = [
-        (Mark(_time(step.line["time"]), element="time"), "retune" if step.event == "gate_failed" else step.event, what)
+        (
+            Mark(_time(step.line["time"]), element="time"),
+            "retune" if step.event == Event.GATE_FAILED else step.event,
+            what,
+        )
         for step in history[1:]
         for what in changes_of(step)
     ]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from tiw_fsm.fsm.chunk_gate import ACCEPTING
+from tiw_fsm.fsm.events import Event
 from tiw_fsm.fsm.inference_gate import Attempt
 from tiw_fsm.fsm.run_state import RunState
 from tiw_fsm.fsm.states import State
@@ -111,7 +112,7 @@ def _retunes(data: ReportData) -> Lines:
             continue
         older, newer = data.journal[:index], _until_next_retune(data.journal[index + 1 :])
         mse = change(*(_mse(attempts) for attempts in (journal_attempts(older)[-1:], journal_attempts(newer)[:1])))
-        planned = [step for step in data.steps[:index] if step.event == "gate_failed"][-1]
+        planned = [step for step in data.steps[:index] if step.event == Event.GATE_FAILED][-1]
         for stage in step.facts["stages"]:
             loss = change(*(_final(chunk_gates(lines, Stage(stage))) for lines in (older, newer)))
             file = data.link(data.paths.metrics(Stage(stage)))
@@ -146,6 +147,6 @@ def _rejections(data: ReportData) -> Lines:
             tuning_change(s, s.facts["stage"]),
         )
         for s in data.steps
-        if s.event == "rejected"
+        if s.event == Event.REJECTED
     ]
     return table(("stage", "at update", "decision", "reason", "config patch applied"), rows)

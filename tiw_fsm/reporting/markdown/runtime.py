@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from tiw_fsm.fsm.events import CHUNK_JUDGED, DEATHS, Event, RunnerEvent
 from tiw_fsm.fsm.inference_gate import Attempt, InferenceResult
 from tiw_fsm.reporting.advice import verdict_line
 from tiw_fsm.reporting.history import words
@@ -82,29 +83,26 @@ def _per_step(result: JsonObject) -> Lines:
     return table(("generated frame", *columns), [(number, *values) for number, values in rows])
 
 
-DEATHS = ("crashed", "out_of_memory")
-
-
 def _calls(history: Iterable[Step]) -> Iterable[JsonObject]:
     """One entry per chunk attempt: where it began, what it saved, how it was judged."""
     calls: dict[tuple[str, int], JsonObject] = {}
     for step in history:
         stage = step.facts.get("stage")
-        if step.event not in ("saved", "accepted", "rejected", *DEATHS) or stage is None:
+        if step.event not in (Event.SAVED, *CHUNK_JUDGED, *DEATHS) or stage is None:
             continue
         before = step.before["stages"][stage]
         begun = {"stage": stage, "attempt": before["attempt"], "from": before["completed"], "to": before["completed"]}
         rest = {"saved": 0, "seconds": 0.0, "deaths": 0, "decision": "not judged"}
         call = calls.setdefault((stage, before["attempt"]), begun | rest)
         call["to"] = max(call["to"], step.facts["completed"])
-        call["saved"] += step.event == "saved"
+        call["saved"] += step.event == Event.SAVED
         call["seconds"] = round(call["seconds"] + step.facts.get("seconds", 0.0), 3)
         call["deaths"] += step.event in DEATHS
         call["decision"] = step.facts.get("decision", call["decision"])
     return calls.values()
 
 
-UNUSUAL = ("crashed", "out_of_memory", "interrupted", "started", "reopened", "stalled", "result_lost")
+UNUSUAL = (*DEATHS, *RunnerEvent, Event.REOPENED, Event.STALLED, Event.RESULT_LOST)
 """Journal events that are not the plain course of a run."""
 
 

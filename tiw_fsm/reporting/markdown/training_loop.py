@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from tiw_fsm.fsm.events import CHUNK_JUDGED, Event
 from tiw_fsm.reporting.journal import Step, tuning_change
 from tiw_fsm.reporting.markdown.report_data import ReportData, overview
 from tiw_fsm.reporting.markdown.tables import Lines, bullets, table
@@ -26,7 +27,7 @@ def training_report(data: ReportData) -> Lines:
 
 def _stage_section(data: ReportData, stage: Stage) -> Lines:
     progress, metrics = data.run.stages[stage], data.paths.metrics(stage)
-    history = [s for s in data.steps if s.event in ("accepted", "rejected") and s.facts["stage"] == stage]
+    history = [s for s in data.steps if s.event in CHUNK_JUDGED and s.facts["stage"] == stage]
     return [
         f"## {stage}",
         "",
@@ -72,8 +73,8 @@ def _gate_metrics(found: Sequence[JsonObject]) -> Lines:
 def _other_patches(history: Iterable[Step], stage: Stage) -> Lines:
     """Config patches that no stage gate applied: retunes, halved batches, accepted changes of the config."""
     rows = [
-        (step.line["time"], "retune" if step.event == "gate_failed" else step.event, patch)
+        (step.line["time"], "retune" if step.event == Event.GATE_FAILED else step.event, patch)
         for step in history
-        if step.event not in ("accepted", "rejected") and (patch := tuning_change(step, stage))
+        if step.event not in CHUNK_JUDGED and (patch := tuning_change(step, stage))
     ]
     return table(("time", "event", "config patch applied"), rows)
