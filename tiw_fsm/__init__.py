@@ -1,7 +1,8 @@
 """tiw_fsm: a resumable state machine that trains a TinyWorlds world model until it passes its inference gate.
 
 The names in ``__all__`` are the Python API (docs/python.md). They are loaded when they are first used, so that to
-import the package costs nothing. Every other module is private and may change with any version.
+import the package costs nothing. Every other module is private and may change with any version, but for what the guide
+to engines of one's own uses (docs/add-an-engine.md).
 """
 
 from __future__ import annotations
