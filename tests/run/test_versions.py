@@ -21,6 +21,8 @@ from tiw_fsm.errors import ExitCode
 
 BEFORE = "0f1cb3c"
 """The last commit of the flat package, before it was laid out in folders."""
+WITHOUT_MATPLOTLIB = "\n\ndef draw(*arguments: object) -> bool:\n    return False\n"
+"""It drew its curves by a library that is no longer installed; nothing else depends on them."""
 PROJECT = Path(__file__).parents[2]
 FLAGS = ("run", "--max-mse", "0.9", "--allow-trivial")
 
@@ -34,6 +36,8 @@ def older(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("older")
     with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as files:
         files.extractall(folder, filter="data")
+    with open(folder / "tiw_fsm/curves.py", "a") as curves:
+        curves.write(WITHOUT_MATPLOTLIB)
     return folder
 
 

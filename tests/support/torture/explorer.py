@@ -37,7 +37,7 @@ from tiw_fsm.fsm.inference_gate import InferenceResult
 from tiw_fsm.fsm.machine import Machine
 from tiw_fsm.fsm.run_state import RunState
 from tiw_fsm.fsm.states import TERMINAL, TRAINING, State
-from tiw_fsm.reporting import curves
+from tiw_fsm.reporting.html import loss
 from tiw_fsm.run import controller, fingerprint
 from tiw_fsm.run.controller import Controller
 from tiw_fsm.run.session import Context, Session
@@ -361,7 +361,7 @@ def world(size: Size, fallback: Path) -> Iterator[World]:
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     with ExitStack() as stack:
         stack.enter_context(patch.object(os, "fsync", lambda descriptor: None))
-        stack.enter_context(patch.object(curves, "draw", lambda *arguments: False))
+        stack.enter_context(patch.object(loss, "figure", lambda *arguments: None))
         stack.enter_context(patch.object(pictures, "draw_strips", lambda path, *_: path.write_bytes(ready)))
         stack.enter_context(patch.object(fingerprint, "code_digest", cache(fingerprint.code_digest)))
         stack.enter_context(patch.object(controller, "Machine", cache(Machine)))
