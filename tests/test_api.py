@@ -59,6 +59,16 @@ def test_a_run_that_has_not_begun_and_one_without_models_are_refused(simulation:
         tiw_fsm.open_run(repo_root=simulation.root).world()
 
 
+def test_a_configuration_that_was_altered_is_not_taken_for_that_of_the_run(simulation: Simulation) -> None:
+    simulation.run()
+    run = tiw_fsm.open_run(repo_root=simulation.root)
+    assert run.inference.generation_steps == 4
+    config = run.store.paths.config
+    config.write_text(config.read_text().replace('"generation_steps": 4', '"generation_steps": 5'))
+    with pytest.raises(tiw_fsm.TiwFsmError, match="not the configuration of the last start"):
+        _ = run.inference
+
+
 def test_all_names_are_there_and_importing_them_waits_until_they_are_used() -> None:
     for name in tiw_fsm.__all__:
         assert getattr(tiw_fsm, name)

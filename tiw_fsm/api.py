@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +20,6 @@ from tiw_fsm.stages import Stage
 from tiw_fsm.storage import checkpoints
 from tiw_fsm.storage.paths import StatePaths
 from tiw_fsm.storage.store import Store
-from tiw_fsm.system import durable
 from tiw_fsm.tinyworlds.config import InferenceConfig
 from tiw_fsm.values.plain import JsonObject
 
@@ -117,11 +115,11 @@ class Run:
         Raises:
             StateDamaged: it is gone, or not as that start left it.
         """
-        path = self.store.paths.config
         try:
-            return Settings.model_validate(json.loads(durable.read_small(path)), strict=False)
+            return Settings.model_validate_json(self.store.config(self.state))
         except ValueError as exc:
-            raise StateDamaged(f"{path} cannot be read ({exc}); the next `tiw-fsm run` writes it anew") from exc
+            path = self.store.paths.config
+            raise StateDamaged(f"{path} cannot be used ({exc}); the next `tiw-fsm run` writes it anew") from exc
 
     @property
     def inference(self) -> InferenceConfig:

@@ -10,10 +10,9 @@ from typing import Any, NamedTuple
 from rich.console import Console
 
 from tiw_fsm.config.alignment import FROM_TRAINING
-from tiw_fsm.config.settings import load_settings
-from tiw_fsm.engines import registry
 from tiw_fsm.errors import UsageProblem
 from tiw_fsm.run.preflight import data_problems
+from tiw_fsm.run.session import configured
 from tiw_fsm.stages import Stage
 from tiw_fsm.storage import checkpoints
 from tiw_fsm.storage.store import Store
@@ -46,10 +45,8 @@ def show(out: Console, found: Sequence[Finding], good: str, bad: str, *, as_json
 def run_findings(store: Store, typed: Mapping[str, Any], repo_root: Path) -> list[Finding]:
     """Configs, data, and the checkpoints that the run's state names."""
     run = store.load()
-    flags = {**(run.flags if run else {}), **typed}
     try:
-        kind = registry.find(flags.get("engine", "native"))
-        settings = load_settings(flags, run=store.paths.folder.name, repo_root=repo_root, engine=kind)
+        _, kind, settings = configured(store, run, typed, repo_root)
     except UsageProblem as exc:
         return [Finding("configs", exc.problems)]
     findings = [

@@ -66,9 +66,7 @@ class Session:
             UsageProblem: flags or configs cannot be used; nothing was changed.
         """
         before, damage = store.resume()
-        flags = {**(before.flags if before else {}), **typed}
-        kind = kind or registry.find(flags.get("engine", "native"))
-        settings = load_settings(flags, run=store.paths.folder.name, repo_root=repo_root, engine=kind)
+        flags, kind, settings = configured(store, before, typed, repo_root, kind)
         log = make_log(console, store.paths.log)
         for what in damage:
             log.warning(f"{what} Going on from the generation before.")
@@ -78,6 +76,20 @@ class Session:
     def paths(self) -> RunPaths:
         """Where the run's artifacts go."""
         return RunPaths(Path(self.settings.run_root), Path(self.settings.repo_root))
+
+
+def configured(
+    store: Store, before: RunState | None, typed: Mapping[str, Any], repo_root: Path, kind: EngineKind | None = None
+) -> tuple[dict[str, Any], EngineKind, Settings]:
+    """The flags in force, typed ones over those saved with ``before``; the engine they name, unless it is given as
+    ``kind``; and the settings they make of the YAML files.
+
+    Raises:
+        UsageProblem: flags or configs cannot be used.
+    """
+    flags = {**(before.flags if before else {}), **typed}
+    kind = kind or registry.find(flags.get("engine", "native"))
+    return flags, kind, load_settings(flags, run=store.paths.folder.name, repo_root=repo_root, engine=kind)
 
 
 @dataclass

@@ -8,6 +8,7 @@ so that neither can be damaged, or taken from another run, without being found o
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -160,6 +161,19 @@ class Store(StateFolder):
             return generation(self.paths.previous).run
         except (ValueError, StateDamaged):
             return None
+
+    def config(self, run: RunState) -> bytes:
+        """The effective configuration that the last start saved beside the state ``run``.
+
+        Raises:
+            ValueError: it is gone, or not what that start saved.
+            DiskRefused: it cannot be read.
+            StateDamaged: no plain file stands in its place.
+        """
+        content = durable.read_small(self.paths.config)
+        if hashlib.sha256(content).hexdigest() != run.config_sha256:
+            raise ValueError("it is not the configuration of the last start")
+        return content
 
     def refuse(self, code: ExitCode, message: str) -> None:
         """Leave word for ``status`` that a start was refused, and why."""

@@ -6,7 +6,6 @@ power cut may do to it, the next start or `tiw-fsm report` mends, and a run is s
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import os
@@ -53,7 +52,7 @@ def gather(store: Store, *, alive: bool | None = None) -> PageData | None:
     if run is None:
         return None
     journal, problems = store.journal(), list[str]()
-    config = _config(store.paths, run, problems)
+    config = _config(store, run, problems)
     return PageData(
         name=store.paths.folder.name,
         now=now(),
@@ -69,14 +68,11 @@ def gather(store: Store, *, alive: bool | None = None) -> PageData | None:
     )
 
 
-def _config(paths: StatePaths, run: RunState, problems: list[str]) -> JsonObject:
+def _config(store: Store, run: RunState, problems: list[str]) -> JsonObject:
     try:
-        content = durable.read_small(paths.config)
-        if hashlib.sha256(content).hexdigest() != run.config_sha256:
-            raise ValueError("it is not the configuration of the last start")
-        found: JsonObject = json.loads(content)
+        found: JsonObject = json.loads(store.config(run))
     except (ValueError, TiwFsmError) as exc:
-        problems.append(f"{paths.config} cannot be used, so neither configuration nor losses are shown: {exc}")
+        problems.append(f"{store.paths.config} cannot be used, so neither configuration nor losses are shown: {exc}")
         return {}
     return found
 
