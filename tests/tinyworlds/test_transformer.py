@@ -40,7 +40,7 @@ def test_equal_patches_get_distinct_tokens_at_distinct_places() -> None:
 
 
 def test_spatial_attention_stays_within_a_frame() -> None:
-    x, layer = torch.randn(B, T, P, 12, generator=seeded()), lively(SpatialAttention(12, 2))
+    x, layer = torch.randn(B, T, P, 12, generator=seeded()), lively(SpatialAttention(SIZES))
     changed = x.clone()
     changed[:, 1, 0] += 1
     before, after = layer(x), layer(changed)
@@ -49,7 +49,7 @@ def test_spatial_attention_stays_within_a_frame() -> None:
 
 
 def test_temporal_attention_stays_within_a_patch_and_looks_back_only() -> None:
-    x, layer = torch.randn(B, T, P, 12, generator=seeded()), lively(TemporalAttention(12, 2))
+    x, layer = torch.randn(B, T, P, 12, generator=seeded()), lively(TemporalAttention(SIZES))
     changed = x.clone()
     changed[:, 1, 2] += 1
     before, after = layer(x), layer(changed)

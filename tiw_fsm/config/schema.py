@@ -5,11 +5,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
-from tiw_fsm.tinyworlds.config import InferenceConfig
+from tiw_fsm.tinyworlds.config import DecoderContext, InferenceConfig, Masking
 from tiw_fsm.values.frozen import Count, FrozenModel, Positive, Rate, Several, Share
 
 
@@ -88,8 +88,26 @@ class StageFile(SharedKeys):
     """TinyWorlds' resume path; here it comes from --*-checkpoint."""
 
 
+class LatentFile(StageFile):
+    """latent_actions.yaml."""
+
+    film_init_std: Rate | None = None
+    """How strongly actions act on a fresh model; TinyWorlds' is 0.001."""
+    key_hint_weight: Annotated[float, Field(ge=0)] | None = None
+    """Weight of the recorded keys (`actions`) as a hint to the latent actions; 0, the default, gives none."""
+    decoder_context: DecoderContext | None = None
+    """What the decoder sees in training: first_frame (as TinyWorlds) or past_frames, as at inference."""
+
+
 class DynamicsFile(StageFile):
     """dynamics.yaml."""
+
+    film_init_std: Rate | None = None
+    """How strongly actions act on a fresh model; TinyWorlds' is 0.001."""
+    masking: Masking | None = None
+    """Tokens to learn to fill in: scattered (as TinyWorlds) or next_frame, as at inference."""
+    context_noise: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Largest share of visible tokens replaced by another clip's in training; 0, the default, replaces none."""
 
     use_actions: bool | None = None
     """Condition the dynamics on latent actions."""

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from tiw_fsm.config import alignment
 from tiw_fsm.config.flags import FLAGS
 from tiw_fsm.config.loop import LoopConfig
-from tiw_fsm.config.schema import DynamicsFile, InferenceFile, StageFile, TrainingFile
+from tiw_fsm.config.schema import DynamicsFile, InferenceFile, LatentFile, StageFile, TrainingFile
 from tiw_fsm.config.yaml_source import Source
 from tiw_fsm.data import frames
 from tiw_fsm.errors import UsageProblem
@@ -96,7 +96,7 @@ class YamlKind(NamedTuple):
     optional: bool = False
 
 
-STAGE_SCHEMAS: dict[Stage, type[StageFile]] = {Stage.DYNAMICS: DynamicsFile}
+STAGE_SCHEMAS: dict[Stage, type[StageFile]] = {Stage.LATENT: LatentFile, Stage.DYNAMICS: DynamicsFile}
 """Stages whose file has keys of its own."""
 FILES = {
     kind.name: kind

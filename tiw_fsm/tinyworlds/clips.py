@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tiw_fsm.tinyworlds import episodes
 from tiw_fsm.tinyworlds.config import DataSource, InferenceConfig
+from tiw_fsm.tinyworlds.keys import RecordedKeys
 
 READ_ROWS = 4096
 """Rows read from the file at a time."""
@@ -34,10 +35,13 @@ class FrameData:
         with h5py.File(source.path, "r") as file:
             rows = file["frames"]
             episode = file["episode"][:] if "episode" in file else None
+            actions = file["actions"][:] if "actions" in file else None
+            names = list(map(str, file["actions"].attrs.get("names", ()))) if "actions" in file else []
             self.numbers, self.held_out = episodes.split_rows(len(rows), episode, source.skip)
             wanted = self.numbers >= 0
             if source.preload_ratio is not None:
                 wanted &= self.held_out | (np.arange(len(rows)) < int(len(rows) * source.preload_ratio))
+            self.training = torch.from_numpy(wanted & ~self.held_out)  # of the file's rows
             self.place = torch.from_numpy(np.cumsum(wanted) - 1).to(device)  # file row → row kept here
             self.frames = torch.empty((int(wanted.sum()), *rows.shape[1:]), dtype=torch.uint8, device=device)
             kept = 0
@@ -47,6 +51,9 @@ class FrameData:
                     block = torch.from_numpy(rows[begin : begin + READ_ROWS][chosen])
                     self.frames[kept : kept + len(block)] = block
                     kept += len(block)
+        self.keys: RecordedKeys | None = None
+        if actions is not None:
+            self.keys = RecordedKeys(torch.from_numpy(actions.astype(np.int64)), self.training, source.stride, names)
         self._starts: dict[tuple[int, bool], Tensor] = {}
 
     def clip_starts(self, length: int, *, held_out: bool) -> Tensor:
@@ -81,16 +88,25 @@ class FrameData:
         picked = [int(torch.randint(low, high, (), generator=random)) for low, high in edges.unfold(0, 2, 1).tolist()]
         return starts[picked]
 
+    def evaluation_starts(self, config: InferenceConfig, count: int) -> Tensor:
+        """Where the ``count`` held-out clips begin that inference is judged on."""
+        return self.held_out_clips(config.frames, count, config.seed, config.preload_ratio)
+
     def evaluation_clips(self, config: InferenceConfig, count: int) -> Tensor:
         """The ``count`` held-out clips that inference is judged on, [B, F, C, H, W] in [-1, 1]."""
-        starts = self.held_out_clips(config.frames, count, config.seed, config.preload_ratio)
-        return to_model(self.clips(starts, config.frames))
+        return to_model(self.clips(self.evaluation_starts(config, count), config.frames))
+
+    def keys_between(self, starts: Tensor, length: int) -> Tensor | None:
+        """The recorded keys between the frames of the clips that begin at file rows ``starts`` [B].
+
+        Returns:
+            Places in ``keys.values``, long [B, length - 1] on the CPU; None where nothing is recorded.
+        """
+        return None if self.keys is None else self.keys.clip(starts, length, self.source.stride)
 
     def mean_training_frame(self) -> Tensor:
         """Mean over all training frames, [C, H, W] in [0, 1]."""
-        rows = torch.from_numpy(np.flatnonzero(~self.held_out & (self.numbers >= 0)))
-        if self.source.preload_ratio is not None:
-            rows = rows[rows < int(len(self.numbers) * self.source.preload_ratio)]
+        rows = self.training.nonzero().flatten()
         total = torch.zeros(self.frames.shape[1:], dtype=torch.float64, device=self.device)
         for block in torch.split(rows.to(self.device), SUM_ROWS):
             total += self.frames[self.place[block]].sum(0, dtype=torch.float64)

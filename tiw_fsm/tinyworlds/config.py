@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from tiw_fsm.values.frozen import Count, FrozenModel, Positive, Rate, Several, Share
 
@@ -12,8 +12,29 @@ Baseline = Literal["copy_last", "mean_frame", "blurred_last"]
 """Trivial predictions that a world model is held against; ``baselines.py`` makes them."""
 
 
-class StageConfig(FrozenModel):
-    """What one stage trains with, all sources merged. The keys are TinyWorlds'."""
+DecoderContext = Literal["first_frame", "past_frames"]
+"""What the decoder of the latent actions sees in training beside the actions; at inference it is the past."""
+Masking = Literal["scattered", "next_frame"]
+"""Which tokens the dynamics learn to fill in."""
+
+
+class StageOptions(FrozenModel):
+    """What TinyWorlds does not have: off by default, so that a stage trains as TinyWorlds' own does."""
+
+    film_init_std: Rate = 0.001
+    """How strongly actions act on a fresh model: standard deviation of the weights that scale and shift by them."""
+    key_hint_weight: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the recorded keys as a hint to the latent actions; 0 leaves them to be found without."""
+    decoder_context: DecoderContext = "first_frame"
+    """What the latent actions' decoder sees in training: the first frame alone, or all past frames as at inference."""
+    masking: Masking = "scattered"
+    """Tokens that dynamics learn to fill in: any of the clip, or those of its last frame, as at inference."""
+    context_noise: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Largest share of a clip's visible tokens that dynamics see replaced by another clip's, as their own errors do."""
+
+
+class StageConfig(StageOptions):
+    """What one stage trains with, all sources merged. The keys are TinyWorlds', and our own options."""
 
     n_updates: Positive
     learning_rate: Rate
@@ -34,6 +55,13 @@ class StageConfig(FrozenModel):
     amp: bool = False
     tf32: bool = False
     compile: bool = False
+
+    @model_serializer(mode="wrap")
+    def _options_in_use(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Options at their defaults are left out: what trains as TinyWorlds does is saved as it saves it."""
+        options = StageOptions.model_fields
+        values: dict[str, Any] = plain(self)
+        return {key: value for key, value in values.items() if key not in options or value != options[key].default}
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .config import Masking
 from .latent_actions import action_width
 from .transformer import LatentEmbedding, STTransformer, TransformerConfig
 
@@ -26,6 +27,36 @@ def draw_mask(batch: int, frames: int, patches: int, generator: torch.Generator)
     mask = torch.rand(batch, frames, patches, generator=generator) < ratio
     visible_frame = torch.randint(frames, (batch, 1, patches), generator=generator)
     return mask.scatter(1, visible_frame, False)
+
+
+def draw_next_frame_mask(batch: int, frames: int, patches: int, generator: torch.Generator) -> Tensor:
+    """Hides tokens of the last frame alone, as decoding finds them: bool [B, T, P] on the CPU, True where hidden.
+
+    One ratio in [0.5, 1) holds for the whole batch.
+    """
+    ratio = 0.5 + 0.5 * torch.rand((), generator=generator)
+    mask = torch.zeros(batch, frames, patches, dtype=torch.bool)
+    mask[:, -1] = torch.rand(batch, patches, generator=generator) < ratio
+    return mask
+
+
+MASKS: dict[Masking, Callable[[int, int, int, torch.Generator], Tensor]] = {
+    "scattered": draw_mask,
+    "next_frame": draw_next_frame_mask,
+}
+
+
+def disturb(indices: Tensor, mask: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """Tokens [B, T, P] of which up to `share` of the visible ones are another clip's at the same place.
+
+    What a rollout sees is its own work, with its errors: dynamics that only ever saw true tokens drift away from
+    them (noise augmentation: Valevski et al. 2024, arXiv:2408.14837). Each clip draws its own share, from none up.
+    """
+    B = indices.shape[0]
+    shares = share * torch.rand(B, 1, 1, generator=generator)
+    hit = torch.rand(indices.shape, generator=generator) < shares
+    others = torch.randperm(B, generator=generator).to(indices.device)
+    return torch.where(hit.to(indices.device) & ~mask, indices[others], indices)
 
 
 def unmask_counts(total: int, steps: int, schedule_k: float) -> list[int]:

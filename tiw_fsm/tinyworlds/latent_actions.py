@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .config import DecoderContext
 from .fsq import FiniteScalarQuantizer
 from .transformer import PatchEmbedding, STTransformer, TransformerConfig, unpatchify
 
@@ -53,12 +54,13 @@ class LatentActionsEncoder(nn.Module):
 class LatentActionsDecoder(nn.Module):
     """Predicts frames 1 .. T-1 from the frames before them and the actions [B, T-1, A] between them.
 
-    In training only the first frame is shown; mask tokens stand for the others, so that whatever changes
-    has to come through the actions.
+    In training only the first frame is shown, unless `context` is past_frames; mask tokens stand for the others,
+    so that whatever changes has to come through the actions.
     """
 
-    def __init__(self, sizes: TransformerConfig, action_dim: int) -> None:
+    def __init__(self, sizes: TransformerConfig, action_dim: int, context: DecoderContext) -> None:
         super().__init__()
+        self.context = context
         self.grid = sizes.grid
         self.patch_size = sizes.patch_size
         self.patch_embed = PatchEmbedding(sizes)
@@ -71,7 +73,7 @@ class LatentActionsDecoder(nn.Module):
     def forward(self, frames: Tensor, actions: Tensor) -> Tensor:
         """Frames [B, T, C, H, W] and actions [B, T-1, A] to predicted frames [B, T-1, C, H, W]."""
         B, T = frames.shape[:2]
-        if self.training:
+        if self.training and self.context == "first_frame":
             first = self.patch_embed(frames[:, :1])  # [B, 1, P, E]
             hidden = self.mask_token.expand(B, T - 2, first.shape[2], -1)  # these know no place, only a time
             tokens = torch.cat([first, hidden], dim=1)
@@ -86,24 +88,29 @@ class LatentActionModel(nn.Module):
 
     Frames are float [B, T, C, H, W] in [-1, 1] with T >= 2. An action is A = log2(n_actions) signs.
 
-    sizes: of both halves.
+    sizes: of both halves. context: what the decoder sees in training.
 
     Raises:
         ValueError: the sizes do not divide or n_actions is no power of two.
     """
 
-    def __init__(self, sizes: TransformerConfig, *, n_actions: int) -> None:
+    def __init__(self, sizes: TransformerConfig, *, n_actions: int, context: DecoderContext = "first_frame") -> None:
         super().__init__()
         self.action_dim = action_width(n_actions)
         self.encoder = LatentActionsEncoder(sizes, self.action_dim)
         self.quantizer = FiniteScalarQuantizer(self.action_dim, ACTION_BINS)
-        self.decoder = LatentActionsDecoder(sizes, self.action_dim)
+        self.decoder = LatentActionsDecoder(sizes, self.action_dim, context)
 
-    def forward(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, frames: Tensor, hints: Tensor | None = None, hint_weight: float = 0.0
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """The scalar loss, the predicted frames 1 .. T-1 [B, T-1, C, H, W], the action indices [B, T-1].
 
         The loss is smooth L1 on the predictions plus a penalty while the raw action latents vary less over
-        the batch than VARIANCE_TARGET, which keeps the actions from collapsing into one.
+        the batch than VARIANCE_TARGET, which keeps the actions from collapsing into one; and the logistic loss of
+        every sign of an action that `hints` know, times `hint_weight`.
+
+        hints: long [B, T-1], the action there should be; negative where it is not known.
 
         Raises:
             ValueError: T < 2.
@@ -116,6 +123,10 @@ class LatentActionModel(nn.Module):
         variance = raw.float().var(dim=0, correction=0).mean()
         loss = F.smooth_l1_loss(predicted, frames[:, 1:])
         loss = loss + VARIANCE_WEIGHT * F.relu(VARIANCE_TARGET - variance)
+        if hints is not None:
+            signs = self.quantizer.latents_from_indices(hints.clamp_min(0))
+            known = (hints >= 0)[..., None]
+            loss = loss + hint_weight * (F.softplus(-2 * raw.float() * signs) * known).mean()
         return loss, predicted, self.quantizer.indices_from_latents(actions)
 
     def encode(self, frames: Tensor) -> Tensor:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from tiw_fsm.stages import Stage
 from tiw_fsm.tinyworlds.clips import FrameData, to_model
 from tiw_fsm.tinyworlds.config import StageConfig
-from tiw_fsm.tinyworlds.dynamics import DynamicsModel, draw_mask
+from tiw_fsm.tinyworlds.dynamics import MASKS, DynamicsModel, disturb
+from tiw_fsm.tinyworlds.keys import UNKNOWN
 from tiw_fsm.tinyworlds.latent_actions import LatentActionModel
 from tiw_fsm.tinyworlds.tokens import ClipTokens
 from tiw_fsm.tinyworlds.transformer import TransformerConfig
@@ -50,23 +51,15 @@ class Objective(Protocol):
         """The model's own version of frames [B, T, C, H, W]: [B, T', C, H, W], aligned to the clip's last frames."""
 
 
-class FrameObjective:
-    """The base of the stages that learn from frames themselves."""
-
-    def __init__(self, data: FrameData, config: StageConfig) -> None:
-        self.data, self.config = data, config
-
-    def batch(self, picks: Tensor) -> Tensor:
-        length = self.config.context_length
-        return to_model(self.data.clips(self.data.clip_starts(length, held_out=False)[picks], length))
-
-
-class VideoObjective(FrameObjective):
+class VideoObjective:
     """Reconstruct frames through the codebook."""
 
     def __init__(self, model: VideoTokenizer, data: FrameData, config: StageConfig, inputs: Inputs) -> None:
-        super().__init__(data, config)
-        self.model = model
+        self.model, self.data, self.length = model, data, config.context_length
+        self.starts = data.clip_starts(self.length, held_out=False)
+
+    def batch(self, picks: Tensor) -> Tensor:
+        return to_model(self.data.clips(self.starts[picks], self.length))
 
     def loss(self, batch: Tensor, random: torch.Generator) -> Loss:
         return Loss(self.model(batch)[0], {})
@@ -79,15 +72,30 @@ class VideoObjective(FrameObjective):
         return reconstruction
 
 
-class LatentObjective(FrameObjective):
-    """Predict frames from the first one and the actions inferred between them."""
+class LatentObjective:
+    """Predict frames from those before and the actions inferred between them; recorded keys may hint at these."""
 
     def __init__(self, model: LatentActionModel, data: FrameData, config: StageConfig, inputs: Inputs) -> None:
-        super().__init__(data, config)
-        self.model = model
+        self.model, self.data, self.config, self.length = model, data, config, config.context_length
+        self.starts = data.clip_starts(self.length, held_out=False)
+        hinted = data.keys is not None and config.key_hint_weight > 0
+        self.codes = data.keys.codes(config.n_actions) if data.keys is not None and hinted else None
 
-    def loss(self, batch: Tensor, random: torch.Generator) -> Loss:
-        loss, _, actions = self.model(batch)
+    def batch(self, picks: Tensor) -> tuple[Tensor, Tensor | None]:
+        starts = self.starts[picks]
+        return to_model(self.data.clips(starts, self.length)), self._hints(starts)
+
+    def _hints(self, starts: Tensor) -> Tensor | None:
+        """The action that each recorded key stands for, [B, T-1]; None where there are no keys to go by."""
+        if self.codes is None:
+            return None
+        keys = self.data.keys_between(starts, self.length)
+        assert keys is not None
+        hints = torch.where(keys == UNKNOWN, UNKNOWN, self.codes[keys])
+        return hints.to(self.data.device, non_blocking=True)
+
+    def loss(self, batch: tuple[Tensor, Tensor | None], random: torch.Generator) -> Loss:
+        loss, _, actions = self.model(*batch, self.config.key_hint_weight)
         return Loss(loss, {"actions": count_actions(actions, self.config.n_actions)})
 
     def row(self, extras: dict[str, Tensor]) -> Row:
@@ -114,8 +122,11 @@ class DynamicsObjective:
     def loss(self, batch: tuple[Tensor, Tensor | None], random: torch.Generator) -> Loss:
         indices, actions = batch
         B, T, P = indices.shape
-        mask = draw_mask(B, T, P, random).to(indices.device, non_blocking=True)
-        latents = self.tokenizer.quantizer.latents_from_indices(indices)
+        mask = MASKS[self.config.masking](B, T, P, random).to(indices.device, non_blocking=True)
+        seen = indices
+        if self.config.context_noise > 0:
+            seen = disturb(indices, mask, self.config.context_noise, random)
+        latents = self.tokenizer.quantizer.latents_from_indices(seen)
         if actions is None:
             return Loss(self.model.loss(latents, indices, mask), {})
         conditioning = self.actions.quantizer.latents_from_indices(actions)
@@ -160,7 +171,7 @@ MODELS: dict[Stage, StageModel] = {
         VideoObjective,
     ),
     Stage.LATENT: StageModel(
-        lambda sizes, config: LatentActionModel(sizes, n_actions=config.n_actions),
+        lambda sizes, config: LatentActionModel(sizes, n_actions=config.n_actions, context=config.decoder_context),
         LatentObjective,
     ),
     Stage.DYNAMICS: StageModel(

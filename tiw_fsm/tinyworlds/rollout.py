@@ -67,23 +67,33 @@ class WorldModel:
         """
         random = random or generator(config.seed, "rollout")
         window, horizon = config.context_window, config.prediction_horizon
-        quantizer = self.tokenizer.quantizer
         frames = clips[:, :window]
         for step in range(config.generation_steps):
             source = clips if config.teacher_forced else frames
             context = source[:, step * horizon : step * horizon + window]
-            latents = self.dynamics.generate(
-                quantizer.latents_from_indices(self.tokenizer.tokenize(context)),
-                horizon,
-                config.decode_steps,
-                actions[step] if self.use_actions else None,
-                quantizer.latents_from_indices,
-                config.temperature,
-                random,
-            )
-            frames = torch.cat([frames, self.tokenizer.detokenize(latents)[:, -horizon:]], dim=1)
+            frames = torch.cat([frames, self.predict(context, actions[step], config, random)], dim=1)
             each_step(step + 1)
         return frames[:, window:]
+
+    @torch.no_grad()
+    def predict(self, context: Tensor, actions: Tensor, config: InferenceConfig, random: torch.Generator) -> Tensor:
+        """One step of a rollout: the frames [B, horizon, C, H, W] that follow ``context`` [B, window, C, H, W].
+
+        Args:
+            actions: [B, window - 1 + horizon, A], between the frames of the context and then leading to the new ones.
+            random: for sampling, where the temperature is not 0.
+        """
+        quantizer, horizon = self.tokenizer.quantizer, config.prediction_horizon
+        latents = self.dynamics.generate(
+            quantizer.latents_from_indices(self.tokenizer.tokenize(context)),
+            horizon,
+            config.decode_steps,
+            actions if self.use_actions else None,
+            quantizer.latents_from_indices,
+            config.temperature,
+            random,
+        )
+        return self.tokenizer.detokenize(latents)[:, -horizon:]
 
     @torch.no_grad()
     def reconstruct(self, clips: Tensor, config: InferenceConfig) -> Tensor:

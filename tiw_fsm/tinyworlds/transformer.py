@@ -64,6 +64,8 @@ class TransformerConfig:
     """Of the feed-forward layers, which are two thirds of it wide."""
     num_blocks: int
     """Of each transformer."""
+    film_init_std: float = 1e-3
+    """Standard deviation of the weights through which actions first act on a layer."""
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -193,15 +195,15 @@ class AdaptiveNormalizer(nn.Module):
     FiLM scales and shifts every patch of frame t by a linear function of that frame's conditioning.
     """
 
-    def __init__(self, embed_dim: int, conditioning_dim: int | None = None) -> None:
+    def __init__(self, sizes: TransformerConfig, conditioning_dim: int | None = None) -> None:
         super().__init__()
         self.rms: RMSNorm | None = None
         self.to_gamma_beta: nn.Sequential | None = None
         if conditioning_dim is None:
-            self.rms = RMSNorm(embed_dim)
+            self.rms = RMSNorm(sizes.embed_dim)
         else:
-            film = nn.Linear(conditioning_dim, 2 * embed_dim)
-            nn.init.normal_(film.weight, std=1e-3)  # near identity, yet the actions matter from the start
+            film = nn.Linear(conditioning_dim, 2 * sizes.embed_dim)
+            nn.init.normal_(film.weight, std=sizes.film_init_std)
             nn.init.zeros_(film.bias)
             self.to_gamma_beta = nn.Sequential(nn.SiLU(), film)
 
@@ -237,8 +239,9 @@ class AxisAttention(nn.Module):
         ValueError: num_heads does not divide embed_dim.
     """
 
-    def __init__(self, embed_dim: int, num_heads: int, conditioning_dim: int | None = None) -> None:
+    def __init__(self, sizes: TransformerConfig, conditioning_dim: int | None = None) -> None:
         super().__init__()
+        embed_dim, num_heads = sizes.embed_dim, sizes.num_heads
         if num_heads < 1 or embed_dim % num_heads:
             fits = [heads for heads in range(1, embed_dim + 1) if embed_dim % heads == 0]
             raise ValueError(f"{num_heads=} does not divide {embed_dim=}: use one of {fits}")
@@ -247,7 +250,7 @@ class AxisAttention(nn.Module):
         self.k_proj = nn.Linear(embed_dim, embed_dim)
         self.v_proj = nn.Linear(embed_dim, embed_dim)
         self.out_proj = nn.Linear(embed_dim, embed_dim)
-        self.norm = AdaptiveNormalizer(embed_dim, conditioning_dim)
+        self.norm = AdaptiveNormalizer(sizes, conditioning_dim)
 
     def attend(self, x: Tensor, conditioning: Tensor | None, batch: int, length: int, causal: bool) -> Tensor:
         """Attend over `length` positions; axes between them and the head dimension act as further heads."""
@@ -280,13 +283,13 @@ class TemporalAttention(AxisAttention):
 class SwiGLUFFN(nn.Module):
     """Gated feed-forward layer (Shazeer 2020, arXiv:2002.05202), two thirds of hidden_dim wide."""
 
-    def __init__(self, embed_dim: int, hidden_dim: int, conditioning_dim: int | None = None) -> None:
+    def __init__(self, sizes: TransformerConfig, conditioning_dim: int | None = None) -> None:
         super().__init__()
-        width = 2 * hidden_dim // 3
-        self.w_v = nn.Linear(embed_dim, width)
-        self.w_g = nn.Linear(embed_dim, width)
-        self.w_o = nn.Linear(width, embed_dim)
-        self.norm = AdaptiveNormalizer(embed_dim, conditioning_dim)
+        width = 2 * sizes.hidden_dim // 3
+        self.w_v = nn.Linear(sizes.embed_dim, width)
+        self.w_g = nn.Linear(sizes.embed_dim, width)
+        self.w_o = nn.Linear(width, sizes.embed_dim)
+        self.norm = AdaptiveNormalizer(sizes, conditioning_dim)
 
     def forward(self, x: Tensor, conditioning: Tensor | None = None) -> Tensor:
         hidden = F.silu(self.w_v(x)) * self.w_g(x)
@@ -299,9 +302,9 @@ class STTransformerBlock(nn.Module):
 
     def __init__(self, sizes: TransformerConfig, conditioning_dim: int | None = None) -> None:
         super().__init__()
-        self.spatial_attn = SpatialAttention(sizes.embed_dim, sizes.num_heads, conditioning_dim)
-        self.temporal_attn = TemporalAttention(sizes.embed_dim, sizes.num_heads, conditioning_dim)
-        self.ffn = SwiGLUFFN(sizes.embed_dim, sizes.hidden_dim, conditioning_dim)
+        self.spatial_attn = SpatialAttention(sizes, conditioning_dim)
+        self.temporal_attn = TemporalAttention(sizes, conditioning_dim)
+        self.ffn = SwiGLUFFN(sizes, conditioning_dim)
 
     def forward(self, x: Tensor, conditioning: Tensor | None = None) -> Tensor:
         x = self.spatial_attn(x, conditioning)
