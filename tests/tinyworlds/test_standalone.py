@@ -36,8 +36,9 @@ from tiw_fsm.stages import Stage
 from tiw_fsm.tinyworlds.clips import FrameData
 from tiw_fsm.tinyworlds.config import DataSource, InferenceConfig, StageConfig
 from tiw_fsm.tinyworlds.determinism import make_deterministic
+from tiw_fsm.tinyworlds.evaluation import evaluate
 from tiw_fsm.tinyworlds.objectives import make_model
-from tiw_fsm.tinyworlds.rollout import WorldModel, evaluate
+from tiw_fsm.tinyworlds.rollout import WorldModel
 from tiw_fsm.tinyworlds.training import Trainer, load_weights
 from tiw_fsm.values.frozen import LearningRateSchedule, Tuning
 

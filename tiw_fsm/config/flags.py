@@ -110,7 +110,20 @@ FLAGS: dict[str, Flag] = {
         Flag("retry_lr_decay", float, "Its factor from retune to retune.", ("loop.retune.lr_decay",)),
         Flag("retry_lr_floor", float, "The lowest it may fall.", ("loop.retune.lr_floor",)),
         Flag("max_mse", float, "Largest MSE that passes the inference gate.", ("loop.inference.max_mse",)),
-        Flag("allow_trivial", bool, "Judge without the baselines.", ("loop.inference.allow_trivial",)),
+        Flag("min_skill", float, "Skill to be above, at its interval's low end.", ("loop.inference.min_skill",)),
+        Flag(
+            "min_delta_psnr",
+            float,
+            "Control in dB to be above, at its interval's low end.",
+            ("loop.inference.min_delta_psnr",),
+        ),
+        Flag("min_motion", float, "Share of the true movement to be above.", ("loop.inference.min_motion",)),
+        Flag(
+            "allow_trivial",
+            bool,
+            "Judge without baselines, skill, control and motion.",
+            ("loop.inference.allow_trivial",),
+        ),
         Flag("generation_steps", int, "Inference steps.", ("inference.generation_steps",)),
         Flag("context_window", int, "True frames an inference starts from.", ("inference.context_window",)),
         Flag(

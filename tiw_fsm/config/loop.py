@@ -67,10 +67,18 @@ class InferenceGate(FrozenModel):
 
     max_mse: Rate = 0.03
     """Largest MSE of generated frames, pixels in [0, 1]."""
-    beat: tuple[Baseline, ...] = ("copy_last", "mean_frame")
+    beat: tuple[Baseline, ...] = ("copy_last", "mean_frame", "blurred_last")
     """Baselines whose MSE the rollout must be below."""
+    beat_first_step: bool = True
+    """It must be below theirs at the first generated frame alone, too."""
+    min_skill: float | None = 0.0
+    """Skill that the low end of its interval must be above; null asks for none."""
+    min_delta_psnr: float | None = 0.5
+    """Control, dB, that the low end of its interval must be above; null asks for none."""
+    min_motion: float | None = 0.2
+    """Movement, as a share of the true frames', that the rollout must be above; null asks for none."""
     allow_trivial: bool = False
-    """Judge without the baselines; the report says so."""
+    """Judge without baselines, skill, control and motion; the verdict says so."""
     clips: Positive = 8
     """Held-out clips to judge on."""
 

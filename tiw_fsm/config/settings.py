@@ -83,6 +83,10 @@ class EngineRules(Protocol):
     def interpreter_needs(self) -> str:
         """What ``--python-exec`` must have installed."""
 
+    @property
+    def loop_defaults(self) -> JsonObject:
+        """Keys of loop.yaml whose default is another with it."""
+
     def read_settings(self, draft: Draft, problems: list[str]) -> FrozenModel | None:
         """What only this engine needs, if anything; what is wrong for it is added to ``problems``."""
 
@@ -133,7 +137,7 @@ def _load_settings(flags: Mapping[str, Any], run: str, repo_root: Path, engine: 
     _apply_flags(sources, flags)
     parsed = {}
     for name, source in sources.items():
-        defaults = LoopConfig().model_dump(mode="json") if name == "loop" else {}
+        defaults = _deep_merge(LoopConfig().model_dump(mode="json"), engine.loop_defaults) if name == "loop" else {}
         parsed[name] = _validated(FILES[name].schema, _deep_merge(defaults, source.data), source, problems)
     problems += alignment.misaligned(on_disk, lambda name, key: sources[name].where((key,)))
     training, inference, loop = parsed["training"], parsed["inference"], parsed["loop"]

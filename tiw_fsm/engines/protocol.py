@@ -162,6 +162,8 @@ class EngineKind(ABC):
     """It reads the frames file, whose bytes then belong to the run's fingerprint."""
     interpreter_needs: ClassVar[str] = "tiw_fsm"
     """What ``--python-exec`` must have installed."""
+    loop_defaults: ClassVar[JsonObject] = {}
+    """Keys of loop.yaml whose default is another with this engine."""
 
     def read_settings(self, draft: Draft, problems: list[str]) -> FrozenModel | None:
         """What only this engine needs; it stands in ``Settings.engine_settings``, as plain JSON.

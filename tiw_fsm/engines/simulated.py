@@ -36,6 +36,12 @@ class Script(FrozenModel, strict=False):
     """Loss of the nth chunk a stage begins; None is a loss that is not finite. A stage left out has its typical one."""
     mse: list[float] = [0.01]
     """MSE of the nth inference attempt."""
+    delta_psnr: list[float | None] = [6.0]
+    """Control, dB, in the nth inference attempt; None is one that cannot be measured."""
+    motion: list[float | None] = [1.0]
+    """Share of the true movement in the nth inference attempt."""
+    key_agreement: list[float | None] = [None]
+    """Agreement of actions and recorded keys in the nth inference attempt."""
     unique_actions: list[int] = [4]
     """Different actions in the nth inference attempt."""
     crashes: dict[Stage, int] = {}
@@ -99,7 +105,8 @@ class SimulatedEngine:
         if self._stopping:
             raise Interrupted("asked to stop")
         self._fault("inference crash", self.script.inference_crashes)
-        mse = _nth(self.script.mse, request.number - 1)
+        nth = request.number - 1
+        mse = _nth(self.script.mse, nth)
         with disk_errors("writing", Path(request.log)), durable.open_new(Path(request.log)) as log:
             log.write(f"Inference stats:\nMean Squared Error (GT vs Pred): {mse:.6f}\n")
         _draw(Path(request.picture))
@@ -113,7 +120,11 @@ class SimulatedEngine:
             mse=mse,
             baselines=dict(self.script.baselines),
             tokenizer_mse=mse / 2,
-            unique_actions=_nth(self.script.unique_actions, request.number - 1),
+            delta_psnr=_nth(self.script.delta_psnr, nth),
+            motion=_nth(self.script.motion, nth),
+            tokenizer_motion=1.0,
+            key_agreement=_nth(self.script.key_agreement, nth),
+            unique_actions=_nth(self.script.unique_actions, nth),
             action_entropy=1.0,
             png=request.picture,
         )

@@ -15,6 +15,9 @@ from pydantic import model_validator
 from tiw_fsm.config.loop import InferenceGate
 from tiw_fsm.values.frozen import FrozenModel
 
+Interval = tuple[float | None, float | None]
+"""The low and the high end of a confidence interval."""
+
 
 class Figures(FrozenModel):
     """What is measured in an inference attempt, and stands in verdicts, status and reports. An MSE is in [0, 1] pixel
@@ -32,6 +35,30 @@ class Figures(FrozenModel):
     """entropy of the actions"""
     baselines: dict[str, float] = {}
     """MSE of each trivial prediction, by its name"""
+    skill_interval: Interval | None = None
+    """95 % interval of the skill over clips, low and high end"""
+    skill_per_step: list[float | None] | None = None
+    """skill of each generated frame"""
+    delta_psnr: float | None = None
+    """control, dB: PSNR under inferred actions less that under random ones"""
+    delta_psnr_interval: Interval | None = None
+    """95 % interval of the control over clips, low and high end"""
+    delta_psnr_per_step: list[float | None] | None = None
+    """control of each generated frame, dB"""
+    motion: float | None = None
+    """movement of the generated frames over that of the true ones"""
+    tokenizer_motion: float | None = None
+    """the same of what the tokenizer alone makes of the true frames"""
+    key_agreement: float | None = None
+    """agreement of latent actions with recorded keys, from 0 to 1"""
+    keys_used: bool | None = None
+    """recorded keys were a hint to the latent actions in training"""
+    distinct_actions: int | None = None
+    """actions that lead to a different next frame"""
+    n_actions: int | None = None
+    """actions there are"""
+    unseen: float | None = None
+    """share of judged true frames unlike any that training saw"""
 
 
 class UsedCheckpoint(FrozenModel):
@@ -64,7 +91,6 @@ class InferenceResult(Figures):
     mse_random_actions: float | None = None
     """MSE with random actions"""
     baselines_per_step: dict[str, list[float | None]] = {}
-    skill_per_step: list[float | None] | None = None
     blur_sigma: float | None = None
     """Standard deviation of the blurred baseline, pixels."""
     png: str | None = None
@@ -79,14 +105,17 @@ class InferenceResult(Figures):
     """``png`` is a PNG that decodes to the end."""
     settings: dict[str, Any] = {}
     """What inference was asked for."""
+    not_finite: list[str] = []
+    """Figures that were measured and are no finite number."""
 
     @model_validator(mode="before")
     @classmethod
     def _only_finite(cls, values: Any) -> Any:
-        """A figure that is not finite is none: no comparison with it holds, and JSON cannot say it."""
+        """A figure that is not finite is none, for JSON cannot say it; but it is remembered as one that failed."""
         if not isinstance(values, dict):
             return values
         found = {key: _finite_or_none(value) for key, value in values.items()}
+        found.setdefault("not_finite", [key for key, value in values.items() if found[key] != value])
         if isinstance(baselines := found.get("baselines"), dict):
             found["baselines"] = {name: mse for name, mse in baselines.items() if mse is not None}
         return found
@@ -121,6 +150,15 @@ class Judged(NamedTuple):
     named: Mapping[str, str]
     """Digests of the checkpoints the state names, by stage."""
 
+    @property
+    def skill(self) -> float | None:
+        """On the clips that the baselines were measured on."""
+        return skill(self.result.compared_mse, self.result.baselines)
+
+
+Condition = Callable[[Judged], bool | None]
+"""Whether it holds; None where it asks for nothing, or nothing can be measured: then it is no condition."""
+
 
 def _checkpoints_as_named(judged: Judged) -> bool:
     used = {stage: checkpoint.sha256 for stage, checkpoint in judged.result.checkpoints.items()}
@@ -131,11 +169,22 @@ def _statistics_present(judged: Judged) -> bool:
     return bool(judged.result.statistics) and None not in judged.result.statistics.values()
 
 
+def _above(judged: Judged, name: str, value: float | None, least: float | None) -> bool | None:
+    """Whether a figure is above the least the gate wants; judged at the low end of its interval, where it has one."""
+    if least is None:
+        return None
+    if {name, f"{name}_interval"} & set(judged.result.not_finite):
+        return False
+    low = getattr(judged.result, f"{name}_interval", None)
+    value = low[0] if low is not None else value
+    return None if value is None else value > least
+
+
 def _below(value: float | None, limit: float | None) -> bool:
     return value is not None and limit is not None and value < limit
 
 
-CONDITIONS: dict[str, Callable[[Judged], bool]] = {
+CONDITIONS: dict[str, Condition] = {
     "run_succeeded": lambda judged: judged.result.status == "ok",
     "checkpoints_as_named": _checkpoints_as_named,
     "frames_inferred": lambda judged: 0 < judged.result.frames_expected == judged.result.frames_inferred,
@@ -143,7 +192,29 @@ CONDITIONS: dict[str, Callable[[Judged], bool]] = {
     "new_picture": lambda judged: judged.result.png_valid,
     "mse_within_max": lambda judged: judged.result.mse is not None and judged.result.mse <= judged.gate.max_mse,
 }
-"""The conditions of the user's document, each by itself; to these come ``beats_<baseline>`` of the gate's ``beat``."""
+"""The conditions of the user's document, each by itself: the plain gate."""
+
+WORLD_CONDITIONS: dict[str, Condition] = {
+    "skill_above_min": lambda judged: _above(judged, "skill", judged.skill, judged.gate.min_skill),
+    "delta_psnr_above_min": lambda judged: _above(
+        judged, "delta_psnr", judged.result.delta_psnr, judged.gate.min_delta_psnr
+    ),
+    "motion_above_min": lambda judged: _above(judged, "motion", judged.result.motion, judged.gate.min_motion),
+}
+"""What makes a world of it: it knows more than trivial predictions, obeys, and moves. To these come
+``beats_<baseline>`` and ``beats_<baseline>_first_step`` of the gate's ``beat``; ``allow_trivial`` turns all off."""
+
+
+def _baseline_conditions(judged: Judged) -> dict[str, bool]:
+    """Whether the rollout is better than each baseline the gate names: over all steps, and at the first one alone."""
+    result, found = judged.result, {}
+    for name in judged.gate.beat:
+        found[f"beats_{name}"] = _below(result.compared_mse, result.baselines.get(name))
+    if judged.gate.beat_first_step and result.mse_per_step:
+        for name in judged.gate.beat:
+            steps = result.baselines_per_step.get(name) or [None]
+            found[f"beats_{name}_first_step"] = _below(result.mse_per_step[0], steps[0])
+    return found
 
 
 def judge_inference(
@@ -156,15 +227,17 @@ def judge_inference(
         number: of the attempt.
         updates: completed dynamics updates of the checkpoint judged.
     """
-    conditions = {name: holds(Judged(result, gate, named)) for name, holds in CONDITIONS.items()}
+    judged = Judged(result, gate, named)
+    wanted = CONDITIONS if gate.allow_trivial else CONDITIONS | WORLD_CONDITIONS
+    conditions = {name: held for name, holds in wanted.items() if (held := holds(judged)) is not None}
     if not gate.allow_trivial:
-        conditions |= {f"beats_{name}": _below(result.compared_mse, result.baselines.get(name)) for name in gate.beat}
+        conditions |= _baseline_conditions(judged)
     return Attempt(
         **{name: getattr(result, name) for name in Figures.model_fields},
         number=number,
         updates=updates,
         max_mse=gate.max_mse,
-        skill=skill(result.compared_mse, result.baselines),
+        skill=judged.skill,
         conditions=conditions,
         passed=all(conditions.values()),
         png=result.png,

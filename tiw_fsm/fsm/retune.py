@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from tiw_fsm.fsm.causes import FAULTS, causes
 from tiw_fsm.stages import Stage
 
 if TYPE_CHECKING:
@@ -35,22 +35,7 @@ def retry_learning_rate(retune: Retune, number: int) -> float:
     return max(retune.init_learning_rate * retune.lr_decay**number, retune.lr_floor)
 
 
-def out_of_reach(attempt: Mapping[str, Any]) -> tuple[str, float] | None:
-    """What a rollout must be under to pass, if the tokenizer alone is not: then no dynamics can pass.
-
-    That is the maximum, or a baseline that the gate wants beaten: its name, and its MSE. None if the tokenizer will
-    do. ``attempt`` has the fields of ``Attempt``.
-    """
-    wanted = {name: mse for name, mse in attempt["baselines"].items() if f"beats_{name}" in attempt["conditions"]}
-    name, least = min({"the maximum": attempt["max_mse"], **wanted}.items(), key=lambda limit: limit[1])
-    floor = attempt["tokenizer_mse"]
-    return (name, least) if floor is not None and floor > least else None
-
-
 def stage_at_fault(loop: LoopConfig, attempt: Attempt) -> Stage:
     """The stage a retune goes back to after a failed attempt: dynamics, unless ``retune_policy`` is `cause`."""
-    if loop.retune_policy == "cause" and out_of_reach(attempt.model_dump()):
-        return Stage.VIDEO
-    if loop.retune_policy == "cause" and attempt.unique_actions == 1:
-        return Stage.LATENT
-    return Stage.DYNAMICS
+    found = causes(attempt.model_dump()) if loop.retune_policy == "cause" else []
+    return FAULTS[found[0]].stage if found else Stage.DYNAMICS

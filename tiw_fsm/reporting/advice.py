@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from tiw_fsm.fsm import retune
+from tiw_fsm.fsm import causes
 
 if TYPE_CHECKING:
     from tiw_fsm.fsm.run_state import RunState
@@ -43,7 +43,7 @@ def _notes(attempt: Mapping[str, Any]) -> Lines:
 
 def _floor(attempt: Mapping[str, Any]) -> Lines:
     """Why no dynamics could have passed, if that is so."""
-    if attempt["passed"] or not (limit := retune.out_of_reach(attempt)):
+    if attempt["passed"] or not (limit := causes.out_of_reach(attempt)):
         return []
     return [
         f"the tokenizer alone reconstructs the clips with MSE {attempt['tokenizer_mse']:.6g}, above {limit[0]} of "

@@ -38,11 +38,11 @@ BASELINES: dict[Baseline, Callable[[Given], Tensor]] = {
 
 
 def baseline_errors(data: FrameData, clips: Tensor, config: InferenceConfig) -> tuple[dict[str, Tensor], float]:
-    """Per-step MSE [F] of each baseline on ``clips``, and the blur's σ in pixels."""
+    """MSE [B, F] of each baseline on every frame to come of ``clips``, and the blur's σ in pixels."""
     split = config.context_window
     given = Given(clips[:, split - 1 : split], data.mean_training_frame() * 2 - 1, _best_sigma(data, config))
     truth = clips[:, split:]
-    return {name: squared_error(predict(given), truth) for name, predict in BASELINES.items()}, given.blur_sigma
+    return {name: squared_errors(predict(given), truth) for name, predict in BASELINES.items()}, given.blur_sigma
 
 
 def _best_sigma(data: FrameData, config: InferenceConfig) -> float:
@@ -52,16 +52,16 @@ def _best_sigma(data: FrameData, config: InferenceConfig) -> float:
     starts = training[torch.linspace(0, len(training) - 1, min(BLUR_CLIPS, len(training))).long()]
     sample = to_model(data.clips(starts, config.frames))
     errors = {
-        sigma: float(squared_error(blur(sample[:, split - 1 : split], sigma), sample[:, split:]).mean())
+        sigma: float(squared_errors(blur(sample[:, split - 1 : split], sigma), sample[:, split:]).mean())
         for sigma in BLUR_SIGMAS
     }
     return min(errors, key=errors.__getitem__)
 
 
-def squared_error(predicted: Tensor, truth: Tensor) -> Tensor:
-    """MSE of each frame position over clips and pixels, [F]; in [0, 1] pixel units squared."""
+def squared_errors(predicted: Tensor, truth: Tensor) -> Tensor:
+    """MSE of each frame over its pixels, [B, F]; in [0, 1] pixel units squared."""
     difference: Tensor = to_unit(predicted.float()) - to_unit(truth)
-    return difference.square().mean(dim=(0, 2, 3, 4))
+    return difference.square().mean(dim=(2, 3, 4))
 
 
 def blur(frames: Tensor, sigma: float) -> Tensor:

@@ -1,26 +1,20 @@
-"""Standard inference: autoregressive rollouts on held-out clips, and what trivial predictions score on the same clips.
-
-Frames are [B, F, C, H, W] in [-1, 1]; every MSE is taken in [0, 1], over generated frames unless it says otherwise.
-"""
+"""A world model: three models that together predict frames. Frames are [B, F, C, H, W] in [-1, 1]."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from tiw_fsm.stages import Stage
-from tiw_fsm.tinyworlds.baselines import baseline_errors, squared_error
-from tiw_fsm.tinyworlds.clips import FrameData, generator, to_unit
+from tiw_fsm.tinyworlds.clips import generator
 from tiw_fsm.tinyworlds.config import InferenceConfig, StageConfig
 from tiw_fsm.tinyworlds.dynamics import DynamicsModel
 from tiw_fsm.tinyworlds.latent_actions import LatentActionModel
-from tiw_fsm.tinyworlds.objectives import action_statistics, count_actions
 from tiw_fsm.tinyworlds.training import load_frozen
 from tiw_fsm.tinyworlds.video_tokenizer import VideoTokenizer
 
@@ -33,6 +27,8 @@ class WorldModel:
     actions: LatentActionModel
     dynamics: DynamicsModel
     use_actions: bool = True
+    keys_used: bool = False
+    """Recorded keys were a hint to the latent actions in training."""
 
     @torch.no_grad()
     def infer_actions(self, clips: Tensor, config: InferenceConfig) -> list[Tensor]:
@@ -113,6 +109,7 @@ def load_world(
         cast(LatentActionModel, models[Stage.LATENT]),
         cast(DynamicsModel, models[Stage.DYNAMICS]),
         use_actions=configs[Stage.DYNAMICS].use_actions,
+        keys_used=configs[Stage.LATENT].key_hint_weight > 0,
     )
 
 
@@ -121,65 +118,3 @@ def windows(clips: Tensor, config: InferenceConfig) -> list[Tensor]:
     horizon = config.prediction_horizon
     size = config.context_window + horizon
     return [clips[:, step * horizon : step * horizon + size] for step in range(config.generation_steps)]
-
-
-def evaluate(
-    world: WorldModel,
-    data: FrameData,
-    config: InferenceConfig,
-    clip_count: int,
-    say: Callable[[str], None],
-    each_step: Callable[[int], None] = lambda step: None,
-) -> tuple[dict[str, Any], Tensor, Tensor]:
-    """Roll out on held-out clips and measure. Returns the figures, the true clips and the generated frames.
-
-    Args:
-        say: takes the lines that TinyWorlds' own inference script prints.
-    """
-    device = next(world.dynamics.parameters()).device
-    clips = data.evaluation_clips(config, clip_count)
-    truth = clips[:, config.context_window :]
-    steps = config.generation_steps
-
-    def report(step: int) -> None:
-        say(f"Inferring frame {step}/{steps}")
-        each_step(step)
-
-    with _autocast(config, device):
-        actions = world.infer_actions(clips, config)
-        generated = world.rollout(clips, actions, config, each_step=report)
-        drawn = world.random_actions(actions, config.prediction_horizon, generator(config.seed, "actions"))
-        free = world.rollout(clips, drawn, config)
-        floor = world.reconstruct(clips, config)
-    per_step = squared_error(generated, truth)
-    trivial, sigma = baseline_errors(data, clips, config)
-    best = torch.stack(list(trivial.values())).amin(0)
-    led_to = torch.cat([a[:, -config.prediction_horizon :].flatten(0, 1) for a in actions])
-    used = count_actions(world.actions.quantizer.indices_from_latents(led_to), world.actions.quantizer.codebook_size)
-    unit = to_unit(generated)
-    figures = {
-        "frames_expected": config.generation_steps * config.prediction_horizon * clip_count,
-        "frames_inferred": generated.shape[1] * len(clips),
-        "clips": len(clips),
-        "mse": float(per_step.mean()),
-        "mse_per_step": per_step.tolist(),
-        "mse_with_context": float(per_step.mean()) * truth.shape[1] / clips.shape[1],
-        "mse_random_actions": float(squared_error(free, truth).mean()),
-        "tokenizer_mse": float(squared_error(floor, truth).mean()),
-        "baselines": {name: float(values.mean()) for name, values in trivial.items()},
-        "baselines_per_step": {name: values.tolist() for name, values in trivial.items()},
-        "skill_per_step": (1 - per_step / best).tolist(),
-        "blur_sigma": sigma,
-        "statistics": {name: float(getattr(unit, name)()) for name in ("mean", "std", "min", "max")},
-        **action_statistics(used.cpu()),
-    }
-    say("Inference stats:")
-    say(f"Total frames generated: {generated.shape[1]}")
-    say(f"Mean Squared Error (GT vs Pred): {figures['mse']:.6f}")
-    return figures, clips, generated
-
-
-def _autocast(config: InferenceConfig, device: torch.device) -> AbstractContextManager[Any]:
-    if config.amp and device.type == "cuda":
-        return torch.autocast("cuda", torch.bfloat16)
-    return nullcontext()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar
 
 from tiw_fsm.config.schema import InferenceFile, TrainingFile
 from tiw_fsm.config.settings import Draft, Settings, unwritable
@@ -12,6 +13,7 @@ from tiw_fsm.engines.protocol import Engine, EngineKind
 from tiw_fsm.errors import UsageProblem
 from tiw_fsm.storage.paths import StatePaths
 from tiw_fsm.values.frozen import FrozenModel
+from tiw_fsm.values.plain import JsonObject
 
 
 class CheckoutKind(EngineKind):
@@ -19,6 +21,16 @@ class CheckoutKind(EngineKind):
 
     name = "checkout"
     interpreter_needs = "the checkout's requirements"
+    loop_defaults: ClassVar[JsonObject] = {
+        "inference": {
+            "beat": ["copy_last", "mean_frame"],
+            "beat_first_step": False,
+            "min_skill": None,
+            "min_delta_psnr": None,
+            "min_motion": None,
+        }
+    }
+    """Its scripts judge a world by one clip and random actions; a gate that asks for more has to be asked for."""
 
     def read_settings(self, draft: Draft, problems: list[str]) -> FrozenModel | None:
         for path in (draft.repo_root, draft.repo_root / draft.flags.get("run_root", "results")):

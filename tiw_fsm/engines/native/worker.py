@@ -22,8 +22,9 @@ from tiw_fsm.tinyworlds import checkpoint_files
 from tiw_fsm.tinyworlds.clips import FrameData, to_unit
 from tiw_fsm.tinyworlds.config import DataSource
 from tiw_fsm.tinyworlds.determinism import allow_tf32, make_deterministic
+from tiw_fsm.tinyworlds.evaluation import evaluate
 from tiw_fsm.tinyworlds.objectives import make_model
-from tiw_fsm.tinyworlds.rollout import evaluate, load_world
+from tiw_fsm.tinyworlds.rollout import load_world
 from tiw_fsm.tinyworlds.training import Trainer, load_frozen
 from tiw_fsm.values.frozen import FrozenModel
 
