@@ -1,4 +1,4 @@
-"""The games that can be recorded, by name."""
+"""The games that can be recorded, by name. A game plays, and yields what was seen and pressed; it writes no file."""
 
 from __future__ import annotations
 

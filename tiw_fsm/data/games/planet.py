@@ -117,7 +117,8 @@ def find_planet(seed: int, map_size: int) -> Planet:
         shares = {name: _counts(world == name, map_size) / map_size**2 for name in constants.materials}
         walkable = sum(shares[name] for name in constants.walkable)
         fit = (walkable >= WALKABLE_SHARE[0]) & (walkable <= WALKABLE_SHARE[1]) & (shares["lava"] == 0)
-        variety = -sum(share * np.log(np.maximum(share, 1e-9)) for share in shares.values())
+        stacked = np.stack(list(shares.values()))
+        variety = -(stacked * np.log(np.maximum(stacked, 1e-9))).sum(0)
         for place in np.argsort(-variety, axis=None, kind="stable"):
             row, column = np.unravel_index(place, variety.shape)
             if fit[row, column]:
@@ -172,9 +173,8 @@ def largest_connected(walkable: Mask) -> Mask:
 def _counts(mask: Mask, side: int) -> NDArray[np.int64]:
     """How many of its cells each square of ``side`` cells has in ``mask``, by the square's first row and column."""
     total = np.pad(mask.astype(np.int64), ((1, 0), (1, 0))).cumsum(0).cumsum(1)
-    counts: NDArray[np.int64] = (
-        total[side:, side:] - total[:-side, side:] - total[side:, :-side] + total[:-side, :-side]
-    )
+    columns = total[:, side:] - total[:, :-side]
+    counts: NDArray[np.int64] = columns[side:] - columns[:-side]
     return counts
 
 
