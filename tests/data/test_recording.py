@@ -10,9 +10,11 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import typer
 from crafter import constants, engine
 
 from tests.data.conftest import Seen
+from tiw_fsm.cli import app
 from tiw_fsm.data import frames, recording
 from tiw_fsm.data.games import GAMES
 from tiw_fsm.errors import DiskRefused, UsageProblem
@@ -52,6 +54,14 @@ def test_the_command_says_what_was_recorded_and_what_to_do_with_it(tmp_path: Pat
         f"{path}; `tiw-fsm run --dataset {path}` trains on them.\n"
     )
     assert "already there; --force" in record_in_new_process(path, "planet", hash_seed="1", seed=6)
+
+
+@pytest.mark.parametrize("flag", ["frames", "size", "map_size", "episode_length"])
+def test_the_help_names_the_sizes_that_a_game_has_by_default(flag: str) -> None:
+    parameters = typer.main.get_command(app).commands["record"].params  # type: ignore[attr-defined]
+    (said,) = [parameter.help for parameter in parameters if parameter.name == flag]
+    planet, crafter = (getattr(GAMES[game].defaults, flag) for game in ("planet", "crafter"))
+    assert said.endswith(f"[default: {planet}" + (f"; crafter: {crafter}]." if crafter not in (planet, None) else "]."))
 
 
 @pytest.mark.parametrize("game", GAMES)
