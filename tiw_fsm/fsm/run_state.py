@@ -10,15 +10,17 @@ from typing import Any, Self
 from pydantic import model_validator
 
 from tiw_fsm.config.loop import LoopConfig
-from tiw_fsm.fsm.inference_gate import Attempt
+from tiw_fsm.fsm.inference_gate import Attempt, Figures
 from tiw_fsm.fsm.states import SCHEMA_VERSION, TRAINING, State, gate_at
 from tiw_fsm.stages import Stage
 from tiw_fsm.values.frozen import CheckpointRef, FileRef, FrozenModel, LearningRateSchedule, Tuning
 from tiw_fsm.values.plain import JsonObject, LogPosition
 
 ATTEMPTS_KEPT = 8
-DETAILS = ("skill_per_step", "delta_psnr_per_step", "tokenizer_motion", "n_actions", "keys_used")
-"""Figures that the state keeps of the newest attempt alone."""
+LASTING = {
+    *("mse", "own_mse", "baselines", "skill_interval", "delta_psnr", "delta_psnr_interval", "motion", "key_agreement")
+}
+"""Figures that the state keeps of an older attempt, so that it stays small; the journal has them all."""
 
 
 class StageProgress(FrozenModel):
@@ -85,8 +87,12 @@ class InferenceProgress(FrozenModel):
         return min(measured, key=lambda attempt: (attempt.mse, -attempt.number), default=None)
 
     def with_judged(self, attempt: Attempt) -> Self:
-        """These attempts and a newly judged one; those before it without their details."""
-        before = [each.evolve(**dict.fromkeys(DETAILS)) for each in self.attempts if each.number != attempt.number]
+        """These attempts and a newly judged one; of those before it the lasting figures."""
+        before = [
+            each.evolve(**dict.fromkeys(Figures.model_fields.keys() - LASTING))
+            for each in self.attempts
+            if each.number != attempt.number
+        ]
         kept, best = before[1 - ATTEMPTS_KEPT :], self.evolve(attempts=[*before, attempt]).best
         if best in before and best not in kept:
             kept[0] = best
