@@ -29,6 +29,7 @@ WORDS = {
     "float": "number",
     "str": "text",
 }
+OPTIONS = "Beside those of a stage, [options that TinyWorlds does not have](worlds.md#the-recipe):"
 SHOWN = (bool, int, float, str, tuple)
 INTRODUCTION = """# Configs
 
@@ -97,11 +98,11 @@ def main() -> None:
                 "video_tokenizer.yaml, latent_actions.yaml", "Beside the shared keys:", StageFile, beside=SharedKeys,
             ),
             section(
-                "latent_actions.yaml", "Beside those of a stage, [options that TinyWorlds does not have](worlds.md#the-recipe):",
+                "latent_actions.yaml", OPTIONS,
                 LatentFile, beside=StageFile, effective=StageConfig,
             ),
             section(
-                "dynamics.yaml", "Beside those of a stage, [options that TinyWorlds does not have](worlds.md#the-recipe):",
+                "dynamics.yaml", OPTIONS,
                 DynamicsFile, beside=StageFile, effective=StageConfig,
             ),
             section("inference.yaml", "What the gate looks at.", InferenceFile),
