@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
@@ -62,7 +63,8 @@ def chunk_gates(journal: Iterable[JsonObject], stage: Stage | None = None) -> li
 def attempts(journal: Iterable[JsonObject]) -> list[Attempt]:
     """Every judged inference attempt, oldest first; an attempt judged again counts once, by its last verdict."""
     judged = [line["facts"]["attempt"] for line in journal if line["event"] in GATE_DECIDED]
-    return list({attempt["number"]: Attempt.model_validate(attempt) for attempt in judged}.values())
+    last = {attempt["number"]: attempt for attempt in judged}
+    return [Attempt.model_validate_json(json.dumps(attempt)) for attempt in last.values()]
 
 
 def tuning_change(step: Step, stage: str) -> str:

@@ -16,13 +16,15 @@ from tiw_fsm.fsm.events import Event
 from tiw_fsm.fsm.inference_gate import Attempt
 from tiw_fsm.fsm.run_state import RunState
 from tiw_fsm.fsm.states import TERMINAL, TRAINING, State
-from tiw_fsm.reporting.advice import next_steps
+from tiw_fsm.reporting.advice import HINTED, next_steps
 from tiw_fsm.reporting.curves import COLOURS, Curve
+from tiw_fsm.reporting.figures import FIGURES, GATES, figures, gate_of
 from tiw_fsm.reporting.history import entries
 from tiw_fsm.reporting.html.attempts import attempts as attempts_drawing
 from tiw_fsm.reporting.html.attempts import baselines_of
 from tiw_fsm.reporting.html.loss import loss
 from tiw_fsm.reporting.html.machine import machine
+from tiw_fsm.reporting.html.per_step import per_step
 from tiw_fsm.reporting.html.templating import render
 from tiw_fsm.reporting.journal import Step, chunk_gates, steps, taken, tuning_change
 from tiw_fsm.reporting.journal import attempts as journal_attempts
@@ -151,24 +153,38 @@ def _time(moment: str) -> str:
 # --- inference --------------------------------------------------------------------------------------------------
 
 
+MEANING = (
+    "Skill: 1 − MSE / that of the best trivial prediction. ΔPSNR: what is gained by the inferred actions over random "
+    "ones. Motion: movement as a share of the true frames'. Actions: how many lead to a different next frame. Keys: "
+    "agreement of actions and recorded keys. Unseen: share of the judged frames that training has not seen. In "
+    "brackets: 95 % intervals over clips."
+)
+
+
 def _attempts(data: PageData, run: RunState) -> dict[str, Any] | None:
     """None before an attempt was judged."""
     found = journal_attempts(data.journal)
     if not found:
         return None
     names = baselines_of(found)
-    headers = ("attempt", "updates", "MSE", "at most", *names, "skill", "verdict", "not met")
-    drawn, best = found[-SHOWN_ATTEMPTS:], run.inference.best
+    headers = ("attempt", "updates", "MSE", "at most", *names, "verdict", "by", "not met")
+    drawn, best, last = found[-SHOWN_ATTEMPTS:], run.inference.best, found[-1]
+    is_best = {attempt.number: bool(best and best.number == attempt.number) for attempt in found}
+    lines = {f"attempt {a.number}{', the best' if is_best[a.number] else ''}": a for a in (last, best or last)}
     pictured = [attempt for attempt in reversed(found) if attempt.number in data.attempts]
     return {
         "drawing": attempts_drawing(drawn),
         "drawn": len(drawn),
         "all": len(found),
         "table": _table(headers, [_attempt_row(attempt, names) for attempt in reversed(found)]),
+        "figures": _figures(found),
+        "meaning": MEANING,
+        "per_step": per_step(lines),
+        "hinted": HINTED if last.keys_used else "",
         "pictures": [
             {
                 "number": attempt.number,
-                "title": f"Attempt {attempt.number}{', the best' if best and best.number == attempt.number else ''}",
+                "title": f"Attempt {attempt.number}{', the best' if is_best[attempt.number] else ''}",
                 **_picture(data.attempts[attempt.number]),
             }
             for attempt in pictured
@@ -179,11 +195,22 @@ def _attempts(data: PageData, run: RunState) -> dict[str, Any] | None:
 def _attempt_row(attempt: Attempt, names: Sequence[str]) -> tuple[object, ...]:
     unmet = ", ".join(name for name, held in attempt.conditions.items() if not held)
     verdict = "passed" if attempt.passed else "failed"
-    skill = None if attempt.skill is None else Figure(f"{attempt.skill:+.3f}")
+    gate = gate_of(attempt.model_dump())
     mark = Mark(verdict, f"verdict {verdict}")
     errors = (attempt.mse, attempt.max_mse, *(attempt.baselines.get(name) for name in names))
     shown = (None if error is None else Figure(f"{error:.4f}") for error in errors)
-    return (attempt.number, attempt.updates, *shown, skill, mark, unmet)
+    return (attempt.number, attempt.updates, *shown, mark, gate and GATES[gate], unmet)
+
+
+def _figures(found: Sequence[Attempt]) -> Table | None:
+    """What was measured beside the MSE, the latest first; None where nothing was. No column without a figure."""
+    told = {attempt.number: figures(attempt.model_dump()) for attempt in reversed(found)}
+    names = [name for name in FIGURES if any(name in texts for texts in told.values())]
+    rows = [
+        (number, *(None if text is None else Figure(text) for text in map(texts.get, names)))
+        for number, texts in told.items()
+    ]
+    return _table(("attempt", *names), rows, "figures") if names else None
 
 
 def _picture(picture: Picture) -> dict[str, Any]:

@@ -42,6 +42,11 @@ class ReportData:
         self.steps = list(steps(self.journal))
         self.attempts = journal_attempts(self.journal)
 
+    @property
+    def keys_used(self) -> bool:
+        """Whether the world that was judged had been told recorded keys in training."""
+        return any(attempt.keys_used for attempt in self.attempts)
+
     def link(self, path: str | Path | None, label: str | None = None) -> str:
         """A link that works from the reports' folder; only the name, when there is no such file."""
         if path is None:
@@ -106,6 +111,7 @@ def overview(data: ReportData) -> Lines:
                 "trained stages": run.train_stage,
                 "device": run.fingerprint.device if run.fingerprint else None,
                 "began": run.created_at or None,
+                "recorded keys": "a hint to the latent actions in training" if data.keys_used else None,
                 "retunes": run.retunes,
                 "interruptions": run.interruptions,
             }
