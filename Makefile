@@ -1,7 +1,7 @@
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
-DATA := data/crafter_frames.h5
+DATA := data/planet_frames.h5
 KILLS := 60
 CHECKOUT_PYTHON = $(CHECKOUT)/.venv/bin/python
 DEMO := --config-dir configs/demo

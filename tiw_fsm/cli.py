@@ -48,6 +48,14 @@ class Terminal(Console):
 out, err = Terminal(highlight=False), Terminal(stderr=True, highlight=False)
 
 
+def argument(help: str) -> Any:
+    return typer.Argument(help=help, show_default=False)
+
+
+def option_from(least: int, help: str) -> Any:
+    return typer.Option(help=help, show_default=False, min=least)
+
+
 def option(help: str, name: str | None = None) -> Any:
     return typer.Option(name, help=help, show_default=False) if name else typer.Option(help=help, show_default=False)
 
@@ -247,14 +255,17 @@ def schedule(
 
 @app.command()
 def record(
-    path: Annotated[Path, typer.Argument(help="h5 file to write.")] = Path("data/crafter_frames.h5"),
-    frames: Annotated[int, typer.Option(help="Frames to record.", min=1)] = 12_000,
-    size: Annotated[int, typer.Option(help="Side of a frame in pixels.", min=8)] = 56,
-    episode_length: Annotated[int, typer.Option(help="Frames per episode.", min=2)] = 100,
-    seed: Annotated[int, typer.Option(help="Seed of worlds and moves.")] = 0,
+    path: Annotated[Path | None, argument("h5 file to write [default: data/GAME_frames.h5].")] = None,
+    game: Annotated[str, typer.Option(help="planet: small, wraps around; crafter: the real game.")] = "planet",
+    frames: Annotated[int | None, option_from(1, "Frames to record [default: 16384].")] = None,
+    size: Annotated[int | None, option_from(8, "Side of a frame in pixels [default: 56; crafter: 72].")] = None,
+    map_size: Annotated[int | None, option_from(1, "Side of the planet in cells [default: 16].")] = None,
+    episode_length: Annotated[int | None, option_from(2, "Frames per episode [default: 32; crafter: 100].")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of world and keys.", min=0, max=2**32 - 1)] = 5,
     force: Annotated[bool, typer.Option("--force", help="Record again over an existing file.")] = False,
 ) -> None:
-    """Record demo frames from a real game (Crafter), the same for the same seed."""
+    """Record demo frames from a game, the same for the same seed."""
+    path = path or Path(f"data/{game}_frames.h5")
     if path.exists() and not force:
         out.print(f"{path} is already there; --force records it again.")
         return
@@ -264,15 +275,21 @@ def record(
 
     with Progress(console=err, disable=not err.is_terminal) as bar:
         task = bar.add_task("recording", total=frames)
-        recording.record(
+        recorded = recording.record(
             path,
+            game=game,
             frames=frames,
             size=size,
             episode_length=episode_length,
+            map_size=map_size,
             seed=seed,
             on_progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
-    out.print(f"recorded {frames} frames to {path}; `tiw-fsm run --dataset {path}` trains on them.", soft_wrap=True)
+    out.print(
+        f"recorded {recorded.frames} frames, {recorded.distinct} of them different, of {recorded.world} to {path}; "
+        f"`tiw-fsm run --dataset {path}` trains on them.",
+        soft_wrap=True,
+    )
 
 
 @app.callback(invoke_without_command=True)

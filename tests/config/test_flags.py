@@ -17,6 +17,7 @@ VALUES: dict[str, Any] = {
     "init_batch_size": 2, "init_log_interval": 4, "generation_steps": 3, "context_window": 3, "prediction_horizon": 2,
     "decode_steps": 6, "preload_ratio": 0.5, "temperature": 0.7, "teacher_forced": True, "seed": 11,
     "video_chunk": 21, "latent_chunk": 22, "dynamics_chunk": 23, "max_mse": 0.5, "allow_trivial": True,
+    "min_skill": 0.1, "min_delta_psnr": 1.5, "min_motion": 0.4,
     "max_train_retries": 6, "max_inference_retries": 7, "max_crashes": 8, "max_stalled_starts": 9, "retry_chunk": 31,
     "retry_init_learning_rate": 0.03, "retry_lr_decay": 0.6, "retry_lr_floor": 1e-5,
 }  # fmt: skip

@@ -176,13 +176,31 @@ def test_inference_that_never_passes_uses_its_two_retries_and_fails(simulation: 
 
 def test_an_mse_below_the_maximum_that_does_not_beat_a_baseline_fails(simulation: Simulation) -> None:
     simulation.run(Script(mse=[0.029], baselines={"copy_last": 0.028, "mean_frame": 0.04, "blurred_last": 0.05}))
-    attempt = simulation.state.inference.attempts[0]
-    assert [name for name, held in attempt.conditions.items() if not held] == ["beats_copy_last"]
+    assert not_met(simulation) == ["skill_above_min", "beats_copy_last", "beats_copy_last_first_step"]
 
 
-def test_allow_trivial_turns_off_only_the_baselines(simulation: Simulation) -> None:
+def not_met(simulation: Simulation) -> list[str]:
+    return [name for name, held in simulation.state.inference.attempts[0].conditions.items() if not held]
+
+
+def test_a_world_that_is_deaf_or_frozen_fails_by_that_alone(simulation: Simulation) -> None:
+    simulation.run(Script(delta_psnr=[0.4], motion=[0.1]))
+    assert not_met(simulation) == ["delta_psnr_above_min", "motion_above_min"]
+
+
+def test_what_cannot_be_measured_or_is_not_asked_for_is_no_condition(tmp_path: Path) -> None:
+    write_configs(tmp_path / "configs", {"loop": {"inference": {"min_motion": None}}})
+    simulation = Simulation(tmp_path)
+    assert simulation.run(Script(delta_psnr=[None], motion=[0.0])) == ExitCode.PASSED
+    conditions = simulation.state.inference.attempts[0].conditions
+    assert "skill_above_min" in conditions
+    assert not {"delta_psnr_above_min", "motion_above_min"} & conditions.keys()
+
+
+def test_allow_trivial_turns_off_all_but_the_plain_gate(simulation: Simulation) -> None:
     baselines = {"copy_last": 0.001, "mean_frame": 0.001, "blurred_last": 0.001}
-    assert simulation.run(Script(mse=[0.029], baselines=baselines), allow_trivial=True) == ExitCode.PASSED
+    script = Script(mse=[0.029], baselines=baselines, delta_psnr=[0.0], motion=[0.0])
+    assert simulation.run(script, allow_trivial=True) == ExitCode.PASSED
     assert simulation.run(Script(mse=[0.031], baselines=baselines)) == ExitCode.PASSED, "it had passed before"
 
 
@@ -298,7 +316,7 @@ def test_starts_without_progress_end_in_a_report_and_an_interruption_costs_nothi
 def test_a_retune_by_cause_goes_back_to_the_tokenizer_when_it_cannot_reconstruct(tmp_path: Path) -> None:
     write_configs(tmp_path / "configs", {"loop": {"retune_policy": "cause"}})
     simulation = Simulation(tmp_path)
-    assert simulation.run(Script(mse=[0.5, 0.05, 0.01])) == ExitCode.PASSED
+    assert simulation.run(Script(mse=[0.5, 0.035, 0.01])) == ExitCode.PASSED
     completed = {stage: progress.completed for stage, progress in simulation.state.stages.items()}
     assert completed == {Stage.VIDEO: 30, Stage.LATENT: 10, Stage.DYNAMICS: 40}
     retuned = [list(line["facts"]["stages"]) for line in simulation.store.journal() if line["event"] == "retuned"]

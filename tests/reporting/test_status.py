@@ -34,7 +34,9 @@ def test_status_tells_all_that_the_state_holds_of_what_it_shows(simulation: Simu
     simulation.run(Script(mse=[0.5, 0.01]))
     found, run = status(StateFolder(simulation.store.paths.folder)), simulation.state
     document = run.model_dump(mode="json")
-    assert found["inference"] == {key: document["inference"][key] for key in ("attempts", "best")}
+    assert run.inference.best is not None
+    best = run.inference.best.model_dump(mode="json")
+    assert found["inference"] == {"attempts": document["inference"]["attempts"], "best": best}
     assert found["fingerprint"] == document["fingerprint"]
     assert set(INEXACT_KEYS) == Inexact.model_fields.keys()
     for key in document.keys() & found.keys() - {"inference", "fingerprint", "stages"}:

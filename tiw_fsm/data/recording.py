@@ -1,162 +1,129 @@
-"""Demo frames from a real game: Crafter (Hafner 2021, arXiv:2109.06780; MIT licence), a top-down survival game.
-
-The same seed gives the same file, byte for byte. The picture is Crafter's map without the inventory below it, at
-8 pixels a tile, so that one tile is one patch. The game's clock stands at noon: night is drawn with noise that nobody
-could predict. The player cannot die and wanders about the middle of a world of its own: easier than the game as it is
-played, and learnable in minutes.
-"""
+"""Frames of a game, recorded: the same for the same seed, byte for byte, and whole or not at all."""
 
 from __future__ import annotations
 
 import os
-from collections import defaultdict
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from importlib.metadata import version
-from multiprocessing import get_context
+from collections.abc import Callable, Sequence
+from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import h5py
 import numpy as np
-from numpy.typing import NDArray
 
+from tiw_fsm.data.games import GAMES
+from tiw_fsm.data.games.game import TILE, Session, Sizes
 from tiw_fsm.errors import UsageProblem, disk_errors
 from tiw_fsm.system import durable
 
-TILE = 8
-STAY = 0
-MOVES = (1, 2, 3, 4)
-"""Crafter's actions noop, and left, right, up, down."""
-REST = 0.7
-"""Chance of standing still for a turn, else a random move: after a few turns a copy of the last frame is wrong, yet
-most of the map is still in view."""
-FULL = {"health": 9, "food": 9, "drink": 9, "energy": 9}
 CHUNK_FRAMES = 16
 
-Frames = NDArray[np.uint8]
-Moves = NDArray[np.int64]
 
+class Recorded(NamedTuple):
+    """What was recorded."""
 
-class _OrderedSet(dict[Any, None]):
-    """A set that iterates in insertion order, as far as Crafter uses one."""
-
-    def add(self, item: Any) -> None:
-        self[item] = None
-
-    def remove(self, item: Any) -> None:
-        del self[item]
+    frames: int
+    distinct: int
+    """Different frames among them."""
+    world: str
+    """Where it was played, in words."""
 
 
 def record(
     path: Path,
     *,
-    frames: int,
-    size: int,
-    episode_length: int,
+    game: str = next(iter(GAMES)),
+    frames: int | None = None,
+    size: int | None = None,
+    episode_length: int | None = None,
+    map_size: int | None = None,
     seed: int,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
-) -> None:
+) -> Recorded:
     """Write ``frames`` (N, H, W, 3) uint8, ``episode`` (N) and ``actions`` (N) to ``path``.
 
-    ``actions[n]`` is the move that leads from row n to row n + 1; the last one of an episode leads nowhere.
+    ``actions[n]`` is the key that was pressed at row n and leads to row n + 1; the last of an episode leads
+    nowhere. The names of the keys are the attribute ``names`` of ``actions``. Sizes left out are the game's own.
 
     Args:
+        game: one of ``GAMES``.
+        frames: how many, at least 1.
         size: side of a frame in pixels, an odd number of tiles.
-        episode_length: frames per episode, each in a world of its own.
+        episode_length: frames per episode, at least 2.
+        map_size: side of the world in cells, where the game asks.
+        seed: of world and keys, at least 0.
         on_progress: called with (frames done, frames in all).
 
     Raises:
-        UsageProblem: Crafter is not installed, or the sizes cannot be.
+        UsageProblem: there is no such game, it is not installed, or the sizes cannot be.
         DiskRefused: ``path`` is as it was before.
     """
-    if size % TILE or size // TILE % 2 == 0:
-        raise UsageProblem(f"--size {size}: must be an odd number of tiles of {TILE} pixels; try 56 or 72")
+    if game not in GAMES:
+        raise UsageProblem(f"--game {game}: there is no such game; there are {' and '.join(GAMES)}")
+    sizes = _sizes(game, frames=frames, size=size, episode_length=episode_length, map_size=map_size)
     try:
-        import crafter  # noqa: F401
-    except ImportError as exc:
+        session = GAMES[game].begin(sizes, seed)
+    except ModuleNotFoundError as exc:
         raise UsageProblem("the game Crafter is not installed: pip install 'tiw_fsm[demo]'") from exc
     temporary = path.with_name(path.name + ".tmp")
     with disk_errors("recording to", path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            _write(temporary, frames, size, episode_length, seed, on_progress)
+            distinct = _write(temporary, session, GAMES[game].keys, sizes, seed, on_progress)
             with open(temporary, "rb") as written:
                 os.fsync(written.fileno())
             temporary.replace(path)
             durable.sync(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
+    return Recorded(sizes.frames, distinct, session.world)
 
 
-def _write(path: Path, frames: int, size: int, length: int, seed: int, on_progress: Callable[[int, int], None]) -> None:
+def _sizes(game: str, **asked: int | None) -> Sizes:
+    """The game's own sizes but for those asked for."""
+    given = {name: value for name, value in asked.items() if value is not None}
+    sizes = GAMES[game].defaults._replace(**given)
+    if sizes.size % TILE or sizes.tiles % 2 == 0:
+        raise UsageProblem(f"--size {sizes.size}: must be an odd number of tiles of {TILE} pixels; try 56 or 72")
+    if "map_size" in given and GAMES[game].defaults.map_size is None:
+        raise UsageProblem(f"--map-size {sizes.map_size}: --game {game} has worlds of its own size; leave it out")
+    return sizes
+
+
+def _write(
+    path: Path,
+    session: Session,
+    keys: Sequence[str],
+    sizes: Sizes,
+    seed: int,
+    on_progress: Callable[[int, int], None],
+) -> int:
+    """Returns the number of different frames."""
+    frames, side = sizes.frames, sizes.size
     with h5py.File(path, "w") as file:
-        file.attrs.update(game=f"Crafter {version('crafter')}", seed=seed, stride=1)
+        file.attrs.update(session.attrs, seed=seed, stride=1)
         pixels = file.create_dataset(
             "frames",
-            (frames, size, size, 3),
+            (frames, side, side, 3),
             "u1",
-            chunks=(min(CHUNK_FRAMES, frames), size, size, 3),
+            chunks=(min(CHUNK_FRAMES, frames), side, side, 3),
             compression="gzip",
             compression_opts=1,
             track_times=False,
         )
         actions = file.create_dataset("actions", (frames,), "i8", track_times=False)
-        actions.attrs["meaning"] = (
-            "the move that leads from this row to the next: 0 none, 1 left, 2 right, 3 up, 4 down"
+        actions.attrs["names"] = np.array(keys, h5py.string_dtype())
+        actions.attrs["meaning"] = "the key pressed at this row, which leads to the next one: " + ", ".join(
+            f"{number} {name}" for number, name in enumerate(keys)
         )
         episodes = file.create_dataset("episode", (frames,), "i8", track_times=False)
-        done = 0
-        for number, (frames_seen, moved) in enumerate(_episodes(frames, size, length, seed)):
-            rows = slice(done, done + len(frames_seen))
-            pixels[rows], actions[rows], episodes[rows] = frames_seen, moved, number
-            done += len(frames_seen)
+        done, seen = 0, set[bytes]()
+        for number, episode in enumerate(session.episodes):
+            kept = min(len(episode.frames), frames - done)
+            rows = slice(done, done + kept)
+            pixels[rows], actions[rows], episodes[rows] = episode.frames[:kept], episode.keys[:kept], number
+            seen.update(blake2b(frame, digest_size=16).digest() for frame in episode.frames[:kept])
+            done += kept
             on_progress(done, frames)
-
-
-def _episodes(frames: int, size: int, length: int, seed: int) -> Iterator[tuple[Frames, Moves]]:
-    """Episodes in order, played by as many processes as may run at once."""
-    count = -(-frames // length)
-    left = frames
-    workers = min(count, len(os.sched_getaffinity(0)))
-    # Spawned, not forked: the caller may have threads.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        for frames_seen, moved in pool.map(_play, [(seed, number, size, length) for number in range(count)]):
-            yield frames_seen[:left], moved[:left]
-            left -= len(frames_seen)
-
-
-def _play(job: tuple[int, int, int, int]) -> tuple[Frames, Moves]:
-    """One episode in a world of its own: (frames [T, H, W, 3], actions [T])."""
-    seed, number, size, length = job
-    env = _world(seed * 100_003 + number, size // TILE)
-    frame = env.reset()
-    random = np.random.default_rng([seed, number])
-    frames_seen, moved = np.empty((length, size, size, 3), np.uint8), np.empty(length, np.int64)
-    for turn in range(length):
-        frames_seen[turn], moved[turn] = frame[:size], random.choice(MOVES) if random.random() >= REST else STAY
-        env._player.inventory.update(FULL)
-        frame = env.step(moved[turn])[0]
-    return frames_seen, moved
-
-
-def _world(seed: int, tiles: int) -> Any:
-    """A Crafter at noon whose creatures are kept in an order that does not depend on memory addresses."""
-    from crafter import Env, constants, engine
-
-    class NoonEnv(Env):  # type: ignore[misc]
-        def _update_time(self) -> None:
-            self._world.daylight = 1.0
-
-    class OrderedWorld(engine.World):  # type: ignore[misc]
-        def reset(self, seed: int | None = None) -> None:
-            super().reset(seed)
-            self._chunks: defaultdict[Any, _OrderedSet] = defaultdict(_OrderedSet)
-
-    original, engine.World = engine.World, OrderedWorld
-    try:
-        inventory_rows = -(-len(constants.items) // tiles)
-        view = (tiles, tiles + inventory_rows)
-        return NoonEnv(view=view, size=(tiles * TILE, (tiles + inventory_rows) * TILE), seed=seed, length=None)
-    finally:
-        engine.World = original
+        file.attrs["distinct_frames"] = len(seen)
+        return len(seen)

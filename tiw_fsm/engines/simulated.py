@@ -18,7 +18,7 @@ from tiw_fsm.data import pictures
 from tiw_fsm.engines.native.kind import NativeKind
 from tiw_fsm.engines.protocol import Engine, Hello, HelloRequest, InferRequest, Progress, TrainRequest, TrainResult
 from tiw_fsm.errors import EngineCrashed, Interrupted, disk_errors
-from tiw_fsm.fsm.inference_gate import InferenceResult, UsedCheckpoint
+from tiw_fsm.fsm.inference_gate import InferenceResult, UsedCheckpoint, skill
 from tiw_fsm.stages import STAGES, Stage
 from tiw_fsm.storage import checkpoints
 from tiw_fsm.storage.paths import StatePaths
@@ -110,21 +110,32 @@ class SimulatedEngine:
         with disk_errors("writing", Path(request.log)), durable.open_new(Path(request.log)) as log:
             log.write(f"Inference stats:\nMean Squared Error (GT vs Pred): {mse:.6f}\n")
         _draw(Path(request.picture))
-        frames = request.inference.generation_steps * request.inference.prediction_horizon * request.clips
+        steps = request.inference.generation_steps * request.inference.prediction_horizon
+        won, control = skill(mse, self.script.baselines), _nth(self.script.delta_psnr, nth)
         return InferenceResult(
             status="ok",
             checkpoints={stage: UsedCheckpoint(**dict(ref)) for stage, ref in request.checkpoints.items()},
-            frames_expected=frames,
-            frames_inferred=frames,
+            frames_expected=steps * request.clips,
+            frames_inferred=steps * request.clips,
             statistics={"mean": 0.5},
             mse=mse,
+            mse_per_step=[mse] * steps,
             baselines=dict(self.script.baselines),
+            baselines_per_step={name: [value] * steps for name, value in self.script.baselines.items()},
+            skill_interval=None if won is None else [won, won],
+            skill_per_step=None if won is None else [won] * steps,
             tokenizer_mse=mse / 2,
-            delta_psnr=_nth(self.script.delta_psnr, nth),
+            delta_psnr=control,
+            delta_psnr_interval=None if control is None else [control, control],
+            delta_psnr_per_step=None if control is None else [control] * steps,
             motion=_nth(self.script.motion, nth),
             tokenizer_motion=1.0,
             key_agreement=_nth(self.script.key_agreement, nth),
             unique_actions=_nth(self.script.unique_actions, nth),
+            distinct_actions=_nth(self.script.unique_actions, nth),
+            n_actions=request.configs[Stage.LATENT].n_actions,
+            unseen=0.5,
+            keys_used=False,
             action_entropy=1.0,
             png=request.picture,
         )

@@ -15,7 +15,7 @@ from pydantic import model_validator
 from tiw_fsm.config.loop import InferenceGate
 from tiw_fsm.values.frozen import FrozenModel
 
-Interval = tuple[float | None, float | None]
+Interval = list[float | None]
 """The low and the high end of a confidence interval."""
 
 

@@ -130,7 +130,7 @@ def _told(
         "stages": stages,
         "inference": {
             "attempts": [_attempt(attempt) for attempt in inference["attempts"]],
-            "best": _attempt(inference.get("best")),
+            "best": _attempt(_best(inference)),
         },
         "retunes": run["retunes"],
         "budgets": run["loop"]["budgets"],
@@ -150,6 +150,13 @@ def _told(
 def _fields(document: JsonObject | None, keys: Iterable[str]) -> Any:
     """``document`` with all its fields; None if there is none."""
     return document and {key: document.get(key) for key in keys}
+
+
+def _best(inference: JsonObject) -> JsonObject | None:
+    """The attempt with the least MSE; older versions kept it apart, as ``best``."""
+    known = [*inference["attempts"], inference.get("best") or {}]
+    measured = [attempt for attempt in known if attempt.get("mse") is not None]
+    return min(measured, key=lambda attempt: (attempt["mse"], -attempt["number"]), default=None)
 
 
 def _attempt(document: JsonObject | None) -> Any:

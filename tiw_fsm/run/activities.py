@@ -19,7 +19,7 @@ from tiw_fsm.errors import EngineCrashed
 from tiw_fsm.fsm import chunk_gate, inference_gate
 from tiw_fsm.fsm.events import AttemptNumber, Died, Event, GateDecided, Goal, Judged, Retuned, Saved
 from tiw_fsm.fsm.inference_gate import InferenceResult
-from tiw_fsm.fsm.run_state import ATTEMPTS_KEPT, RunState, StageProgress
+from tiw_fsm.fsm.run_state import RunState, StageProgress
 from tiw_fsm.fsm.states import TRAINING, State
 from tiw_fsm.reporting import advice
 from tiw_fsm.reporting.markdown import reports
@@ -233,10 +233,7 @@ def gate(ctx: Context, run: RunState) -> Outcome:
         number=run.inference.started,
         updates=run.stages[Stage.DYNAMICS].completed,
     ).evolve(result_sha256=pending.sha256)
-    judged = [a for a in run.inference.attempts if a.number != attempt.number] + [attempt]
-    measured = [a for a in (attempt, run.inference.best) if a is not None and a.mse is not None]
-    best = min(measured, key=lambda a: a.mse or 0.0, default=None)
-    run = run.evolve(inference=run.inference.evolve(attempts=judged[-ATTEMPTS_KEPT:], best=best))
+    run = run.evolve(inference=run.inference.with_judged(attempt))
     verdict = attempt.model_dump(mode="json")
     ctx.log.info(advice.verdict_line(verdict), **verdict)
     if result.error:
