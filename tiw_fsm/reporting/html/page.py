@@ -18,7 +18,7 @@ from tiw_fsm.fsm.run_state import RunState
 from tiw_fsm.fsm.states import TERMINAL, TRAINING, State
 from tiw_fsm.reporting.advice import HINTED, next_steps
 from tiw_fsm.reporting.curves import COLOURS, Curve
-from tiw_fsm.reporting.figures import FIGURES, GATES, figures, gate_of
+from tiw_fsm.reporting.figures import FIGURES, figures, gate_of
 from tiw_fsm.reporting.history import entries
 from tiw_fsm.reporting.html.attempts import attempts as attempts_drawing
 from tiw_fsm.reporting.html.attempts import baselines_of
@@ -26,7 +26,7 @@ from tiw_fsm.reporting.html.loss import loss
 from tiw_fsm.reporting.html.machine import machine
 from tiw_fsm.reporting.html.per_step import per_step
 from tiw_fsm.reporting.html.templating import render
-from tiw_fsm.reporting.journal import Step, chunk_gates, steps, taken, tuning_change
+from tiw_fsm.reporting.journal import Step, best_of, chunk_gates, steps, taken, tuning_change
 from tiw_fsm.reporting.journal import attempts as journal_attempts
 from tiw_fsm.reporting.status import what_next
 from tiw_fsm.reporting.wording import duration
@@ -95,7 +95,7 @@ def page(data: PageData) -> str:
         if_old=IF_OLD.format(data.name) if data.alive else "",
         current_stage=TRAINING.get(run.state),
         machine=machine(run, taken(data.journal)),
-        attempts=_attempts(data, run),
+        attempts=_attempts(data),
         losses=_losses(data, history),
         budgets=_budgets(run),
         changes=_changes(history),
@@ -161,16 +161,15 @@ MEANING = (
 )
 
 
-def _attempts(data: PageData, run: RunState) -> dict[str, Any] | None:
+def _attempts(data: PageData) -> dict[str, Any] | None:
     """None before an attempt was judged."""
     found = journal_attempts(data.journal)
     if not found:
         return None
     names = baselines_of(found)
-    headers = ("attempt", "updates", "MSE", "at most", *names, "verdict", "by", "not met")
-    drawn, best, last = found[-SHOWN_ATTEMPTS:], run.inference.best, found[-1]
-    is_best = {attempt.number: bool(best and best.number == attempt.number) for attempt in found}
-    lines = {f"attempt {a.number}{', the best' if is_best[a.number] else ''}": a for a in (last, best or last)}
+    headers = ("attempt", "updates", "MSE", "at most", *names, "verdict", "gate", "not met")
+    drawn, best, last = found[-SHOWN_ATTEMPTS:], best_of(found), found[-1]
+    titles = {a.number: f"Attempt {a.number}{', the best' if a is best else ''}" for a in found}
     pictured = [attempt for attempt in reversed(found) if attempt.number in data.attempts]
     return {
         "drawing": attempts_drawing(drawn),
@@ -179,12 +178,12 @@ def _attempts(data: PageData, run: RunState) -> dict[str, Any] | None:
         "table": _table(headers, [_attempt_row(attempt, names) for attempt in reversed(found)]),
         "figures": _figures(found),
         "meaning": MEANING,
-        "per_step": per_step(lines),
+        "per_step": per_step({titles[a.number]: a for a in (last, best or last)}),
         "hinted": HINTED if last.keys_used else "",
         "pictures": [
             {
                 "number": attempt.number,
-                "title": f"Attempt {attempt.number}{', the best' if is_best[attempt.number] else ''}",
+                "title": titles[attempt.number],
                 **_picture(data.attempts[attempt.number]),
             }
             for attempt in pictured
@@ -195,11 +194,10 @@ def _attempts(data: PageData, run: RunState) -> dict[str, Any] | None:
 def _attempt_row(attempt: Attempt, names: Sequence[str]) -> tuple[object, ...]:
     unmet = ", ".join(name for name, held in attempt.conditions.items() if not held)
     verdict = "passed" if attempt.passed else "failed"
-    gate = gate_of(attempt.model_dump())
     mark = Mark(verdict, f"verdict {verdict}")
     errors = (attempt.mse, attempt.max_mse, *(attempt.baselines.get(name) for name in names))
     shown = (None if error is None else Figure(f"{error:.4f}") for error in errors)
-    return (attempt.number, attempt.updates, *shown, mark, gate and GATES[gate], unmet)
+    return (attempt.number, attempt.updates, *shown, mark, gate_of(attempt.model_dump()), unmet)
 
 
 def _figures(found: Sequence[Attempt]) -> Table | None:
@@ -207,8 +205,7 @@ def _figures(found: Sequence[Attempt]) -> Table | None:
     told = {attempt.number: figures(attempt.model_dump()) for attempt in reversed(found)}
     names = [name for name in FIGURES if any(name in texts for texts in told.values())]
     rows = [
-        (number, *(None if text is None else Figure(text) for text in map(texts.get, names)))
-        for number, texts in told.items()
+        (number, *(Figure(texts[name]) if name in texts else None for name in names)) for number, texts in told.items()
     ]
     return _table(("attempt", *names), rows, "figures") if names else None
 

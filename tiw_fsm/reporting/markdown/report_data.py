@@ -18,7 +18,7 @@ from tiw_fsm.errors import disk_errors
 from tiw_fsm.fsm.inference_gate import Attempt
 from tiw_fsm.fsm.run_state import RunState
 from tiw_fsm.reporting.journal import attempts as journal_attempts
-from tiw_fsm.reporting.journal import steps
+from tiw_fsm.reporting.journal import best_of, steps
 from tiw_fsm.reporting.markdown.tables import Lines, bullets
 from tiw_fsm.stages import Stage
 from tiw_fsm.storage.paths import RunPaths, StatePaths
@@ -41,6 +41,7 @@ class ReportData:
     def __post_init__(self) -> None:
         self.steps = list(steps(self.journal))
         self.attempts = journal_attempts(self.journal)
+        self.best = best_of(self.attempts)
 
     @property
     def keys_used(self) -> bool:

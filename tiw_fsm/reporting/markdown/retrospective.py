@@ -23,7 +23,7 @@ from tiw_fsm.values.plain import JsonObject
 
 def retrospective(data: ReportData) -> Lines:
     """Why the run ended as it did, what each retune changed and did, what to try next."""
-    best = data.run.inference.best
+    best = data.best
     return [
         f"# Train-to-inference retrospective: {data.run.run}",
         "",
@@ -79,7 +79,7 @@ def _at_failure(run: RunState, what: str) -> int:
 
 def _why(data: ReportData) -> Lines:
     """The outcome in plain sentences."""
-    run, last, best = data.run, data.attempts[-1] if data.attempts else None, data.run.inference.best
+    run, last, best = data.run, data.attempts[-1] if data.attempts else None, data.best
     if run.failed_in is None:
         sentences = [f"Attempt {last.number} met every condition of the inference gate."] if last else []
     else:
