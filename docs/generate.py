@@ -5,12 +5,13 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterator
+from typing import get_args
 
 import yaml
 
 from tiw_fsm.config.loop import Budgets, InferenceGate, Ladder, LoopConfig, Retune, StageGate
-from tiw_fsm.config.schema import DynamicsFile, InferenceFile, SharedKeys, StageFile, TrainingFile
-from tiw_fsm.tinyworlds.config import StageConfig
+from tiw_fsm.config.schema import DynamicsFile, InferenceFile, LatentFile, SharedKeys, StageFile, TrainingFile
+from tiw_fsm.tinyworlds.config import DecoderContext, Masking, StageConfig
 from tiw_fsm.values.frozen import FrozenModel
 
 WORDS = {
@@ -20,6 +21,9 @@ WORDS = {
     "Rate": "number above 0",
     "Share": "number above 0, at most 1",
     "Annotated[float, Field(ge=0)]": "number from 0",
+    "Annotated[float, Field(ge=0, lt=1)]": "number from 0, below 1",
+    "DecoderContext": " or ".join(get_args(DecoderContext)),
+    "Masking": " or ".join(get_args(Masking)),
     "bool": "true or false",
     "int": "integer",
     "float": "number",
@@ -92,7 +96,14 @@ def main() -> None:
             section(
                 "video_tokenizer.yaml, latent_actions.yaml", "Beside the shared keys:", StageFile, beside=SharedKeys,
             ),
-            section("dynamics.yaml", "Beside those:", DynamicsFile, beside=StageFile, effective=StageConfig),
+            section(
+                "latent_actions.yaml", "Beside those of a stage, [options that TinyWorlds does not have](worlds.md#the-recipe):",
+                LatentFile, beside=StageFile, effective=StageConfig,
+            ),
+            section(
+                "dynamics.yaml", "Beside those of a stage, [options that TinyWorlds does not have](worlds.md#the-recipe):",
+                DynamicsFile, beside=StageFile, effective=StageConfig,
+            ),
             section("inference.yaml", "What the gate looks at.", InferenceFile),
             section("loop.yaml", "Chunks, gates, ladders, budgets.", LoopConfig),
             section("loop.yaml: gates.<stage>", "", StageGate),

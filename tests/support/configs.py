@@ -56,6 +56,13 @@ TINY: dict[str, dict[str, Any]] = {
 }
 
 
+OPTIONS: dict[str, dict[str, Any]] = {
+    "latent_actions": {"key_hint_weight": 0.1, "film_init_std": 0.3, "decoder_context": "past_frames"},
+    "dynamics": {"film_init_std": 0.3, "masking": "next_frame", "context_noise": 0.2},
+}
+"""Every option of training that TinyWorlds does not have."""
+
+
 LENIENT = {"gates": {stage: {"from_update": 10_000} for stage in ("video_tokenizer", "latent_actions", "dynamics")}}
 """Stage gates that let any finite chunk through that does not double its loss."""
 
@@ -75,18 +82,25 @@ def write_configs(folder: Path, changes: Mapping[str, Any] | None = None) -> Non
 
 
 def write_frames(path: Path, *, episodes: int = 20, length: int = 24, size: int = 16, seed: int = 0) -> None:
-    """A bright square that walks over a dark field, by seeded steps: learnable, and no two episodes alike."""
+    """A bright square that walks over a dark field, by seeded steps: learnable, and no two episodes alike.
+
+    ``actions`` says the step that leads to the next row: far more different ones than a tiny model has actions.
+    """
     rng = np.random.default_rng(seed)
     frames = np.full((episodes * length, size, size, 3), 30, np.uint8)
+    actions = np.full(episodes * length, -1)
     for episode in range(episodes):
         y, x = rng.integers(0, size - 4, 2)
         for t in range(length):
             dy, dx = rng.integers(-2, 3, 2)
             y, x = np.clip([y + dy, x + dx], 0, size - 4)
             frames[episode * length + t, y : y + 4, x : x + 4] = (220, 180, 60)
+            if t > 0:
+                actions[episode * length + t - 1] = 5 * (dy + 2) + dx + 2
     with h5py.File(path, "w") as file:
         file.create_dataset("frames", data=frames)
         file.create_dataset("episode", data=np.repeat(np.arange(episodes), length))
+        file.create_dataset("actions", data=actions)
         file.attrs["stride"] = 1
 
 

@@ -24,7 +24,14 @@ from tests.support.models import (
     some_actions,
     some_tokens,
 )
-from tiw_fsm.tinyworlds.dynamics import DynamicsModel, draw_mask, sample, unmask_counts
+from tiw_fsm.tinyworlds.dynamics import (
+    DynamicsModel,
+    disturb,
+    draw_mask,
+    draw_next_frame_mask,
+    sample,
+    unmask_counts,
+)
 from tiw_fsm.tinyworlds.fsq import FiniteScalarQuantizer
 
 
@@ -192,3 +199,38 @@ def test_generation_rejects_settings_that_mean_nothing(change: dict[str, float],
     options = {"horizon": 2, "steps": 3, "actions": None, "latents_from_indices": codebook, **change}
     with pytest.raises(ValueError, match=says):
         dynamics().generate(some_tokens()[0], **options)
+
+
+# --- options beyond TinyWorlds ----------------------------------------------------------------------------------
+
+
+@given(st.integers(1, 6), st.integers(1, 5), st.integers(1, 40), st.integers(0, 5))
+def test_a_next_frame_mask_hides_at_least_about_half_of_the_last_frame_and_nothing_else(
+    batch: int, frames: int, patches: int, seed: int
+) -> None:
+    mask = draw_next_frame_mask(batch, frames, patches, seeded(seed))
+    assert mask.shape == (batch, frames, patches)
+    assert not mask[:, :-1].any()
+    assert torch.equal(mask, draw_next_frame_mask(batch, frames, patches, seeded(seed)))
+
+
+def test_a_next_frame_mask_hides_between_half_and_all_of_it() -> None:
+    shares = [float(draw_next_frame_mask(8, 2, 500, seeded(seed))[:, -1].float().mean()) for seed in range(20)]
+    assert 0.48 < min(shares) < 0.6
+    assert 0.9 < max(shares) <= 1
+
+
+def test_disturbed_tokens_are_another_clips_of_the_same_place_and_never_hidden_ones() -> None:
+    indices = torch.arange(4)[:, None, None] * 1000 + torch.arange(300).reshape(3, 100)  # clip · 1000 + place
+    mask = draw_next_frame_mask(4, 3, 100, seeded())
+    seen = disturb(indices, mask, 0.5, seeded())
+    changed = seen != indices
+    assert torch.equal(seen % 1000, indices % 1000)
+    assert not (changed & mask).any()
+    assert 0.05 < float(changed.float().mean()) < 0.5
+    assert float(changed.flatten(1).float().mean(1).std()) > 0.02, "each clip has a share of its own"
+
+
+def test_nothing_is_disturbed_by_a_share_of_nothing() -> None:
+    indices = torch.randint(9, (2, 3, 4), generator=seeded())
+    assert torch.equal(disturb(indices, torch.zeros(2, 3, 4, dtype=torch.bool), 0.0, seeded()), indices)

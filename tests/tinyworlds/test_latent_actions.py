@@ -6,7 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.support.models import A, B, T, action_model, frames_that_differ, some_actions, some_frames
+from tests.support.models import SIZES, A, B, T, action_model, frames_that_differ, some_actions, some_frames
+from tiw_fsm.tinyworlds.latent_actions import LatentActionModel
 
 
 def test_action_model_returns_one_action_and_one_prediction_per_pair_of_frames() -> None:
@@ -60,3 +61,27 @@ def test_actions_that_vary_enough_pay_no_penalty() -> None:
 def test_a_single_frame_holds_no_action() -> None:
     with pytest.raises(ValueError, match="at least 2"):
         action_model()(some_frames(frames=1))
+
+
+# --- recorded keys as a hint ------------------------------------------------------------------------------------
+
+
+def test_a_hint_costs_nothing_where_no_key_is_known() -> None:
+    model, frames = action_model(), some_frames()
+    unknown = torch.full((B, T - 1), -1)
+    assert torch.equal(model(frames, unknown, 1.0)[0], model(frames)[0])
+
+
+def test_a_hint_is_the_logistic_loss_of_every_sign_that_is_known() -> None:
+    model, frames = action_model(), some_frames()
+    hints = torch.tensor([[0, 3, -1], [-1, 1, 2]])
+    signs = torch.tensor([[[-1, -1], [1, 1], [0, 0]], [[0, 0], [1, -1], [-1, 1]]])  # the first sign counts least
+    lost = torch.log1p(torch.exp(-2 * model.encoder(frames) * signs)) * (signs != 0)
+    assert torch.allclose(model(frames, hints, 0.5)[0], model(frames)[0] + 0.5 * lost.mean(), atol=1e-6)
+
+
+def test_a_decoder_that_is_shown_the_past_sees_it_in_training_as_at_inference() -> None:
+    frames, actions = some_frames(), some_actions(T - 1)
+    torch.manual_seed(0)
+    decoder = LatentActionModel(SIZES, n_actions=4, context="past_frames").decoder
+    assert torch.equal(decoder.train()(frames, actions), decoder.eval()(frames, actions))

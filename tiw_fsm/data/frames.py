@@ -92,13 +92,16 @@ def _stride_attribute(path: Path) -> int | None:
     return int(stride)
 
 
-def inspect(source: DataSource, *, frame_size: int, training_length: int, held_out: HeldOut) -> list[str]:
+def inspect(
+    source: DataSource, *, frame_size: int, training_length: int, held_out: HeldOut, key_hints: bool = False
+) -> list[str]:
     """Why ``source`` cannot be trained and judged on, each problem with its remedy; empty when it can.
 
     Args:
         frame_size: side of the frames, pixels.
         training_length: frames of a training clip.
         held_out: what the gate wants.
+        key_hints: whether recorded keys are wanted as a hint to the latent actions.
     """
     path, skip, stride, ratio = Path(source.path), source.skip, source.stride, source.preload_ratio
     try:
@@ -106,6 +109,8 @@ def inspect(source: DataSource, *, frame_size: int, training_length: int, held_o
             return [f"{path}: no such file; record one with `tiw-fsm record`, or correct the dataset"]
         with h5py.File(path, "r") as file:
             problems = _shape_problems(file, path, frame_size)
+            if key_hints:
+                problems += _key_problems(file, path)
             if problems:
                 return problems
             rows = file["frames"].shape[0]
@@ -156,6 +161,17 @@ def _shape_problems(file: h5py.File, path: Path, frame_size: int) -> list[str]:
         if not isinstance(labels, h5py.Dataset) or labels.shape != frames.shape[:1] or labels.dtype.kind not in "iu":
             problems.append(f"{path}: `{name}` must hold one integer per frame, {frames.shape[0]} of them")
     return problems
+
+
+def _key_problems(file: h5py.File, path: Path) -> list[str]:
+    """Why the recorded keys cannot be a hint."""
+    remedy = "record them, or remove key_hint_weight from latent_actions.yaml"
+    if not isinstance(labels := file.get("actions"), h5py.Dataset):
+        return [f"{path}: has no `actions`, which key_hint_weight takes as a hint; {remedy}"]
+    known = np.unique(labels[:])
+    if len(known[known >= 0]) < 2:
+        return [f"{path}: `actions` holds {len(known[known >= 0])} different keys, which is no hint; {remedy}"]
+    return []
 
 
 def sha256(path: Path) -> str:

@@ -66,6 +66,7 @@ def data_problems(settings: Settings, kind: EngineKind) -> list[str]:
         frame_size=config.frame_size,
         training_length=config.context_length,
         held_out=frames.HeldOut(settings.loop.inference.clips, inference.frames, inference.preload_ratio),
+        key_hints=settings.stages[Stage.LATENT].key_hint_weight > 0 and settings.trains(Stage.LATENT),
     )
     return problems or kind.data_problems(settings)
 

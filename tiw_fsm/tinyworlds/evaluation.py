@@ -69,8 +69,7 @@ def evaluate(
     trivial, sigma = baseline_errors(data, clips, config)
     led_to = world.actions.quantizer.indices_from_latents(torch.cat([a[:, -horizon:] for a in actions], dim=1))
     keys = data.keys_between(starts, config.frames)
-    unit, last = to_unit(generated), clips[:, split - 1 : split]
-    true_motion = motion(last, truth)
+    unit, true_motion = to_unit(generated), motion(truth)
     figures = {
         "frames_expected": steps * horizon * clip_count,
         "frames_inferred": generated.shape[1] * len(clips),
@@ -84,8 +83,8 @@ def evaluate(
         "baselines_per_step": {name: values.mean(0).tolist() for name, values in trivial.items()},
         "blur_sigma": sigma,
         **skill_figures(errors, torch.stack(list(trivial.values())), config.seed),
-        "motion": motion(last, generated) / true_motion if true_motion else None,
-        "tokenizer_motion": motion(last, rebuilt) / true_motion if true_motion else None,
+        "motion": motion(generated) / true_motion if true_motion else None,
+        "tokenizer_motion": motion(rebuilt) / true_motion if true_motion else None,
         "key_agreement": None if keys is None else agreement(led_to, keys[:, split - 1 :]),
         "keys_used": world.keys_used and data.keys is not None,
         "unseen": unseen(truth, data, tokenizer_mse),
@@ -148,10 +147,10 @@ def interval(draws: Tensor) -> list[float]:
     return [float(draws.quantile(tail)), float(draws.quantile(1 - tail))]
 
 
-def motion(before: Tensor, frames: Tensor) -> float:
-    """Mean absolute difference of neighbouring frames, pixels in [0, 1]: [B, 1, …] and what follows it, [B, F, …]."""
-    everything = to_unit(torch.cat([before, frames], dim=1))
-    return float((everything[:, 1:] - everything[:, :-1]).abs().mean())
+def motion(frames: Tensor) -> float:
+    """Mean absolute difference of neighbouring frames, pixels in [0, 1]; 0 of a single frame."""
+    unit = to_unit(frames)
+    return float((unit[:, 1:] - unit[:, :-1]).abs().mean()) if frames.shape[1] > 1 else 0.0
 
 
 @torch.no_grad()

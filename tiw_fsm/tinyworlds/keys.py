@@ -37,7 +37,7 @@ class RecordedKeys:
         held = places.clone()
         for ahead in range(1, min(stride, len(places))):
             held[:-ahead][held[:-ahead] != places[ahead:]] = UNKNOWN
-            held[-ahead] = UNKNOWN
+        held[max(0, len(places) - stride + 1) :] = UNKNOWN
         self.between = held
         known = held[training & (held != UNKNOWN)]
         self.counts = torch.bincount(known, minlength=len(self.values))

@@ -13,7 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from tests.support.configs import LENIENT, write_configs, write_frames
+from tests.support.configs import LENIENT, OPTIONS, write_configs, write_frames
 from tests.support.torture.disk import Operation, Tree, read_log, replayed
 from tests.support.torture.launch import Ended, Fault, Launcher, Started
 from tests.support.torture.outcome import TIMES_AND_NAMES, differences, outcome
@@ -54,8 +54,8 @@ SIMULATED = Setup(
     {"losses": {"video_tokenizer": [0.005], "latent_actions": [0.5, 0.02], "dynamics": [2.0]}, "mse": [0.5, 0.01]},
 )
 """Two chunks per stage, a rejected one, a failed inference gate."""
-NATIVE = Setup(("run", "--max-mse", "0.9", "--allow-trivial"), {"loop": LENIENT}, frames=True)
-"""The same on tiny real frames, with the training process as a child."""
+NATIVE = Setup(("run", "--max-mse", "0.9", "--allow-trivial"), {"loop": LENIENT, **OPTIONS}, frames=True)
+"""The same on tiny real frames, with the training process as a child, and with all that training can be asked for."""
 
 
 class Bench:

@@ -12,6 +12,7 @@ from tiw_fsm.engines.checkout.settings import CheckoutSettings
 from tiw_fsm.engines.protocol import Engine, EngineKind
 from tiw_fsm.errors import UsageProblem
 from tiw_fsm.storage.paths import StatePaths
+from tiw_fsm.tinyworlds.config import StageOptions
 from tiw_fsm.values.frozen import FrozenModel
 from tiw_fsm.values.plain import JsonObject
 
@@ -41,6 +42,13 @@ class CheckoutKind(EngineKind):
         except UsageProblem as exc:
             problems += exc.problems
             return None
+        problems += [
+            f"{draft.sources[name].where((key,))}: {key}: the checkout's scripts have no such option; remove it, "
+            "or train with --engine native"
+            for name, file in draft.files.items()
+            for key in StageOptions.model_fields
+            if getattr(file, key, None) is not None
+        ]
         training, inference = draft.files["training"], draft.files["inference"]
         if not isinstance(training, TrainingFile) or not isinstance(inference, InferenceFile):
             return None
