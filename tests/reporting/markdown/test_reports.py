@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from tests.reporting.worlds import HintedEngine, aged_journal, aged_state
+from tests.reporting.markdown.reading import KINDS, report, rows, section
 from tests.support.configs import write_configs
 from tests.support.eventful import EVENTFUL, GOOD, REJECTED, die_in_dynamics
 from tests.support.simulation import Simulation
@@ -31,8 +31,6 @@ from tiw_fsm.reporting.markdown import reports, runtime
 from tiw_fsm.stages import Stage
 from tiw_fsm.storage.paths import RunPaths
 
-KINDS = ("train-to-inference-report", "train-to-inference-retrospective", "auto-training-loop-report")
-
 
 class DetailedEngine(SimulatedEngine):
     """Adds the figures that only a real rollout has."""
@@ -48,25 +46,6 @@ class DetailedEngine(SimulatedEngine):
                 mse_random_actions=0.0888,
             )
         )
-
-
-def report(simulation: Simulation, kind: str) -> str:
-    (path,) = (Path(p) for p in simulation.state.reports if Path(p).name.startswith(kind))
-    return path.read_text()
-
-
-def section(text: str, title: str) -> str:
-    """The text under a heading, up to the next heading of its level or above."""
-    level, _, rest = re.split(rf"^(#+) ({re.escape(title)})[^\n]*\n", text, maxsplit=1, flags=re.M)[1:]
-    return re.split(rf"^#{{1,{len(level)}}} ", rest, maxsplit=1, flags=re.M)[0]
-
-
-def rows(text: str) -> list[dict[str, str]]:
-    """The first table in ``text``, as dictionaries by column."""
-    (table, *_) = re.findall(r"(?:^\|.*\n)+", text, flags=re.M)
-    lines = table.splitlines()
-    cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
-    return [dict(zip(cells[0], row, strict=True)) for row in cells[2:]]
 
 
 def links(simulation: Simulation, text: str) -> list[Path]:
@@ -301,47 +280,6 @@ def test_a_pass_with_skill_has_no_such_note(eventful: Simulation) -> None:
     assert "no better than copying" not in text
     assert "--allow-trivial" not in text
     assert "nothing: the model passed with skill" in section(text, "What to try next")
-
-
-def test_the_retrospective_has_the_figures_of_every_attempt(eventful: Simulation) -> None:
-    told = rows(section(report(eventful, "train-to-inference-retrospective"), "Inference attempts"))
-    assert [row["attempt"] for row in told] == ["1", "2", "3"]
-    for row in told:
-        assert (row["ΔPSNR"], row["motion"], row["actions"]) == ("6.0 dB [6.0, 6.0]", "1.00", "4 of 4")
-        assert (row["unseen"], row["judged by"]) == ("50 %", "the gate of a world")
-
-
-def test_skill_and_control_of_each_frame_are_in_the_runtime_report(simulation: Simulation) -> None:
-    simulation.run(Script(mse=[0.01], delta_psnr=[3.25]))
-    attempt = section(report(simulation, "train-to-inference-report"), "Attempt 1")
-    told = rows(attempt[attempt.index("| generated frame") :])
-    assert [(row["skill"], row["ΔPSNR, dB"]) for row in told] == [("0.5", "3.25")] * 4
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_run_that_used_recorded_keys_says_so_in_every_report(simulation: Simulation, kind: str) -> None:
-    simulation.run_with(HintedEngine())
-    assert "- recorded keys: a hint to the latent actions in training" in report(simulation, kind)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_run_without_recorded_keys_does_not_speak_of_them(simulation: Simulation, kind: str) -> None:
-    simulation.run()
-    assert "recorded keys" not in report(simulation, kind)
-
-
-def test_reports_of_a_run_that_an_older_version_judged_say_by_which_gate(eventful: Simulation) -> None:
-    lines = aged_journal(eventful.store.journal())
-    settings = load_settings(
-        {"engine": "simulated"}, run="default", repo_root=eventful.root, engine=registry.find("simulated")
-    )
-    paths = RunPaths(Path(settings.run_root), Path(settings.repo_root))
-    run = RunState.model_validate_json(json.dumps(aged_state(eventful.state.model_dump(mode="json"))))
-    reports.write(run, lines, settings, paths, eventful.store.paths)
-    text = report(eventful, "train-to-inference-retrospective")
-    assert "; passed the gate of MSE and baselines." in section(text, "Why it passed")
-    assert {row["judged by"] for row in rows(section(text, "Inference attempts"))} == {"the gate of MSE and baselines"}
-    assert "| generated frame |" in report(eventful, "train-to-inference-report")
 
 
 def test_the_alignment_table_is_there(eventful: Simulation) -> None:
