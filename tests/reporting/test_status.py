@@ -16,13 +16,14 @@ from typing import Any
 
 import pytest
 
+from tests.reporting.worlds import aged_state
 from tests.support.configs import merged
 from tests.support.processes import Tiw
 from tests.support.simulation import Simulation
 from tiw_fsm.engines.simulated import Script
 from tiw_fsm.errors import ExitCode
 from tiw_fsm.fsm.run_state import Inexact
-from tiw_fsm.reporting.status import INEXACT_KEYS, STAGE_KEYS, status
+from tiw_fsm.reporting.status import ATTEMPT_KEYS, INEXACT_KEYS, STAGE_KEYS, status
 from tiw_fsm.storage.state_folder import Document, StateFolder, written
 from tiw_fsm.values.plain import JsonObject
 
@@ -35,8 +36,9 @@ def test_status_tells_all_that_the_state_holds_of_what_it_shows(simulation: Simu
     found, run = status(StateFolder(simulation.store.paths.folder)), simulation.state
     document = run.model_dump(mode="json")
     assert run.inference.best is not None
-    best = run.inference.best.model_dump(mode="json")
-    assert found["inference"] == {"attempts": document["inference"]["attempts"], "best": best}
+    best, attempts = run.inference.best.model_dump(mode="json"), document["inference"]["attempts"]
+    judged = {"gate": "world"}
+    assert found["inference"] == {"attempts": [attempt | judged for attempt in attempts], "best": best | judged}
     assert found["fingerprint"] == document["fingerprint"]
     assert set(INEXACT_KEYS) == Inexact.model_fields.keys()
     for key in document.keys() & found.keys() - {"inference", "fingerprint", "stages"}:
@@ -186,7 +188,7 @@ def test_status_as_json_has_the_fields_scripts_rely_on(simulation: Simulation, t
         assert {"path", "update", "sha256"} == stage["checkpoint"].keys()
         assert Path(stage["checkpoint"]["path"]).is_absolute()
     first, second = found["inference"]["attempts"]
-    assert {"mse", "max_mse", "baselines", "skill", "conditions", "passed", "png"} <= first.keys()
+    assert first.keys() == second.keys() == {*ATTEMPT_KEYS, "gate"}
     assert (first["passed"], second["passed"]) == (False, True)
     assert {"copy_last", "mean_frame", "blurred_last"} == first["baselines"].keys()
 
@@ -200,6 +202,54 @@ def test_status_says_what_happens_next(simulation: Simulation, tiw: Tiw) -> None
 def test_every_field_of_the_status_is_documented() -> None:
     documented = set(re.findall(r"^\| `(?:stages\.<stage>\.)?(\w+)", DOCUMENT.read_text(), re.MULTILINE))
     assert documented == STATUS | STATUS_OF_A_STAGE
+    told = DOCUMENT.read_text().partition("| field of an attempt |")[2]
+    assert set(re.findall(r"`inference\.attempts\[\]\.(\w+)`", told)) == {*ATTEMPT_KEYS, "gate"}
+
+
+def rows(shown: str) -> dict[str, str]:
+    """What status says to people, by the names at the beginnings of its lines."""
+    return dict(re.findall(r"^(\w+) +(.*)$", shown, re.MULTILINE))
+
+
+def test_the_figures_stand_in_a_line_of_their_own(simulation: Simulation, tiw: Tiw) -> None:
+    simulation.run(Script(mse=[0.01], delta_psnr=[3.2], motion=[0.98], key_agreement=[0.4]))
+    told = rows(tiw(simulation.root, "status").stdout)
+    assert told["inference"].startswith("inference gate, attempt 1: PASSED, MSE 0.0100 (max 0.03; ")
+    assert told["figures"] == (
+        "skill +0.50 [+0.50, +0.50], ΔPSNR 3.2 dB [3.2, 3.2], motion 0.98, actions 4 of 4, keys 0.40, unseen 50 %"
+    )
+    assert told["next"] == "nothing: the world model passed its gate"
+
+
+def test_a_pass_of_the_plain_gate_is_told_as_that(simulation: Simulation, tiw: Tiw) -> None:
+    simulation.run(Script(mse=[0.029]), allow_trivial=True)
+    found = json.loads(tiw(simulation.root, "status", "--json").stdout)
+    assert [attempt["gate"] for attempt in found["inference"]["attempts"]] == ["plain"]
+    told = tiw(simulation.root, "status").stdout
+    assert rows(told)["next"] == "nothing: the world model passed the plain gate"
+    assert "no better than copying" in told
+
+
+def test_a_run_that_an_older_version_judged_stays_passed_by_that_versions_gate(
+    simulation: Simulation, tiw: Tiw
+) -> None:
+    simulation.run()
+    found = simulation.store.document()
+    assert found is not None
+    simulation.store.paths.state.write_bytes(written(aged_state(found.state), found.journal))
+    told = json.loads(tiw(simulation.root, "status", "--json").stdout)
+    (attempt,) = told["inference"]["attempts"]
+    assert (told["state"], attempt["gate"], attempt["motion"]) == ("PASSED", "baselines", None)
+    assert attempt.keys() == {*ATTEMPT_KEYS, "gate"}
+    shown = rows(tiw(simulation.root, "status").stdout)
+    assert shown["figures"] == "skill +0.50"
+    assert shown["next"] == "nothing: the world model passed the gate of MSE and baselines"
+
+
+def test_an_attempt_that_measured_nothing_was_judged_by_no_gate(simulation: Simulation, tiw: Tiw) -> None:
+    simulation.run(Script(mse=[math.nan]), max_inference_retries=0)
+    (attempt,) = json.loads(tiw(simulation.root, "status", "--json").stdout)["inference"]["attempts"]
+    assert (attempt["mse"], attempt["gate"], attempt["passed"]) == (None, None, False)
 
 
 def test_status_says_who_runs_it_and_how_fast_and_afterwards_why_nobody_does(root: Path, tiw: Tiw) -> None:

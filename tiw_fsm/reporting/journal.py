@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from tiw_fsm.fsm.events import CHUNK_JUDGED, GATE_DECIDED, Event
 from tiw_fsm.fsm.inference_gate import Attempt
+from tiw_fsm.fsm.run_state import InferenceProgress
 from tiw_fsm.fsm.states import State
 from tiw_fsm.reporting.wording import change
 from tiw_fsm.stages import Stage
@@ -62,7 +64,13 @@ def chunk_gates(journal: Iterable[JsonObject], stage: Stage | None = None) -> li
 def attempts(journal: Iterable[JsonObject]) -> list[Attempt]:
     """Every judged inference attempt, oldest first; an attempt judged again counts once, by its last verdict."""
     judged = [line["facts"]["attempt"] for line in journal if line["event"] in GATE_DECIDED]
-    return list({attempt["number"]: Attempt.model_validate(attempt) for attempt in judged}.values())
+    last = {attempt["number"]: attempt for attempt in judged}
+    return [Attempt.model_validate_json(json.dumps(attempt)) for attempt in last.values()]
+
+
+def best_of(judged: Iterable[Attempt]) -> Attempt | None:
+    """The best attempt, with all its figures: the state keeps those of the newest alone."""
+    return InferenceProgress(attempts=list(judged)).best
 
 
 def tuning_change(step: Step, stage: str) -> str:

@@ -24,6 +24,7 @@ from tiw_fsm.errors import StateDamaged
 from tiw_fsm.fsm.events import Event, RunnerEvent
 from tiw_fsm.fsm.states import TERMINAL, TRAINING, State, gate_at
 from tiw_fsm.reporting import advice
+from tiw_fsm.reporting.figures import GATES, Gate, gate_of
 from tiw_fsm.reporting.wording import duration, near, not_begun
 from tiw_fsm.stages import Stage
 from tiw_fsm.storage.state_folder import StateFolder
@@ -37,15 +38,28 @@ ATTEMPT_KEYS = (
     "baselines",
     "own_mse",
     "skill",
+    "skill_interval",
+    "skill_per_step",
+    "delta_psnr",
+    "delta_psnr_interval",
+    "delta_psnr_per_step",
+    "motion",
     "conditions",
     "passed",
     "png",
     "result",
     "result_sha256",
     "tokenizer_mse",
+    "tokenizer_motion",
     "unique_actions",
     "action_entropy",
+    "distinct_actions",
+    "n_actions",
+    "key_agreement",
+    "keys_used",
+    "unseen",
 )
+"""Of a judged attempt; one that an older version judged has null where it measured less."""
 FINGERPRINT_KEYS = ("config", "data", "code", "torch", "device", "threads", "processes", "dialect")
 INEXACT_KEYS = ("stage", "completed", "what")
 STAGE_KEYS = ("target", "completed", "checkpoint", "accepted", "retries", "crashes", "tuning", "verdict", "picture")
@@ -146,8 +160,11 @@ def _best(inference: JsonObject) -> JsonObject | None:
 
 
 def _attempt(document: JsonObject | None) -> Any:
-    """A judged attempt: the fields that every one has, and whatever else was measured."""
-    return document and {**_fields(document, ATTEMPT_KEYS), **document}
+    """A judged attempt: the fields that every one has, whatever else was measured, and the gate that judged it."""
+    if document is None:
+        return None
+    attempt = {**_fields(document, ATTEMPT_KEYS), **document}
+    return {**attempt, "gate": gate_of(attempt)}
 
 
 def _nothing_yet(name: str, alive: bool) -> JsonObject:
@@ -219,7 +236,7 @@ def what_next(run: JsonObject, alive: bool) -> str:
     """One sentence: what happens next, or what to do. ``run`` is a state's JSON."""
     state = run["state"]
     if state == State.PASSED:
-        return "nothing: the world model passed its gate"
+        return f"nothing: the world model passed {_gate_passed(run)}"
     if state == State.FAILED:
         return f"{run['reason']}; raise it and run again, or read the reports"
     doing = f"{state}"
@@ -228,6 +245,12 @@ def what_next(run: JsonObject, alive: bool) -> str:
         gate = gate_at(progress["chunk_start"], run["loop"]["chunks"][stage], progress["target"])
         doing = f"{stage} goes on from update {progress['completed']}; gate at {gate} of {progress['target']}"
     return doing if alive else f"{doing}, as soon as `tiw-fsm run` is started again"
+
+
+def _gate_passed(run: JsonObject) -> str:
+    """The gate that let the last attempt through, in words; that of a world is a matter of course."""
+    passed: Gate | None = _attempt(run["inference"]["attempts"][-1])["gate"]
+    return {**GATES, Gate.WORLD: "its gate"}[passed or Gate.PLAIN]
 
 
 # --- for people -------------------------------------------------------------------------------------------------
@@ -268,7 +291,7 @@ def _rows(found: JsonObject) -> list[tuple[str, Any]]:
         rows.append(("machine", _machine(found["state"])))
     rows += [(stage, _stage_line(progress)) for stage, progress in found["stages"].items()]
     attempts = found["inference"]["attempts"]
-    rows += [("inference", advice.verdict_line(a)) for a in attempts[-1:]]
+    rows += _verdict(attempts[-1]) if attempts else []
     rows += [("picture", near(attempts[-1]["png"]))] if attempts else []
     rows += [("tuning", change) for change in _tuning_changes(found)]
     rows += [("report", near(path)) for path in found.get("reports", [])]
@@ -286,6 +309,11 @@ def _rows(found: JsonObject) -> list[tuple[str, Any]]:
     if not found["alive"] and not found["outcome"]:
         rows.append(("command", found["command"]))
     return rows
+
+
+def _verdict(attempt: JsonObject) -> list[tuple[str, Any]]:
+    told = advice.verdict(attempt)
+    return [("inference", told.headline), ("figures", told.figures), *(("", note) for note in told.notes)]
 
 
 def _state_line(found: JsonObject) -> Text:

@@ -94,7 +94,7 @@ def test_a_browser_shows_it_whole_on_desk_and_phone_by_day_and_night(
     assert found["over"] == []
     assert len(found["images"]) >= 6
     assert min(found["images"]) > 0
-    assert len(found["drawings"]) == 5
+    assert len(found["drawings"]) == 7
     assert min(found["drawings"]) > 100
     assert found["background"] == ("rgb(18, 21, 26)" if dark else "rgb(246, 247, 249)")
 

@@ -7,7 +7,6 @@ import json
 import os
 import re
 from collections.abc import Callable
-from html import unescape
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ import pytest
 import structlog
 from PIL import Image, ImageSequence
 
+from tests.reporting.html.reading import html, words
 from tests.support.configs import write_configs
 from tests.support.eventful import die_in_dynamics
 from tests.support.pages import seen, strips
@@ -34,15 +34,6 @@ from tiw_fsm.reporting.html.writer import INTERVAL, SHARE, PageWriter
 from tiw_fsm.stages import Stage
 
 REFRESHES = '<meta http-equiv="refresh" content="15">'
-
-
-def html(simulation: Simulation, *, alive: bool = False) -> str:
-    return page(seen(simulation, alive=alive))
-
-
-def words(text: str) -> str:
-    """What a reader sees, about."""
-    return re.sub(r"\s+", " ", unescape(re.sub(r"<(style|script)>.*?</\1>|<[^>]+>", " ", text, flags=re.DOTALL)))
 
 
 # --- what is in it ----------------------------------------------------------------------------------------------

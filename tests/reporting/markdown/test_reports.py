@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from tests.reporting.markdown.reading import KINDS, report, rows, section
 from tests.support.configs import write_configs
 from tests.support.eventful import EVENTFUL, GOOD, REJECTED, die_in_dynamics
 from tests.support.simulation import Simulation
@@ -30,8 +31,6 @@ from tiw_fsm.reporting.markdown import reports, runtime
 from tiw_fsm.stages import Stage
 from tiw_fsm.storage.paths import RunPaths
 
-KINDS = ("train-to-inference-report", "train-to-inference-retrospective", "auto-training-loop-report")
-
 
 class DetailedEngine(SimulatedEngine):
     """Adds the figures that only a real rollout has."""
@@ -47,25 +46,6 @@ class DetailedEngine(SimulatedEngine):
                 mse_random_actions=0.0888,
             )
         )
-
-
-def report(simulation: Simulation, kind: str) -> str:
-    (path,) = (Path(p) for p in simulation.state.reports if Path(p).name.startswith(kind))
-    return path.read_text()
-
-
-def section(text: str, title: str) -> str:
-    """The text under a heading, up to the next heading of its level or above."""
-    level, _, rest = re.split(rf"^(#+) ({re.escape(title)})[^\n]*\n", text, maxsplit=1, flags=re.M)[1:]
-    return re.split(rf"^#{{1,{len(level)}}} ", rest, maxsplit=1, flags=re.M)[0]
-
-
-def rows(text: str) -> list[dict[str, str]]:
-    """The first table in ``text``, as dictionaries by column."""
-    (table, *_) = re.findall(r"(?:^\|.*\n)+", text, flags=re.M)
-    lines = table.splitlines()
-    cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
-    return [dict(zip(cells[0], row, strict=True)) for row in cells[2:]]
 
 
 def links(simulation: Simulation, text: str) -> list[Path]:
@@ -159,11 +139,12 @@ def test_figures_equal_those_in_the_file_they_link_to(simulation: Simulation) ->
     attempt = section(report(simulation, "train-to-inference-report"), "Attempt 1")
     (path,) = (path for path in links(simulation, attempt) if path.name == "attempt_1.json")
     result = json.loads(path.read_text())
-    figures = re.findall(r"\| ([0-9.e-]+) \| `(\w+)` \|", attempt)
-    assert {key: float(value) for value, key in figures} == {
-        key: result[key] for key in runtime.FIGURES if key in result
+    figures = re.findall(r"\| ([0-9.e-]+) \| ([^|]*) \| `(\w+)` \|", attempt)
+    assert {key: float(value) for value, _, key in figures} == {
+        key: result[key] for key in runtime.FIGURES if result.get(key) is not None
     }
-    assert {"mse", "mse_with_context", "mse_random_actions", "tokenizer_mse"} <= {key for _, key in figures}
+    assert {"mse", "mse_with_context", "mse_random_actions", "tokenizer_mse"} <= {key for *_, key in figures}
+    assert {key: within for _, within, key in figures if within} == {"delta_psnr": "6 to 6"}
     steps = rows(attempt[attempt.index("| generated frame") :])
     assert [float(row["MSE"]) for row in steps] == result["mse_per_step"]
     assert [float(row["copy_last"]) for row in steps] == result["baselines_per_step"]["copy_last"]
@@ -258,11 +239,12 @@ def test_a_loss_that_is_not_finite_and_a_stage_without_metrics_can_be_reported(s
 def test_unmet_conditions_are_named(simulation: Simulation) -> None:
     simulation.run(Script(mse=[0.035]), max_inference_retries=0)
     text = report(simulation, "train-to-inference-retrospective")
-    assert "not met: mse_within_max, beats_copy_last" in section(text, "Why it failed")
+    assert "not met: mse_within_max, skill_above_min, beats_copy_last" in section(text, "Why it failed")
 
 
 def test_a_tokenizer_floor_above_the_maximum_is_said_everywhere(simulation: Simulation) -> None:
-    simulation.run(Script(mse=[0.5]), max_inference_retries=0)
+    baselines = {"copy_last": 0.3, "mean_frame": 0.4, "blurred_last": 0.2}
+    simulation.run(Script(mse=[0.5], baselines=baselines), max_inference_retries=0)
     text = report(simulation, "train-to-inference-retrospective")
     floor = "MSE 0.25, above the maximum of 0.03, so no dynamics can pass"
     assert floor in advice.verdict_line(simulation.state.inference.attempts[-1].model_dump())
@@ -275,25 +257,27 @@ def test_a_tokenizer_floor_above_a_baseline_that_must_be_beaten_is_said(simulati
     simulation.run(Script(mse=[0.05], baselines=baselines), max_inference_retries=0)
     advice = section(report(simulation, "train-to-inference-retrospective"), "What to try next")
     assert "MSE 0.025, above copy_last of 0.02, so no dynamics can pass" in advice
-    assert "train the tokenizer, which alone is no better, longer" in advice
+    assert "train the tokenizer longer" in advice
+    assert "train dynamics longer" not in advice, "that is of no use yet"
 
 
 def test_a_tokenizer_floor_below_the_maximum_is_no_excuse(simulation: Simulation) -> None:
-    simulation.run(Script(mse=[0.05]), max_inference_retries=0)
+    simulation.run(Script(mse=[0.035]), max_inference_retries=0)
     assert "no dynamics can pass" not in report(simulation, "train-to-inference-retrospective")
 
 
-def test_a_pass_without_skill_and_allow_trivial_are_said(simulation: Simulation) -> None:
+def test_a_pass_that_is_trivial_and_allow_trivial_are_said(simulation: Simulation) -> None:
     simulation.run(Script(mse=[0.029], baselines={"copy_last": 0.02, "mean_frame": 0.02}), allow_trivial=True)
     text = report(simulation, "train-to-inference-retrospective")
-    assert "passed without positive skill" in section(text, "Why it passed")
+    assert "passed the plain gate; no better than copying" in section(text, "Why it passed")
     assert "--allow-trivial" in section(text, "Why it passed")
-    assert "passed without positive skill" in section(text, "What to try next")
+    assert "passed the plain gate; no better than copying" in section(text, "What to try next")
+    assert [row["judged by"] for row in rows(section(text, "Inference attempts"))] == ["the plain gate"]
 
 
 def test_a_pass_with_skill_has_no_such_note(eventful: Simulation) -> None:
     text = report(eventful, "train-to-inference-retrospective")
-    assert "without positive skill" not in text
+    assert "no better than copying" not in text
     assert "--allow-trivial" not in text
     assert "nothing: the model passed with skill" in section(text, "What to try next")
 

@@ -16,15 +16,17 @@ from tiw_fsm.fsm.events import Event
 from tiw_fsm.fsm.inference_gate import Attempt
 from tiw_fsm.fsm.run_state import RunState
 from tiw_fsm.fsm.states import TERMINAL, TRAINING, State
-from tiw_fsm.reporting.advice import next_steps
+from tiw_fsm.reporting.advice import HINTED, next_steps
 from tiw_fsm.reporting.curves import COLOURS, Curve
+from tiw_fsm.reporting.figures import FIGURES, figures, gate_of
 from tiw_fsm.reporting.history import entries
 from tiw_fsm.reporting.html.attempts import attempts as attempts_drawing
 from tiw_fsm.reporting.html.attempts import baselines_of
 from tiw_fsm.reporting.html.loss import loss
 from tiw_fsm.reporting.html.machine import machine
+from tiw_fsm.reporting.html.per_step import per_step
 from tiw_fsm.reporting.html.templating import render
-from tiw_fsm.reporting.journal import Step, chunk_gates, steps, taken, tuning_change
+from tiw_fsm.reporting.journal import Step, best_of, chunk_gates, steps, taken, tuning_change
 from tiw_fsm.reporting.journal import attempts as journal_attempts
 from tiw_fsm.reporting.status import what_next
 from tiw_fsm.reporting.wording import duration
@@ -93,7 +95,7 @@ def page(data: PageData) -> str:
         if_old=IF_OLD.format(data.name) if data.alive else "",
         current_stage=TRAINING.get(run.state),
         machine=machine(run, taken(data.journal)),
-        attempts=_attempts(data, run),
+        attempts=_attempts(data),
         losses=_losses(data, history),
         budgets=_budgets(run),
         changes=_changes(history),
@@ -151,24 +153,37 @@ def _time(moment: str) -> str:
 # --- inference --------------------------------------------------------------------------------------------------
 
 
-def _attempts(data: PageData, run: RunState) -> dict[str, Any] | None:
+MEANING = (
+    "Skill: 1 − MSE / that of the best trivial prediction. ΔPSNR: what is gained by the inferred actions over random "
+    "ones. Motion: movement as a share of the true frames'. Actions: how many lead to a different next frame. Keys: "
+    "agreement of actions and recorded keys. Unseen: share of the judged frames that training has not seen. In "
+    "brackets: 95 % intervals over clips."
+)
+
+
+def _attempts(data: PageData) -> dict[str, Any] | None:
     """None before an attempt was judged."""
     found = journal_attempts(data.journal)
     if not found:
         return None
     names = baselines_of(found)
-    headers = ("attempt", "updates", "MSE", "at most", *names, "skill", "verdict", "not met")
-    drawn, best = found[-SHOWN_ATTEMPTS:], run.inference.best
+    headers = ("attempt", "updates", "MSE", "at most", *names, "verdict", "gate", "not met")
+    drawn, best, last = found[-SHOWN_ATTEMPTS:], best_of(found), found[-1]
+    titles = {a.number: f"Attempt {a.number}{', the best' if a is best else ''}" for a in found}
     pictured = [attempt for attempt in reversed(found) if attempt.number in data.attempts]
     return {
         "drawing": attempts_drawing(drawn),
         "drawn": len(drawn),
         "all": len(found),
         "table": _table(headers, [_attempt_row(attempt, names) for attempt in reversed(found)]),
+        "figures": _figures(found),
+        "meaning": MEANING,
+        "per_step": per_step({titles[a.number]: a for a in (last, best or last)}),
+        "hinted": HINTED if last.keys_used else "",
         "pictures": [
             {
                 "number": attempt.number,
-                "title": f"Attempt {attempt.number}{', the best' if best and best.number == attempt.number else ''}",
+                "title": titles[attempt.number],
                 **_picture(data.attempts[attempt.number]),
             }
             for attempt in pictured
@@ -179,11 +194,20 @@ def _attempts(data: PageData, run: RunState) -> dict[str, Any] | None:
 def _attempt_row(attempt: Attempt, names: Sequence[str]) -> tuple[object, ...]:
     unmet = ", ".join(name for name, held in attempt.conditions.items() if not held)
     verdict = "passed" if attempt.passed else "failed"
-    skill = None if attempt.skill is None else Figure(f"{attempt.skill:+.3f}")
     mark = Mark(verdict, f"verdict {verdict}")
     errors = (attempt.mse, attempt.max_mse, *(attempt.baselines.get(name) for name in names))
     shown = (None if error is None else Figure(f"{error:.4f}") for error in errors)
-    return (attempt.number, attempt.updates, *shown, skill, mark, unmet)
+    return (attempt.number, attempt.updates, *shown, mark, gate_of(attempt.model_dump()), unmet)
+
+
+def _figures(found: Sequence[Attempt]) -> Table | None:
+    """What was measured beside the MSE, the latest first; None where nothing was. No column without a figure."""
+    told = {attempt.number: figures(attempt.model_dump()) for attempt in reversed(found)}
+    names = [name for name in FIGURES if any(name in texts for texts in told.values())]
+    rows = [
+        (number, *(Figure(texts[name]) if name in texts else None for name in names)) for number, texts in told.items()
+    ]
+    return _table(("attempt", *names), rows, "figures") if names else None
 
 
 def _picture(picture: Picture) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from tiw_fsm.fsm.run_state import RunState
 from tiw_fsm.reporting import curves
 from tiw_fsm.reporting.html.page import PageData, Picture, page
 from tiw_fsm.reporting.journal import attempts as journal_attempts
+from tiw_fsm.reporting.journal import best_of
 from tiw_fsm.stages import Stage
 from tiw_fsm.storage.paths import RunPaths, StatePaths
 from tiw_fsm.storage.store import Store, now
@@ -61,7 +62,7 @@ def gather(store: Store, *, alive: bool | None = None) -> PageData | None:
         journal=journal,
         curves=_curves(config, run, problems),
         config=config,
-        attempts=_attempts(run, journal),
+        attempts=_attempts(journal),
         chunks={stage: _picture(p.picture) for stage, p in run.stages.items() if p.picture},
         refused=None if alive else store.refused(),
         problems=problems,
@@ -91,10 +92,10 @@ def _curves(config: JsonObject, run: RunState, problems: list[str]) -> dict[Stag
     return found
 
 
-def _attempts(run: RunState, journal: list[JsonObject]) -> dict[int, Picture]:
-    last = journal_attempts(journal)[-PICTURES:]
-    best = run.inference.best
-    shown = {attempt.number: attempt.png for attempt in [*last, *([best] if best else [])]}
+def _attempts(journal: list[JsonObject]) -> dict[int, Picture]:
+    judged = journal_attempts(journal)
+    best = best_of(judged)
+    shown = {attempt.number: attempt.png for attempt in [*judged[-PICTURES:], *([best] if best else [])]}
     return {number: _picture(png, moving=True) for number, png in shown.items()}
 
 

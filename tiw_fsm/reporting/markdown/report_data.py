@@ -18,7 +18,7 @@ from tiw_fsm.errors import disk_errors
 from tiw_fsm.fsm.inference_gate import Attempt
 from tiw_fsm.fsm.run_state import RunState
 from tiw_fsm.reporting.journal import attempts as journal_attempts
-from tiw_fsm.reporting.journal import steps
+from tiw_fsm.reporting.journal import best_of, steps
 from tiw_fsm.reporting.markdown.tables import Lines, bullets
 from tiw_fsm.stages import Stage
 from tiw_fsm.storage.paths import RunPaths, StatePaths
@@ -41,6 +41,12 @@ class ReportData:
     def __post_init__(self) -> None:
         self.steps = list(steps(self.journal))
         self.attempts = journal_attempts(self.journal)
+        self.best = best_of(self.attempts)
+
+    @property
+    def keys_used(self) -> bool:
+        """Whether the world that was judged had been told recorded keys in training."""
+        return any(attempt.keys_used for attempt in self.attempts)
 
     def link(self, path: str | Path | None, label: str | None = None) -> str:
         """A link that works from the reports' folder; only the name, when there is no such file."""
@@ -106,6 +112,7 @@ def overview(data: ReportData) -> Lines:
                 "trained stages": run.train_stage,
                 "device": run.fingerprint.device if run.fingerprint else None,
                 "began": run.created_at or None,
+                "recorded keys": "a hint to the latent actions in training" if data.keys_used else None,
                 "retunes": run.retunes,
                 "interruptions": run.interruptions,
             }

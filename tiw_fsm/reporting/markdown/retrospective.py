@@ -11,6 +11,7 @@ from tiw_fsm.fsm.inference_gate import Attempt
 from tiw_fsm.fsm.run_state import RunState
 from tiw_fsm.fsm.states import State
 from tiw_fsm.reporting.advice import next_steps, verdict_line
+from tiw_fsm.reporting.figures import FIGURES, GATES, figures, gate_of
 from tiw_fsm.reporting.journal import attempts as journal_attempts
 from tiw_fsm.reporting.journal import chunk_gates, tuning_change
 from tiw_fsm.reporting.markdown.report_data import ReportData, overview
@@ -22,7 +23,7 @@ from tiw_fsm.values.plain import JsonObject
 
 def retrospective(data: ReportData) -> Lines:
     """Why the run ended as it did, what each retune changed and did, what to try next."""
-    best = data.run.inference.best
+    best = data.best
     return [
         f"# Train-to-inference retrospective: {data.run.run}",
         "",
@@ -34,7 +35,7 @@ def retrospective(data: ReportData) -> Lines:
         "## Inference attempts",
         "",
         *table(
-            ("attempt", "dynamics updates", "MSE", "largest allowed", "skill", "tokenizer MSE", "not met", "file"),
+            (*ATTEMPT, *FIGURES, "tokenizer MSE", "judged by", "not met", "file"),
             [_attempt_row(data, attempt) for attempt in data.attempts],
         ),
         *(data.picture(best.png, f"Best attempt ({best.number}), ground truth against prediction") if best else []),
@@ -58,6 +59,8 @@ def retrospective(data: ReportData) -> Lines:
     ]
 
 
+ATTEMPT = ("attempt", "dynamics updates", "MSE", "largest allowed")
+
 SPENT: dict[str, Callable[[RunState], str]] = {
     "max_inference_retries": lambda run: f"{run.retunes} retunes",
     "max_train_retries": lambda run: f"{_at_failure(run, 'retries')} repeats of one chunk",
@@ -76,7 +79,7 @@ def _at_failure(run: RunState, what: str) -> int:
 
 def _why(data: ReportData) -> Lines:
     """The outcome in plain sentences."""
-    run, last, best = data.run, data.attempts[-1] if data.attempts else None, data.run.inference.best
+    run, last, best = data.run, data.attempts[-1] if data.attempts else None, data.best
     if run.failed_in is None:
         sentences = [f"Attempt {last.number} met every condition of the inference gate."] if last else []
     else:
@@ -94,14 +97,19 @@ def _why(data: ReportData) -> Lines:
     if last:
         sentences.append(f"Last attempt: {verdict_line(last.model_dump())}.")
     if run.loop.inference.allow_trivial:
-        sentences.append("With --allow-trivial the baselines were no conditions: passing says little about skill.")
+        sentences.append("With --allow-trivial nothing was asked beyond the MSE: passing says little about the world.")
     return sentences
 
 
 def _attempt_row(data: ReportData, attempt: Attempt) -> tuple[Any, ...]:
     failed = ", ".join(name for name, held in attempt.conditions.items() if not held) or "—"
-    figures = (attempt.updates, attempt.mse, attempt.max_mse, attempt.skill, attempt.tokenizer_mse)
-    return (attempt.number, *figures, failed, data.link(attempt.result))
+    document = attempt.model_dump()
+    told, gate = figures(document), gate_of(document)
+    return (
+        *(attempt.number, attempt.updates, attempt.mse, attempt.max_mse),
+        *(told.get(name) for name in FIGURES),
+        *(attempt.tokenizer_mse, gate and GATES[gate], failed, data.link(attempt.result)),
+    )
 
 
 def _retunes(data: ReportData) -> Lines:

@@ -7,10 +7,12 @@ from collections.abc import Iterable
 from tiw_fsm.fsm.events import CHUNK_JUDGED, DEATHS, Event, RunnerEvent
 from tiw_fsm.fsm.inference_gate import Attempt, InferenceResult
 from tiw_fsm.reporting.advice import verdict_line
+from tiw_fsm.reporting.figures import GATES, figures, gate_of
 from tiw_fsm.reporting.history import words
 from tiw_fsm.reporting.journal import Step, tuning_change
 from tiw_fsm.reporting.markdown.report_data import ReportData, overview
 from tiw_fsm.reporting.markdown.tables import Lines, bullets, table
+from tiw_fsm.reporting.wording import shown
 from tiw_fsm.values.plain import JsonObject
 
 
@@ -48,34 +50,42 @@ FIGURES = {
 
 
 def _attempt_section(data: ReportData, attempt: Attempt) -> Lines:
-    result = data.result(attempt)
-    figures = [(meaning, result[key], f"`{key}`") for key, meaning in FIGURES.items() if result.get(key) is not None]
-    figures += [(f"MSE of baseline {name}", mse, f"`baselines.{name}`") for name, mse in attempt.baselines.items()]
+    result, document = data.result(attempt), attempt.model_dump()
+    found = {key: meaning for key, meaning in FIGURES.items() if result.get(key) is not None}
+    rows = [(meaning, result[key], _interval(result, key), f"`{key}`") for key, meaning in found.items()]
+    rows += [(f"MSE of baseline {name}", mse, "", f"`baselines.{name}`") for name, mse in attempt.baselines.items()]
+    gate = gate_of(document)
     return [
         f"### Attempt {attempt.number}: {'passed' if attempt.passed else 'failed'}",
         "",
-        verdict_line(attempt.model_dump()) + ".",
+        verdict_line(document) + ".",
         "",
         *bullets(
             {
+                "judged by": gate and GATES[gate],
                 "dynamics updates": attempt.updates,
                 "largest MSE allowed": attempt.max_mse,
-                "skill (1 − MSE / best baseline)": attempt.skill,
+                "skill (1 − MSE / best baseline)": figures(document).get("skill"),
                 "error": result.get("error"),
                 "every figure": data.link(attempt.result),
             }
         ),
         *table(("condition", "met"), attempt.conditions.items()),
-        *table(("figure", "value", "key in the result file"), figures),
+        *table(("figure", "value", "95 % interval", "key in the result file"), rows),
         *_per_step(result),
         *data.picture(attempt.png, f"Attempt {attempt.number}, ground truth against prediction"),
     ]
 
 
+def _interval(result: JsonObject, key: str) -> str:
+    ends = result.get(f"{key}_interval")
+    return f"{shown(ends[0])} to {shown(ends[1])}" if ends else ""
+
+
 def _per_step(result: JsonObject) -> Lines:
     """How the error grows with each generated frame."""
     columns = {"MSE": result.get("mse_per_step"), **result.get("baselines_per_step", {})}
-    columns["skill"] = result.get("skill_per_step")
+    columns |= {"skill": result.get("skill_per_step"), "ΔPSNR, dB": result.get("delta_psnr_per_step")}
     columns = {name: values for name, values in columns.items() if values}
     if "MSE" not in columns:
         return []
