@@ -16,6 +16,7 @@ from tiw_fsm.errors import ExitCode, RunChanged, StateDamaged, TiwFsmError, Usag
 from tiw_fsm.fsm.run_state import RunState
 from tiw_fsm.fsm.states import TERMINAL
 from tiw_fsm.reporting import advice
+from tiw_fsm.reporting.figures import figures
 from tiw_fsm.reporting.html import writer
 from tiw_fsm.reporting.status import print_rows
 from tiw_fsm.reporting.wording import near
@@ -121,9 +122,8 @@ def say_how_it_ended(out: Console, run: RunState) -> None:
     if attempt is not None and attempt.mse is not None:
         rows += [("MSE", f"{attempt.mse:.4f} (max {attempt.max_mse:g})")]
         rows += [(f"  {name}", f"{value:.4f}") for name, value in attempt.baselines.items()]
-        if attempt.skill is not None:
-            note = "" if attempt.skill > 0 else " (no better than a trivial prediction)"
-            rows += [("skill", f"{attempt.skill:+.3f}{note}")]
+        told = attempt.model_dump()
+        rows += [*figures(told).items(), *(("note", note) for note in advice.verdict(told).notes)]
         rows += [("picture", near(attempt.png))]
     rows += [("report", near(path)) for path in run.reports]
     rows += [("next", step) for step in advice.next_steps(run)]
