@@ -54,6 +54,11 @@ class KeyMap(NamedTuple):
         """What presses ``action``, else its number as people count."""
         return next((key for key, pressed in self.keys.items() if pressed == action), str(action + 1))
 
+    def shared(self) -> list[list[str]]:
+        """The keys, those that press the same action together."""
+        actions = dict.fromkeys(self.keys.values())
+        return [[key for key, pressed in self.keys.items() if pressed == action] for action in actions]
+
 
 def propose(game: Game) -> KeyMap:
     """What held-out clips say of the keys."""
@@ -62,7 +67,9 @@ def propose(game: Game) -> KeyMap:
     starts = data.held_out_clips(length, CLIPS, game.config.seed)
     clips = data.clips(starts, length)
     with torch.no_grad():
-        inferred = torch.cat([game.model.actions.encode(to_model(part))[:, -horizon:] for part in torch.split(clips, PART)])
+        inferred = torch.cat(
+            [game.model.actions.encode(to_model(part))[:, -horizon:] for part in torch.split(clips, PART)]
+        )
     actions = game.model.actions.quantizer.indices_from_latents(inferred).cpu()
     uses = torch.bincount(actions.flatten(), minlength=game.n_actions).double().numpy()
     keys = data.keys_between(starts, length)

@@ -116,7 +116,7 @@ def _listening(host: str, port: int) -> socket.socket:
     except (OSError, OverflowError) as exc:
         reason = getattr(exc, "strerror", None) or str(exc)
         raise UsageProblem(
-            f"cannot listen at {host} port {port} ({reason}): give another with --port, or any that is free with --port 0"
+            f"cannot listen at {host} port {port} ({reason}): give another with --port, or 0 for any that is free"
         ) from exc
 
 

@@ -107,6 +107,9 @@ def warnings(game: Game, keymap: KeyMap) -> list[str]:
         found.append("The model infers one and the same action on all held-out clips: its actions have collapsed.")
     if game.model.use_actions and all_the_same(game):
         found.append("All actions lead to the same frames: what you press makes no difference to this model.")
+    if shared := [keys for keys in keymap.shared() if len(keys) > 1]:
+        told = "; ".join(", ".join(keys) for keys in shared)
+        found.append(f"Some keys press the same action, because the model does not tell them apart: {told}.")
     if keymap.known_by == "nothing":
         found.append("Neither recorded keys nor motion say what the arrows should press: choose for yourself.")
     return found
