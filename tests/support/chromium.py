@@ -1,4 +1,4 @@
-"""A real browser, driven through the DevTools protocol: pages opened, keys pressed, fingers put down, pixels looked at."""
+"""A real browser, driven through the DevTools protocol: pages opened, keys pressed, fingers put down, pixels read."""
 
 from __future__ import annotations
 
@@ -96,10 +96,9 @@ class Page:
 
     def touch(self, selector: str) -> None:
         """A finger on an element, and off again."""
-        x, y = self(
-            f"(() => {{ const e = document.querySelector({json.dumps(selector)}); e.scrollIntoView({{block: 'center'}});"
-            "const b = e.getBoundingClientRect(); return [b.x + b.width / 2, b.y + b.height / 2]; })()"
-        )
+        found = f"document.querySelector({json.dumps(selector)})"
+        self(f"{found}.scrollIntoView({{block: 'center'}})")
+        x, y = self(f"(b => [b.x + b.width / 2, b.y + b.height / 2])({found}.getBoundingClientRect())")
         self.call("Input.dispatchTouchEvent", type="touchStart", touchPoints=[{"x": x, "y": y}])
         self.call("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
 

@@ -28,6 +28,8 @@ CLIPS = 512
 """Held-out clips that are looked at: a second's work, and some dozens of a key pressed one turn in twenty."""
 PART = 64
 """Clips looked at together."""
+MIDDLE = 0.2
+"""Share of a picture's sides in its middle, where the player stands."""
 LEAST_SHIFT = 0.25
 """Pixels that the picture has to move on the average before an action counts as a direction."""
 
@@ -147,20 +149,28 @@ def _by_motion(actions: Tensor, frames: NDArray[np.uint8], n_actions: int) -> tu
 def shifts(before: Frames, after: Frames) -> NDArray[np.int64]:
     """How far each picture of ``after`` is moved against that of ``before``: [N, 2], pixels down and right.
 
-    By phase correlation (Kuglin and Hines 1975), which a sprite that stays in the middle does not mislead.
+    The shift, of up to a quarter of the side, at which the two differ least where they overlap. All shifts are tried at
+    once, as correlations by FFT. Phase correlation will not do: tiles that repeat, and a player who stays in the middle
+    have it see no motion. So the middle is left out, and of shifts that are as good the shortest counts.
     """
     height, width = before.shape[1:3]
-    soft = np.outer(np.hanning(height + 2)[1:-1], np.hanning(width + 2)[1:-1])  # else the edges are what is matched
+    y, x = (np.abs(np.arange(side) - (side - 1) / 2) >= side * MIDDLE / 2 for side in (height, width))
+    seen = (y[:, None] | x).astype(float)
+    earlier, later = (seen * frames.mean(-1) / 255 for frames in (before, after))
 
-    def spectrum(frames: Frames) -> NDArray[np.complex128]:
-        grey = frames.mean(-1)
-        found: NDArray[np.complex128] = np.fft.fft2((grey - grey.mean((1, 2), keepdims=True)) * soft)
+    def spectrum(pictures: NDArray[np.float64]) -> NDArray[np.complex128]:
+        found: NDArray[np.complex128] = np.fft.rfft2(pictures, (2 * height, 2 * width))
         return found
 
-    cross = spectrum(after) * spectrum(before).conj()
-    strength = np.abs(cross)
-    peaks = np.fft.ifft2(cross / np.maximum(strength, 1e-9)).real.reshape(len(before), -1).argmax(1)
-    moved = np.stack(np.unravel_index(peaks, (height, width)), axis=1)
-    sides = np.array([height, width])
-    found: NDArray[np.int64] = np.where(moved > sides // 2, moved - sides, moved)
-    return found
+    def moved(product: NDArray[np.complex128]) -> NDArray[np.float64]:
+        everywhere = np.fft.irfft2(product, (2 * height, 2 * width))
+        found: NDArray[np.float64] = everywhere[..., down[:, None], right]
+        return found
+
+    down, right = (np.arange(-(side // 4), side // 4 + 1) for side in (height, width))
+    mask = spectrum(seen)
+    squares = spectrum(later**2) * mask.conj() + mask * spectrum(earlier**2).conj()
+    differences = moved(squares - 2 * spectrum(later) * spectrum(earlier).conj()) / moved(mask * mask.conj())
+    differences += 1e-6 * (np.abs(down)[:, None] + np.abs(right))
+    best = np.unravel_index(differences.reshape(len(before), -1).argmin(1), differences.shape[1:])
+    return np.stack([down[best[0]], right[best[1]]], axis=1)
