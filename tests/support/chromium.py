@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.playing import websocket
 from tests.support.waiting import wait_for
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -40,9 +41,7 @@ class Page:
     """One tab. What it says on its console, and what it could not load, is kept in ``said``."""
 
     def __init__(self, address: str) -> None:
-        from websockets.sync.client import connect
-
-        self._socket = connect(address, max_size=1 << 26)
+        self._socket = websocket(address)
         self._numbers = itertools.count(1)
         self.said: list[str] = []
         for domain in ("Page", "Runtime", "Log", "Network"):
@@ -130,10 +129,7 @@ class Chromium:
     """A running browser."""
 
     def __init__(self, address: str) -> None:
-        from websockets.sync.client import connect
-
-        self._address = address
-        self._socket = connect(address, max_size=1 << 26)
+        self._address, self._socket = address, websocket(address)
 
     def tab(self, width: int = 1200, height: int = 900) -> Page:
         """A new tab, with nothing in it."""

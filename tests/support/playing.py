@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from websockets.sync.client import ClientConnection, connect
 
 from tiw_fsm.play.world import Frames, Game, pixels
 
@@ -51,6 +52,30 @@ def unpacked(message: str | bytes, size: Sequence[int]) -> Message:
     pictures = np.frombuffer(message[4 + length :], np.uint8).reshape(-1, *size, 3)
     assert len(pictures) == header["dream"] + header["truth"]
     return Message(header, pictures[: header["dream"]], pictures[header["dream"] :])
+
+
+def websocket(address: str, **more: Any) -> ClientConnection:
+    """A connection that whoever asked for it closes."""
+    return connect(address, max_size=None, **more).__enter__()
+
+
+class Tab:
+    """A client as the page is one."""
+
+    def __init__(self, page: str, session: str = "", start: int = 0) -> None:
+        self.socket = websocket(f"{page.replace('http://', 'ws://')}socket?session={session}&start={start}")
+        self.hello: dict[str, Any] = json.loads(self.socket.recv())
+        self.shown = unpacked(self.socket.recv(), self.hello["size"])
+
+    def ask(self, do: str, **more: int) -> Message | None:
+        """What the server answers with; None for the end of an episode."""
+        self.socket.send(json.dumps({"do": do, **more}))
+        answer = self.socket.recv()
+        return None if answer == '{"end": true}' else unpacked(answer, self.hello["size"])
+
+    def play(self, actions: Sequence[int]) -> Frames:
+        answers = [self.ask("step", action=action) for action in actions]
+        return np.concatenate([answer.dream for answer in answers if answer])
 
 
 class Served:

@@ -46,7 +46,8 @@ def film(frames: Iterable[Frames]) -> bytes:
         stream.pix_fmt = "yuv420p"
         for frame in frames:
             picture = _even(_enlarged(frame))
-            stream.height, stream.width = picture.shape[:2]
+            if not stream.codec_context.is_open:
+                stream.height, stream.width = picture.shape[:2]
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode())
     return content.getvalue()
