@@ -71,6 +71,12 @@ def test_following_begins_again_where_something_else_was_played(opened: Opened) 
     assert player.steps == 1
 
 
+def test_what_is_played_makes_a_difference(opened: Opened) -> None:
+    """Else nothing here would prove anything."""
+    games = {play(Player(opened.game, 0), [action] * 6).tobytes() for action in range(opened.game.n_actions)}
+    assert len(games) == opened.game.n_actions
+
+
 def test_worlds_share_nothing_that_changes(opened: Opened) -> None:
     """Turn by turn, or one after the other: the same."""
     game = replace(opened.game, config=opened.game.config.evolve(temperature=1.0))

@@ -64,7 +64,7 @@ class Page:
         match message.get("method"):
             case "Runtime.exceptionThrown":
                 self.said.append(json.dumps(told["exceptionDetails"]))
-            case "Log.entryAdded":
+            case "Log.entryAdded" if "getImageData" not in told["entry"]["text"]:  # a hint at how tests read pixels
                 self.said.append(told["entry"]["text"])
             case "Runtime.consoleAPICalled":
                 self.said.append(json.dumps(told["args"]))
