@@ -131,7 +131,7 @@ def test_actions_that_do_not_tell_keys_apart_are_shared(crafter: Path) -> None:
 def test_a_collapsed_action_tells_nothing(crafter: Path) -> None:
     found = propose(game(crafter, [3, 3, 3, 3, 3]))
     assert found.keys == {}
-    assert found.known_by == "keys"
+    assert found.known_by == "nothing"
     assert found.uses[3] == 1
 
 

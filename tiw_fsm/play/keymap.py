@@ -74,14 +74,16 @@ def propose(game: Game) -> KeyMap:
         )
     actions = game.model.actions.quantizer.indices_from_latents(inferred).cpu()
     uses = torch.bincount(actions.flatten(), minlength=game.n_actions).double().numpy()
-    keys = data.keys_between(starts, length)
+    keys, found = data.keys_between(starts, length), None
     if keys is not None and data.keys is not None:
         found = _by_keys(actions, keys[:, -horizon:], data.keys.names, game.n_actions)
-        if found is not None:
-            return KeyMap(assign(found[0]), "keys", (uses / uses.sum()).tolist(), found[1])
-    scores, told = _by_motion(actions, clips[:, window - 1 :].cpu().numpy(), game.n_actions)
-    pressed = assign(scores)
-    return KeyMap(pressed, "motion" if pressed else "nothing", (uses / uses.sum()).tolist(), told)
+        known_by = "keys"
+    if found is None:
+        found = _by_motion(actions, clips[:, window - 1 :].cpu().numpy(), game.n_actions)
+        known_by = "motion"
+    pressed = assign(found[0])
+    known_by = known_by if pressed.keys() & set(DIRECTIONS) else "nothing"
+    return KeyMap(pressed, known_by, (uses / uses.sum()).tolist(), found[1])
 
 
 def assign(scores: Scores) -> dict[str, int]:

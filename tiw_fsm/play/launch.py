@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sys
 import webbrowser
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -64,14 +65,14 @@ def play_in_terminal(run: Run, *, device: str, out: Console) -> None:
         UsageProblem: this is no terminal.
         UsageProblem, StateDamaged: as ``open_game``.
     """
-    from tiw_fsm.play import terminal
-
-    terminal.require()
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise UsageProblem("--terminal wants a terminal to read keys from: start it in one, or leave --terminal out")
     played = 0
     with _ended_by_signals():
         from tiw_fsm.play.opening import open_game
+        from tiw_fsm.play.terminal import Screen
 
-        screen = terminal.Screen(open_game(run, device))
+        screen = Screen(open_game(run, device))
         try:
             screen.play()
         finally:
@@ -114,7 +115,7 @@ def _listening(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except (OSError, OverflowError) as exc:
-        reason = getattr(exc, "strerror", None) or str(exc)
+        reason = os.strerror(exc.errno) if isinstance(exc, OSError) and exc.errno and exc.errno > 0 else str(exc)
         raise UsageProblem(
             f"cannot listen at {host} port {port} ({reason}): give another with --port, or 0 for any that is free"
         ) from exc

@@ -21,7 +21,7 @@ from tiw_fsm.tinyworlds import determinism
 from tiw_fsm.tinyworlds.clips import FrameData
 from tiw_fsm.tinyworlds.rollout import WorldModel
 
-TRIES = 5
+TRIES = 20
 """A run at work removes old checkpoints: a state read a moment ago may name some that are gone."""
 TRIED_STARTS = 4
 """Held-out starts from which every action is tried, to see whether they lead to different frames."""
@@ -129,17 +129,17 @@ def all_the_same(game: Game) -> bool:
 
 def _newest(run: Run, device: str) -> tuple[RunState, WorldModel]:
     """The models that the state names, and that state."""
-    for _ in range(TRIES):
+    for last in [*[False] * TRIES, True]:
         state = run.state
         try:
             model = run.world(device)
         except StateDamaged:
-            if run.state.generation == state.generation:
+            if last or run.state.generation == state.generation:
                 raise
             continue
-        if run.state.generation == state.generation:
-            return state, model
-    return state, run.world(device)
+        if last or run.state.named_checkpoints() == state.named_checkpoints():
+            break
+    return state, model
 
 
 def _frames(settings: Settings, device: torch.device) -> FrameData:

@@ -16,7 +16,6 @@ from itertools import groupby
 import numpy as np
 from PIL import Image
 
-from tiw_fsm.errors import UsageProblem
 from tiw_fsm.play.opening import Opened
 from tiw_fsm.play.world import Frames, Player
 
@@ -29,12 +28,6 @@ TEXT_ROWS = 4
 """Below the picture."""
 ENTER, LEAVE = "\x1b[?1049h\x1b[?25l", "\x1b[0m\x1b[?25h\x1b[?1049l"
 """The other screen without a cursor; and back, as it was."""
-
-
-def require() -> None:
-    """Raise UsageProblem where there is no terminal to play in."""
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        raise UsageProblem("--terminal wants a terminal to read keys from: start it in one, or leave --terminal out")
 
 
 class Screen:
