@@ -128,12 +128,12 @@ def all_the_same(game: Game) -> bool:
 
 
 def _newest(run: Run, device: str) -> tuple[RunState, WorldModel]:
-    """The models that the state names, and that state."""
+    """The models that the state names, and that state. What a run at work has removed meanwhile is looked for anew."""
     for last in [*[False] * TRIES, True]:
         state = run.state
         try:
             model = run.world(device)
-        except StateDamaged:
+        except (StateDamaged, FileNotFoundError):
             if last or run.state.generation == state.generation:
                 raise
             continue
