@@ -289,16 +289,15 @@ def play(
     no_browser: Annotated[bool, typer.Option("--no-browser", help="Do not open the page in a browser.")] = False,
 ) -> None:
     """Play a run's world model with the keyboard, in a browser or in the terminal."""
-    from tiw_fsm.api import Run as OpenedRun
+    from tiw_fsm.api import open_run
     from tiw_fsm.play import launch
 
-    store = store_of(run, repo_root, state_dir)
-    if store.load() is None:
-        raise UsageProblem(not_begun(run))
+    folder = folder_of(run, repo_root, state_dir)
+    played = open_run(run, state_dir=folder.parent)
     if terminal:
-        launch.play_in_terminal(OpenedRun(store), device=device, out=out)
+        launch.play_in_terminal(played, device=device, out=out)
     else:
-        launch.play_in_browser(OpenedRun(store), device=device, host=host, port=port, browser=not no_browser, out=out)
+        launch.play_in_browser(played, device=device, host=host, port=port, browser=not no_browser, out=out)
 
 
 @app.callback(invoke_without_command=True)

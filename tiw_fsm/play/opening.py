@@ -16,7 +16,7 @@ from tiw_fsm.errors import StateDamaged, UsageProblem
 from tiw_fsm.fsm.run_state import RunState
 from tiw_fsm.play.keymap import KeyMap, propose
 from tiw_fsm.play.world import Game, Player
-from tiw_fsm.stages import STAGES
+from tiw_fsm.stages import STAGES, Stage
 from tiw_fsm.tinyworlds import determinism
 from tiw_fsm.tinyworlds.clips import FrameData
 from tiw_fsm.tinyworlds.rollout import WorldModel
@@ -91,8 +91,7 @@ def verdict(state: RunState) -> str:
     attempt = state.inference.attempts[-1]
     mse = "no MSE" if attempt.mse is None else f"MSE {attempt.mse:.4f}, at most {attempt.max_mse:g} wanted"
     said = f"Inference gate, attempt {attempt.number}: {'passed' if attempt.passed else 'not passed'} ({mse})."
-    (completed,) = [progress.completed for stage, progress in state.stages.items() if stage == "dynamics"]
-    if attempt.updates != completed:
+    if attempt.updates != state.stages[Stage.DYNAMICS].completed:
         said += f" It judged the dynamics after {attempt.updates} updates, not these."
     return said
 

@@ -135,20 +135,19 @@ class PlayServer:
         try:
             await browser.send_text(json.dumps(self._hello(session, resumed)))
             await browser.send_bytes(await self._in_worker(lambda: shown(session.player)))
-            while session.connection == connection:
+            while True:
                 asked = self._understood(await browser.receive())
-                if asked is None:
-                    await browser.close(WRONG_MESSAGE, "that is no message of this page")
+                if asked is None or session.connection != connection:
+                    told = "that is no message of this page" if asked is None else "another connection took its place"
+                    await browser.close(WRONG_MESSAGE, told)
                     return
                 answer = await self._in_worker(lambda: self._done(session.player, *asked))  # noqa: B023 - awaited here
                 if isinstance(answer, bytes):
                     await browser.send_bytes(answer)
                 else:
                     await browser.send_text(json.dumps(answer))
-            await browser.close(WRONG_MESSAGE, "another connection goes on with this world")
-        except (WebSocketDisconnect, RuntimeError):
-            if self.ending.is_set():
-                return  # else the browser is gone: its world waits for it
+        except WebSocketDisconnect:
+            pass  # its world waits for it
         finally:
             self.sessions.disconnect(session, connection)
 

@@ -46,12 +46,12 @@ class Screen:
     def play(self) -> None:
         """Until `q`."""
         with raw_terminal():
-            drawn = None
+            drawn = ""
             while True:
-                size = shutil.get_terminal_size()
-                if drawn != (size, self.player, self.player.steps, self.player.start, self._said):
-                    _write(self.picture(size.columns, size.lines))
-                    drawn = (size, self.player, self.player.steps, self.player.start, self._said)
+                picture = self.picture(*shutil.get_terminal_size())
+                if picture != drawn:
+                    _write(picture)
+                    drawn = picture
                 if select.select([sys.stdin], [], [], LOOK_SECONDS)[0]:
                     pressed = os.read(sys.stdin.fileno(), 1024).decode(errors="ignore")
                     if not pressed:

@@ -26,7 +26,7 @@ let earliest = 0;       // when the next one may be sent
 let held = [], tapped = null, following = false, asked = null;
 let arrivals = [], waits = [];
 let strip = [];         // { dream, truth }, oldest first
-let timer = 0;
+let timer = 0, later = [];
 
 // --- the connection ---
 
@@ -53,7 +53,8 @@ function told(message) {
     element('said').textContent = 'The recorded episode ends here.';
     return;
   }
-  const first = world === null;
+  const first = world === null, facts = one => JSON.stringify([one.run, one.updates, one.size, one.starts]);
+  if (!first && facts(world) !== facts(message)) { location.reload(); return; } // another model is played there now
   world = message;
   session = message.session;
   backoff = 250;
@@ -73,20 +74,21 @@ function framesCame(data) {
   element('start').value = start + 1;
   history.replaceState(null, '', `${location.search}#${start + 1}`);
   if (header.kind === 'start') {
+    later.forEach(clearTimeout);
     strip = dream.map(frame => ({ dream: frame, truth: null }));
     show(strip[strip.length - 1], header);
     sent = null;
     pump();
     return;
   }
-  const took = performance.now() - sent;
-  dream.forEach((frame, n) => setTimeout(() => {
-    strip.push({ dream: frame, truth: truth[n] || null });
-    strip = strip.slice(-STRIP);
-    show(strip[strip.length - 1], header);
+  const came = (frame, n) => {
+    strip = [...strip, { dream: frame, truth: truth[n] || null }].slice(-STRIP);
     arrivals.push(performance.now());
-    if (n === 0) waits = [...waits.slice(-19), took];
-  }, n * 1000 / FRAMES_PER_SECOND));
+    show(strip[strip.length - 1], header);
+  };
+  came(dream[0], 0);
+  waits = [...waits.slice(-19), performance.now() - sent];
+  later = dream.slice(1).map((frame, n) => setTimeout(came, (n + 1) * 1000 / FRAMES_PER_SECOND, frame, n + 1));
   earliest = sent + dream.length * 1000 / FRAMES_PER_SECOND;
   sent = null;
   pump();
