@@ -78,6 +78,18 @@ class Tab:
         return np.concatenate([answer.dream for answer in answers if answer])
 
 
+WITH_TOKEN = """
+import socket, sys
+from tiw_fsm.api import open_run
+from tiw_fsm.play.opening import open_game
+from tiw_fsm.play.server import PlayServer
+listener = socket.create_server(("127.0.0.1", 0))
+address = f"http://127.0.0.1:{listener.getsockname()[1]}/?token={sys.argv[1]}"
+PlayServer(open_game(open_run(), "cpu"), sys.argv[1]).run(listener, lambda: print(address, flush=True))
+"""
+"""A server that wants a token, where nobody else can reach it."""
+
+
 class Served:
     """`tiw-fsm play` as a process.
 
@@ -85,9 +97,10 @@ class Served:
         address: of its page, as it printed it.
     """
 
-    def __init__(self, root: Path, *arguments: str, port: int = 0) -> None:
+    def __init__(self, root: Path, *, port: int = 0, token: str | None = None) -> None:
+        command = ["-m", "tiw_fsm", "play", "--no-browser", "--port", str(port)]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tiw_fsm", "play", "--no-browser", "--port", str(port), *arguments],
+            [sys.executable, *(["-c", WITH_TOKEN, token] if token else command)],
             cwd=root,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -112,9 +125,9 @@ class Served:
 
 
 @contextmanager
-def served(root: Path, *arguments: str, port: int = 0) -> Iterator[Served]:
-    """`tiw-fsm play` for the length of the block."""
-    server = Served(root, *arguments, port=port)
+def served(root: Path, *, port: int = 0, token: str | None = None) -> Iterator[Served]:
+    """`tiw-fsm play` for the length of the block; with a token as if it listened elsewhere than on loopback."""
+    server = Served(root, port=port, token=token)
     try:
         yield server
     finally:

@@ -55,9 +55,9 @@ def film(frames: Iterable[Frames]) -> bytes:
 
 def moving_picture(frames: Iterable[Frames]) -> bytes:
     """``frames``, each [H, W, 3] and at least one, as an animated GIF that runs for ever."""
-    first, *rest = (Image.fromarray(_enlarged(frame)).quantize() for frame in frames)
+    pictures = (Image.fromarray(_enlarged(frame)).quantize() for frame in frames)
     content = io.BytesIO()
-    first.save(content, "GIF", save_all=True, append_images=rest, duration=1000 // PACE, loop=0)
+    next(pictures).save(content, "GIF", save_all=True, append_images=pictures, duration=1000 // PACE, loop=0)
     return content.getvalue()
 
 
