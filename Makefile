@@ -12,7 +12,7 @@ install: $(VENV)/installed
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[demo,dev]"
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[demo,dev,play]"
 	touch $@
 
 $(DATA): | $(VENV)/installed
@@ -24,9 +24,11 @@ run: install $(DATA)
 test: install
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-# What takes its time is left out: the torture bench, whole runs as processes, engines, recording, copies of the package.
+# What takes its time is left out: the torture bench, whole runs as processes, playing, engines, recording, copies of the
+# package.
 test-quick: install
 	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/torture --ignore tests/engines --ignore tests/run \
+		--ignore tests/play \
 		--ignore tests/config/test_mistakes.py --ignore tests/data/test_recording.py --ignore tests/test_api.py \
 		--deselect tests/fsm/test_machine.py::test_wherever_the_runner_dies_the_run_ends_with_the_same_checkpoints \
 		--ignore tests/test_guides.py --deselect tests/test_documents.py::test_what_getting_started_has_the_newcomer_type_works

@@ -22,6 +22,7 @@ DOES_WITHOUT = [
     *((command, "torch") for command in ("status", "graph", "check", "history", "verify", "report", "schedule cron")),
     ("status", "pydantic"),
     ("status", "numpy"),
+    ("status", "starlette"),
     ("schedule cron", "pydantic"),
 ]
 """What a command that answers at once, and often, does not wait for."""
