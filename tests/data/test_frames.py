@@ -71,6 +71,7 @@ def problems(path: Path, **changes: Any) -> list[str]:
         frame_size=given["frame_size"],
         training_length=given["training_length"],
         held_out=frames.HeldOut(given["clips"], given["length"]),
+        key_hints=given.get("key_hints", False),
     )
 
 
@@ -152,3 +153,21 @@ def test_a_sound_file_that_does_not_fit_the_configs_is_described(
 ) -> None:
     write_frames(tmp_path / "f.h5")
     assert any(said in problem for problem in problems(tmp_path / "f.h5", **changes))
+
+
+@pytest.mark.parametrize(
+    ("actions", "said"),
+    [
+        pytest.param(None, "has no `actions`", id="none recorded"),
+        pytest.param(np.zeros(480, int), "holds 1 different keys", id="a single key"),
+        pytest.param(np.full(480, -1), "holds 0 different keys", id="all unknown"),
+    ],
+)
+def test_frames_whose_keys_are_no_hint_are_refused_where_one_is_wanted(tmp_path: Path, actions: Any, said: str) -> None:
+    path = tmp_path / "f.h5"
+    write_frames(path)
+    replaced("actions", actions)(path)
+    (problem,) = problems(path, key_hints=True)
+    assert said in problem
+    assert "remove key_hint_weight" in problem
+    assert problems(path) == [], "without a hint they are as good as any"

@@ -160,3 +160,12 @@ def test_a_log_that_the_disk_refuses_is_no_bug(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", FULL], cwd=tmp_path, capture_output=True, text=True)
     assert "DiskRefused: writing log failed: File too large" in done.stderr
     assert (tmp_path / "output").stat().st_size == 1001
+
+
+def test_an_option_that_its_scripts_do_not_have(checkout: MakeCheckout) -> None:
+    tiny = checkout()
+    with open(tiny.root / "configs/latent_actions.yaml", "a") as file:
+        file.write("key_hint_weight: 0.1\n")
+    said = refused(tiny)
+    assert "key_hint_weight: the checkout's scripts have no such option" in said
+    assert "train with --engine native" in said
