@@ -22,6 +22,7 @@ WORDS = {
     "Share": "number above 0, at most 1",
     "Annotated[float, Field(ge=0)]": "number from 0",
     "Annotated[float, Field(ge=0, lt=1)]": "number from 0, below 1",
+    "Least": "number, or none",
     "DecoderContext": " or ".join(get_args(DecoderContext)),
     "Masking": " or ".join(get_args(Masking)),
     "bool": "true or false",

@@ -228,7 +228,7 @@ def test_baseline_condition_and_flag_that_are_added_take_effect(copy: Copy) -> N
         for stage, flag in (("video_tokenizer", "video"), ("latent_actions", "latent"), ("dynamics", "dynamics"))
         for word in (f"--{flag}-checkpoint", f"results/default/{stage}/checkpoints")
     ]
-    noisy = ("--run", "noisy", "--train-stage", "none", "--allow-trivial", "--context-noise", "0.5", *trained)
+    noisy = ("--run", "noisy", "--train-stage", "none", "--allow-trivial", "--start-noise", "0.5", *trained)
     copy("run", *noisy)
     (other,) = copy.status("noisy")["inference"]["attempts"][-1:]
     assert other["mse"] != attempt["mse"]

@@ -189,7 +189,7 @@ def test_a_world_that_is_deaf_or_frozen_fails_by_that_alone(simulation: Simulati
 
 
 def test_what_cannot_be_measured_or_is_not_asked_for_is_no_condition(tmp_path: Path) -> None:
-    write_configs(tmp_path / "configs", {"loop": {"inference": {"min_motion": None}}})
+    write_configs(tmp_path / "configs", {"loop": {"inference": {"min_motion": "none"}}})
     simulation = Simulation(tmp_path)
     assert simulation.run(Script(delta_psnr=[None], motion=[0.0])) == ExitCode.PASSED
     conditions = simulation.state.inference.attempts[0].conditions

@@ -27,9 +27,22 @@ MOVES = {0: (0, 0), 1: (0, 8), 2: (0, -8), 3: (8, 0), 4: (-8, 0)}
 
 @pytest.fixture(scope="module")
 def crafter(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Frames of a real game."""
+    """Frames of a real game, of a player who waits now and then and presses nothing in vain."""
     path = tmp_path_factory.mktemp("crafter") / "frames.h5"
-    recording.record(path, frames=1000, size=56, episode_length=100, seed=0)
+    recording.record(path, frames=640, size=56, episode_length=32, seed=0)
+    with h5py.File(path, "a") as file:
+        frames, actions, episode = (file[name][:] for name in ("frames", "actions", "episode"))
+        told = [n for n in range(len(frames) - 1) if (frames[n] != frames[n + 1]).any()]
+        rows = np.repeat(told, np.random.default_rng(0).geometric(0.3, len(told)))
+        leaves = np.append(rows[1:] != rows[:-1], True)  # the last of the turns at one place
+        for name, content in (
+            ("frames", frames[rows]), ("actions", np.where(leaves, actions[rows], 0)), ("episode", episode[rows])
+        ):  # fmt: skip
+            names = file[name].attrs.get("names")
+            del file[name]
+            file[name] = content
+            if names is not None:
+                file[name].attrs["names"] = names
     return path
 
 
@@ -72,8 +85,8 @@ def game(path: Path, numbers: Sequence[int]) -> Game:
 def test_the_shift_of_real_frames_is_that_of_the_players_moves(crafter: Path) -> None:
     """Where the move was free; a player who walks against a wall moves nothing."""
     with h5py.File(crafter) as file:
-        frames, actions = file["frames"][:], file["actions"][:]
-    pairs = [n for n in range(len(frames) - 1) if n % 100 != 99]
+        frames, actions, episode = (file[name][:] for name in ("frames", "actions", "episode"))
+    pairs = [n for n in range(len(frames) - 1) if episode[n] == episode[n + 1]]
     found = shifts(frames[pairs], frames[[n + 1 for n in pairs]])
     for action, moved in MOVES.items():
         mine = found[actions[pairs] == action]

@@ -35,8 +35,8 @@ def test_status_tells_all_that_the_state_holds_of_what_it_shows(simulation: Simu
     simulation.run(Script(mse=[0.5, 0.01]))
     found, run = status(StateFolder(simulation.store.paths.folder)), simulation.state
     document = run.model_dump(mode="json")
-    assert run.inference.best is not None
-    best, attempts = run.inference.best.model_dump(mode="json"), document["inference"]["attempts"]
+    assert run.inference.best_attempt is not None
+    best, attempts = run.inference.best_attempt.model_dump(mode="json"), document["inference"]["attempts"]
     judged = {"gate": "world"}
     assert found["inference"] == {"attempts": [attempt | judged for attempt in attempts], "best": best | judged}
     assert found["fingerprint"] == document["fingerprint"]

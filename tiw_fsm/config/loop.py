@@ -10,6 +10,8 @@ from tiw_fsm.values.frozen import Count, FrozenModel, Positive, Rate
 
 Metric = Literal["final", "late_over_mid", "rise", "unique_actions", "action_entropy"]
 """What a stage gate can bound."""
+Least = float | Literal["none"]
+"""What a figure has to be above. Not null where nothing is asked: in a state, null is what is left out."""
 Verdict = Literal["continue", "watch", "retune"]
 """What a stage gate can decide by its bounds."""
 
@@ -71,12 +73,12 @@ class InferenceGate(FrozenModel):
     """Baselines whose MSE the rollout must be below."""
     beat_first_step: bool = True
     """It must be below theirs at the first generated frame alone, too."""
-    min_skill: float | None = 0.0
-    """Skill that the low end of its interval must be above; null asks for none."""
-    min_delta_psnr: float | None = 0.5
-    """Control, dB, that the low end of its interval must be above; null asks for none."""
-    min_motion: float | None = 0.2
-    """Movement, as a share of the true frames', that the rollout must be above; null asks for none."""
+    min_skill: Least = 0.0
+    """Skill that the low end of its interval must be above; `none` asks for nothing."""
+    min_delta_psnr: Least = 0.5
+    """Control, dB, that the low end of its interval must be above; `none` asks for nothing."""
+    min_motion: Least = 0.2
+    """Movement, as a share of the true frames', that the rollout must be above; `none` asks for nothing."""
     allow_trivial: bool = False
     """Judge without baselines, skill, control and motion; the verdict says so."""
     clips: Positive = 8

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import model_validator
 
-from tiw_fsm.config.loop import InferenceGate
+from tiw_fsm.config.loop import InferenceGate, Least
 from tiw_fsm.values.frozen import FrozenModel
 
 Interval = list[float | None]
@@ -169,9 +169,9 @@ def _statistics_present(judged: Judged) -> bool:
     return bool(judged.result.statistics) and None not in judged.result.statistics.values()
 
 
-def _above(judged: Judged, name: str, value: float | None, least: float | None) -> bool | None:
+def _above(judged: Judged, name: str, value: float | None, least: Least) -> bool | None:
     """Whether a figure is above the least the gate wants; judged at the low end of its interval, where it has one."""
-    if least is None:
+    if least == "none":
         return None
     if {name, f"{name}_interval"} & set(judged.result.not_finite):
         return False

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from typing import Any, Self
 
-from pydantic import model_validator
-
 from tiw_fsm.config.loop import LoopConfig
 from tiw_fsm.fsm.inference_gate import Attempt, Figures
 from tiw_fsm.fsm.states import SCHEMA_VERSION, TRAINING, State, gate_at
@@ -67,36 +65,24 @@ class InferenceProgress(FrozenModel):
     pending: FileRef | None = None
     """Result file of an attempt that ran and has not been judged."""
     attempts: list[Attempt] = []
-    """The last judged attempts and the best one, at most ``ATTEMPTS_KEPT``; the journal has them all."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _best_of_before(cls, values: Any) -> Any:
-        """Older versions kept the best attempt apart."""
-        if isinstance(values, dict) and "best" in values:
-            values = dict(values)
-            best, attempts = values.pop("best"), values.get("attempts", [])
-            if best is not None and best not in attempts:
-                values["attempts"] = [best, *attempts]
-        return values
+    """The last ``ATTEMPTS_KEPT`` judged attempts; the journal has them all."""
+    best: Attempt | None = None
+    """The best one, once it is no longer among them."""
 
     @property
-    def best(self) -> Attempt | None:
+    def best_attempt(self) -> Attempt | None:
         """The attempt with the least MSE."""
-        measured = [attempt for attempt in self.attempts if attempt.mse is not None]
+        known = [*self.attempts, *([self.best] if self.best else [])]
+        measured = [attempt for attempt in known if attempt.mse is not None]
         return min(measured, key=lambda attempt: (attempt.mse, -attempt.number), default=None)
 
     def with_judged(self, attempt: Attempt) -> Self:
         """These attempts and a newly judged one; of those before it the lasting figures."""
-        before = [
-            each.evolve(**dict.fromkeys(Figures.model_fields.keys() - LASTING))
-            for each in self.attempts
-            if each.number != attempt.number
-        ]
-        kept, best = before[1 - ATTEMPTS_KEPT :], self.evolve(attempts=[*before, attempt]).best
-        if best in before and best not in kept:
-            kept[0] = best
-        return self.evolve(attempts=[*kept, attempt])
+        dropped = dict.fromkeys(Figures.model_fields.keys() - LASTING)
+        before = [each.evolve(**dropped) for each in self.attempts if each.number != attempt.number]
+        best = self.evolve(attempts=[*before, attempt]).best_attempt
+        kept = [*before, attempt][-ATTEMPTS_KEPT:]
+        return self.evolve(attempts=kept, best=None if best in kept else best)
 
 
 class Fingerprint(FrozenModel):

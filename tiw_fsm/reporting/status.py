@@ -153,7 +153,7 @@ def _fields(document: JsonObject | None, keys: Iterable[str]) -> Any:
 
 
 def _best(inference: JsonObject) -> JsonObject | None:
-    """The attempt with the least MSE; older versions kept it apart, as ``best``."""
+    """The attempt with the least MSE."""
     known = [*inference["attempts"], inference.get("best") or {}]
     measured = [attempt for attempt in known if attempt.get("mse") is not None]
     return min(measured, key=lambda attempt: (attempt["mse"], -attempt["number"]), default=None)

@@ -51,15 +51,24 @@ class Objective(Protocol):
         """The model's own version of frames [B, T, C, H, W]: [B, T', C, H, W], aligned to the clip's last frames."""
 
 
-class VideoObjective:
+class FrameObjective:
+    """The base of the stages that learn from frames themselves."""
+
+    def __init__(self, data: FrameData, config: StageConfig) -> None:
+        self.data, self.config, self.length = data, config, config.context_length
+        self.starts = data.clip_starts(self.length, held_out=False)
+
+    def batch(self, picks: Tensor) -> Any:
+        """Training clips number ``picks`` [B], [B, T, C, H, W] in [-1, 1]."""
+        return to_model(self.data.clips(self.starts[picks], self.length))
+
+
+class VideoObjective(FrameObjective):
     """Reconstruct frames through the codebook."""
 
     def __init__(self, model: VideoTokenizer, data: FrameData, config: StageConfig, inputs: Inputs) -> None:
-        self.model, self.data, self.length = model, data, config.context_length
-        self.starts = data.clip_starts(self.length, held_out=False)
-
-    def batch(self, picks: Tensor) -> Tensor:
-        return to_model(self.data.clips(self.starts[picks], self.length))
+        super().__init__(data, config)
+        self.model = model
 
     def loss(self, batch: Tensor, random: torch.Generator) -> Loss:
         return Loss(self.model(batch)[0], {})
@@ -72,18 +81,18 @@ class VideoObjective:
         return reconstruction
 
 
-class LatentObjective:
+class LatentObjective(FrameObjective):
     """Predict frames from those before and the actions inferred between them; recorded keys may hint at these."""
 
     def __init__(self, model: LatentActionModel, data: FrameData, config: StageConfig, inputs: Inputs) -> None:
-        self.model, self.data, self.config, self.length = model, data, config, config.context_length
-        self.starts = data.clip_starts(self.length, held_out=False)
+        super().__init__(data, config)
+        self.model = model
         hinted = data.keys is not None and config.key_hint_weight > 0
         self.codes = data.keys.codes(config.n_actions) if data.keys is not None and hinted else None
 
     def batch(self, picks: Tensor) -> tuple[Tensor, Tensor | None]:
-        starts = self.starts[picks]
-        return to_model(self.data.clips(starts, self.length)), self._hints(starts)
+        """Clips, and the action that each recorded key between their frames stands for, [B, T-1], if any does."""
+        return super().batch(picks), self._hints(self.starts[picks])
 
     def _hints(self, starts: Tensor) -> Tensor | None:
         """The action that each recorded key stands for, [B, T-1]; None where there are no keys to go by."""

@@ -234,7 +234,7 @@ def spoil_pipe(path: Path) -> None:
 
 @pytest.mark.parametrize("spoil", [spoil_gone, spoil_torn, spoil_huge, spoil_pipe])
 def test_a_picture_that_cannot_be_shown_is_said(eventful: Simulation, spoil: Callable[[Path], None]) -> None:
-    best = eventful.state.inference.best
+    best = eventful.state.inference.best_attempt
     assert best
     assert best.png
     spoil(Path(best.png))

@@ -181,7 +181,7 @@ def test_attempts_pictures_are_embedded(eventful: Simulation) -> None:
     runtime, looking_back = (report(eventful, kind) for kind in KINDS[:2])
     assert len(re.findall(r"!\[Attempt \d, ground truth against prediction\]", runtime)) == 3
     (embedded,) = re.findall(r"!\[Best attempt \(3\)[^\]]*\]\(([^)]+)\)", looking_back)
-    best = eventful.state.inference.best
+    best = eventful.state.inference.best_attempt
     assert best is not None
     assert best.png is not None
     assert (eventful.root / "docs" / "action" / embedded).resolve() == Path(best.png).resolve()

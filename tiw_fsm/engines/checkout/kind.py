@@ -26,9 +26,9 @@ class CheckoutKind(EngineKind):
         "inference": {
             "beat": ["copy_last", "mean_frame"],
             "beat_first_step": False,
-            "min_skill": None,
-            "min_delta_psnr": None,
-            "min_motion": None,
+            "min_skill": "none",
+            "min_delta_psnr": "none",
+            "min_motion": "none",
         }
     }
     """Its scripts judge a world by one clip and random actions; a gate that asks for more has to be asked for."""
