@@ -70,7 +70,7 @@ def attempts(journal: Iterable[JsonObject]) -> list[Attempt]:
 
 def best_of(judged: Iterable[Attempt]) -> Attempt | None:
     """The best attempt, with all its figures: the state keeps those of the newest alone."""
-    return InferenceProgress(attempts=list(judged)).best
+    return InferenceProgress(attempts=list(judged)).best_attempt
 
 
 def tuning_change(step: Step, stage: str) -> str:
