@@ -1,6 +1,6 @@
 """How fast it is here: ``python benchmarks/bench.py [--device auto|cpu|cuda] [--json FILE] [--quick]``.
 
-Sizes are those of configs/demo (``--config-dir`` takes others), frames those of data/crafter_frames.h5 if it has been
+Sizes are those of configs/demo (``--config-dir`` takes others), frames those of data/planet_frames.h5 if it has been
 recorded, else made up. Everything is measured on the disk that holds results/, in a folder that is removed afterwards.
 Takes up to three minutes on two processors; ``--quick`` does less of everything and says how much.
 """

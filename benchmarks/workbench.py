@@ -19,7 +19,7 @@ from tiw_fsm.engines import registry
 from tiw_fsm.stages import Stage
 
 REPO = Path(__file__).resolve().parents[1]
-RECORDED = REPO / "data" / "crafter_frames.h5"
+RECORDED = REPO / "data" / "planet_frames.h5"
 RUN = "bench"
 STAGES = tuple(stage.value for stage in Stage)
 
@@ -118,16 +118,18 @@ def change_yaml(path: Path, **values: object) -> None:
 
 
 def make_frames(path: Path, *, size: int, rows: int) -> None:
-    """A bright square that walks over a dark field, in episodes of 100 frames."""
+    """A bright square that walks over a dark field, in episodes of 100 frames; ``actions`` are its steps."""
     rng = np.random.default_rng(0)
     side = size // 4
-    places = np.cumsum(rng.integers(-1, 2, (rows, 2)), axis=0) % (size - side)
+    steps = rng.integers(-1, 2, (rows, 2))
+    places = np.cumsum(steps, axis=0) % (size - side)
     frames = np.full((rows, size, size, 3), 30, np.uint8)
     for frame, (y, x) in zip(frames, places, strict=True):
         frame[y : y + side, x : x + side] = (220, 180, 60)
     with h5py.File(path, "w") as file:
         file.create_dataset("frames", data=frames, chunks=(16, size, size, 3), compression="gzip", compression_opts=4)
         file.create_dataset("episode", data=np.arange(rows) // 100)
+        file.create_dataset("actions", data=np.roll((steps + 1) @ [3, 1], -1))
         file.attrs["stride"] = 1
 
 
@@ -138,7 +140,7 @@ def frames_of(folder: Path, config_dir: Path) -> tuple[Path, str]:
     if RECORDED.is_file():
         with h5py.File(RECORDED, "r") as file:
             if file["frames"].shape[1] == size:
-                return RECORDED, f"{len(file['frames'])} of Crafter"
+                return RECORDED, f"{len(file['frames'])} of the planet"
     path = folder / "frames.h5"
     make_frames(path, size=size, rows=12_000)
     return path, f"12000 made up, {size} pixels"
