@@ -13,7 +13,7 @@ import torch
 from PIL import Image, ImageDraw
 
 import tiw_fsm
-from tiw_fsm.tinyworlds.clips import FrameData, to_model, to_unit
+from tiw_fsm.tinyworlds.clips import FrameData, to_model, to_pixels
 
 CLIPS, STEPS, SCALE, GAP, PAD = 4, 28, 2, 8, 44
 LIGHT, DARK, PRESSED, PAPER = (205, 205, 205), (70, 70, 70), (47, 109, 181), (250, 250, 250)
@@ -32,7 +32,7 @@ def main(root: str = ".") -> None:
     names = [[data.keys.names[place] for place in clip] for clip in keys.tolist()]
     dreamt = world.rollout(clips, world.infer_actions(clips, config), config)
     dreamt = torch.cat([clips[:, : config.context_window], dreamt], dim=1)
-    true, model = (pixels(frames) for frames in (clips, dreamt))
+    true, model = (to_pixels(frames) for frames in (clips, dreamt))
     pictures = [
         picture(true[:, t], model[:, t], [pressed[t : t + 1] for pressed in names], t < config.context_window)
         for t in range(config.frames)
@@ -42,11 +42,6 @@ def main(root: str = ".") -> None:
     target = Path(__file__).with_name("demo.gif")
     frames[0].save(target, save_all=True, append_images=frames[1:], duration=[300] * (len(frames) - 1) + [1500], loop=0)
     print(f"{target} is drawn.")
-
-
-def pixels(frames: torch.Tensor) -> np.ndarray:
-    """[B, T, C, H, W] in [-1, 1] to uint8 [B, T, H, W, C]."""
-    return (to_unit(frames) * 255).round().byte().movedim(2, -1).numpy()
 
 
 def picture(true: np.ndarray, model: np.ndarray, keys: list[list[str]], given: bool) -> Image.Image:

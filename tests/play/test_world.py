@@ -10,7 +10,8 @@ import pytest
 
 from tests.support.playing import rolled_out
 from tiw_fsm.play.opening import Opened
-from tiw_fsm.play.world import Frames, Player, pixels
+from tiw_fsm.play.world import Frames, Player
+from tiw_fsm.tinyworlds.clips import to_pixels
 
 ACTIONS = [0, 3, 3, 1, 2, 0, 1, 2, 3]
 
@@ -46,9 +47,9 @@ def test_following_an_episode_is_the_rollout_by_its_inferred_actions(opened: Ope
     steps = [player.follow() for _ in range(5)]
     clip = game.clip(int(game.starts[3]), config.frames)
     expected = game.model.rollout(clip, game.model.infer_actions(clip, config), config)
-    assert np.array_equal(np.concatenate([step.dream for step in steps if step]), pixels(expected))
+    assert np.array_equal(np.concatenate([step.dream for step in steps if step]), to_pixels(expected[0]))
     assert np.array_equal(
-        np.concatenate([step.truth for step in steps if step]), pixels(clip[:, config.context_window :])
+        np.concatenate([step.truth for step in steps if step]), to_pixels(clip[0, config.context_window :])
     )
 
 
@@ -94,7 +95,7 @@ def test_what_was_played_is_kept_with_the_actions_that_led_there(opened: Opened)
     found = play(player, ACTIONS)
     window = game.config.context_window
     assert len(player.played.frames) == window + len(ACTIONS)
-    assert np.array_equal(np.stack(player.played.frames[:window]), pixels(game.clip(int(game.starts[4]), window)))
+    assert np.array_equal(np.stack(player.played.frames[:window]), to_pixels(game.clip(int(game.starts[4]), window)[0]))
     assert np.array_equal(np.stack(player.played.frames[window:]), found)
     assert player.played.led[0] == -1
     assert player.played.led[window:] == ACTIONS

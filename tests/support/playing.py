@@ -20,7 +20,8 @@ import numpy as np
 import torch
 from websockets.sync.client import ClientConnection, connect
 
-from tiw_fsm.play.world import Frames, Game, pixels
+from tiw_fsm.play.world import Frames, Game
+from tiw_fsm.tinyworlds.clips import to_pixels
 
 
 def rolled_out(game: Game, start: int, played: Sequence[int]) -> Frames:
@@ -33,7 +34,7 @@ def rolled_out(game: Game, start: int, played: Sequence[int]) -> Frames:
     numbers = torch.tensor(played).repeat_interleave(horizon)[None]
     led = torch.cat([inside, game.model.actions.quantizer.latents_from_indices(numbers)], dim=1)
     steps = [led[:, n * horizon : n * horizon + window - 1 + horizon] for n in range(len(played))]
-    return pixels(game.model.rollout(context, steps, config))
+    return to_pixels(game.model.rollout(context, steps, config)[0])
 
 
 class Message(NamedTuple):

@@ -143,7 +143,7 @@ def test_a_world_that_breaks_down_is_no_better_for_it(data: FrameData) -> None:
 def test_an_interval_holds_the_figure_and_closes_with_more_clips() -> None:
     def of(clips: int) -> tuple[float, float]:
         errors = 0.01 + 0.02 * torch.rand(clips, 5, generator=generator("errors", clips))
-        low, high = skill_figures(errors, torch.full((1, clips, 5), 0.05), seed=0)["skill_interval"]
+        low, high = skill_figures(errors, {"only": torch.full((clips, 5), 0.05)}, 0.0, seed=0)["skill_interval"]
         assert low < 1 - float(errors.mean()) / 0.05 < high
         return low, high
 
@@ -166,8 +166,8 @@ def test_control_is_the_difference_of_the_psnr_of_mean_errors() -> None:
 
 
 def test_skill_goes_by_the_best_trivial_prediction_of_each_step() -> None:
-    trivial = torch.tensor([[0.1, 0.4], [0.2, 0.2]])[:, None].expand(2, 3, 2)  # [N, B, F]
-    figures = skill_figures(torch.tensor([[0.05, 0.05]]).expand(3, 2), trivial, seed=0)
+    trivial = {"one": torch.tensor([[0.1, 0.4]]).expand(3, 2), "other": torch.tensor([[0.2, 0.2]]).expand(3, 2)}
+    figures = skill_figures(torch.tensor([[0.05, 0.05]]).expand(3, 2), trivial, 0.0, seed=0)
     assert figures["skill_per_step"] == pytest.approx([0.5, 0.75])
 
 

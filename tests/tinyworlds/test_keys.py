@@ -31,7 +31,7 @@ def test_a_negative_key_is_unknown_and_no_key() -> None:
 def test_over_a_stride_a_key_is_known_where_it_was_held_all_the_while() -> None:
     keys = recorded(1, 1, 2, 2, 2, 1, stride=2)
     assert keys.between.tolist() == [0, UNKNOWN, 1, 1, UNKNOWN, UNKNOWN], "the last row leads to no row two ahead"
-    clip = keys.clip(torch.tensor([0]), length=3, stride=2)
+    clip = keys.clip(torch.tensor([0]), length=3)
     assert clip.tolist() == [[0, 1]], "rows 0 and 1, then rows 2 and 3"
 
 

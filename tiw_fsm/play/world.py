@@ -17,10 +17,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tiw_fsm.tinyworlds.clips import FrameData, generator, to_model, to_unit
+from tiw_fsm.tinyworlds.clips import FrameData, generator, to_model, to_pixels
 from tiw_fsm.tinyworlds.config import InferenceConfig
 from tiw_fsm.tinyworlds.keys import UNKNOWN
 from tiw_fsm.tinyworlds.rollout import WorldModel
+from tiw_fsm.tinyworlds.training import autocast
 
 Frames = NDArray[np.uint8]
 """[T, H, W, 3]."""
@@ -113,7 +114,7 @@ class Player:
         self._random = generator(game.config.seed, "rollout")  # the gate's own stream: the same game twice is the same
         self._frames.clear()
         self._led.clear()
-        self._keep(pixels(self._context), [UNKNOWN, *self._numbers(self._between)])
+        self._keep(to_pixels(self._context[0]), [UNKNOWN, *self._numbers(self._between)])
 
     def step(self, action: int) -> Frames:
         """What follows if ``action`` leads on: [horizon, H, W, 3].
@@ -146,7 +147,7 @@ class Player:
             actions = game.model.actions.encode(clip)
         dream = self._advance(actions)
         self.followed = self.steps
-        return Followed(dream, pixels(clip[:, window:]))
+        return Followed(dream, to_pixels(clip[0, window:]))
 
     def last(self, count: int) -> Frames:
         """The last frames, at most ``count`` of them, oldest first."""
@@ -161,13 +162,12 @@ class Player:
         """One step by ``actions`` [1, window - 1 + horizon, A]."""
         game, config = self.game, self.game.config
         window, horizon = config.context_window, config.prediction_horizon
-        device = self._context.device
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.amp and device.type == "cuda"):
+        with autocast(self._context.device, config.amp):
             new = game.model.predict(self._context, actions, config, self._random)
         self._context = torch.cat([self._context, new], dim=1)[:, -window:]
         self._between = actions[:, 1 - window :]
         self.steps += 1
-        frames = pixels(new)
+        frames = to_pixels(new[0])
         self._keep(frames, self._numbers(actions[:, -horizon:]))
         return frames
 
@@ -178,10 +178,3 @@ class Player:
     def _numbers(self, actions: Tensor) -> list[int]:
         indices: list[int] = self.game.model.actions.quantizer.indices_from_latents(actions)[0].tolist()
         return indices
-
-
-def pixels(frames: Tensor) -> Frames:
-    """Model frames [1, T, C, H, W] in [-1, 1] as people see them: [T, H, W, 3]."""
-    unit = to_unit(frames[0].float()).permute(0, 2, 3, 1)
-    found: Frames = (unit * 255).round().to(torch.uint8).cpu().numpy()
-    return found

@@ -7,6 +7,7 @@ import hashlib
 import h5py
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tiw_fsm.tinyworlds import episodes
@@ -102,7 +103,7 @@ class FrameData:
         Returns:
             Places in ``keys.values``, long [B, length - 1] on the CPU; None where nothing is recorded.
         """
-        return None if self.keys is None else self.keys.clip(starts, length, self.source.stride)
+        return None if self.keys is None else self.keys.clip(starts, length)
 
     def mean_training_frame(self) -> Tensor:
         """Mean over all training frames, [C, H, W] in [0, 1]."""
@@ -132,3 +133,9 @@ def to_model(clips: Tensor) -> Tensor:
 def to_unit(frames: Tensor) -> Tensor:
     """Model frames in [-1, 1] to pixels in [0, 1], clamped."""
     return ((frames + 1) / 2).clamp(0, 1)
+
+
+def to_pixels(frames: Tensor) -> NDArray[np.uint8]:
+    """Model frames [..., C, H, W] in [-1, 1] as people see them, on the host: uint8 [..., H, W, C]."""
+    found: NDArray[np.uint8] = (to_unit(frames.float()) * 255).round().byte().movedim(-3, -1).cpu().numpy()
+    return found

@@ -5,8 +5,7 @@ Frames are [B, F, C, H, W] in [-1, 1]; every MSE is taken in [0, 1], over genera
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Mapping
 from itertools import combinations
 from typing import Any
 
@@ -20,6 +19,7 @@ from tiw_fsm.tinyworlds.config import InferenceConfig
 from tiw_fsm.tinyworlds.keys import agreement
 from tiw_fsm.tinyworlds.objectives import action_statistics, count_actions
 from tiw_fsm.tinyworlds.rollout import WorldModel
+from tiw_fsm.tinyworlds.training import autocast
 
 DRAWS = 1000
 """Of clips, with replacement, of which an interval is made (percentile bootstrap: Efron & Tibshirani 1993)."""
@@ -47,7 +47,6 @@ def evaluate(
     Args:
         say: takes the lines that TinyWorlds' own inference script prints.
     """
-    device = next(world.dynamics.parameters()).device
     starts = data.evaluation_starts(config, clip_count)
     clips = to_model(data.clips(starts, config.frames))
     split, steps, horizon = config.context_window, config.generation_steps, config.prediction_horizon
@@ -57,7 +56,7 @@ def evaluate(
         say(f"Inferring frame {step}/{steps}")
         each_step(step)
 
-    with _autocast(config, device):
+    with autocast(next(world.dynamics.parameters()).device, config.amp):
         actions = world.infer_actions(clips, config)
         generated = world.rollout(clips, actions, config, each_step=report)
         drawn = world.random_actions(actions, horizon, generator(config.seed, "actions"))
@@ -66,9 +65,6 @@ def evaluate(
         choices = next_frames(world, clips, actions, config) if world.use_actions else None
     errors, free_errors = squared_errors(generated, truth), squared_errors(free, truth)
     tokenizer_mse = float(squared_errors(rebuilt, truth).mean())
-    trivial, sigma = baseline_errors(data, clips, config)
-    led_to = world.actions.quantizer.indices_from_latents(torch.cat([a[:, -horizon:] for a in actions], dim=1))
-    keys = data.keys_between(starts, config.frames)
     unit, true_motion = to_unit(generated), motion(truth)
     figures = {
         "frames_expected": steps * horizon * clip_count,
@@ -79,17 +75,12 @@ def evaluate(
         "mse_with_context": float(errors.mean()) * truth.shape[1] / clips.shape[1],
         "mse_random_actions": float(free_errors.mean()),
         "tokenizer_mse": tokenizer_mse,
-        "baselines": {name: float(values.mean()) for name, values in trivial.items()},
-        "baselines_per_step": {name: values.mean(0).tolist() for name, values in trivial.items()},
-        "blur_sigma": sigma,
-        **skill_figures(errors, torch.stack(list(trivial.values())), config.seed),
+        **skill_figures(errors, *baseline_errors(data, clips, config), config.seed),
         "motion": motion(generated) / true_motion if true_motion else None,
         "tokenizer_motion": motion(rebuilt) / true_motion if true_motion else None,
-        "key_agreement": None if keys is None else agreement(led_to, keys[:, split - 1 :]),
-        "keys_used": world.keys_used and data.keys is not None,
         "unseen": unseen(truth, data, tokenizer_mse),
         "statistics": {name: float(getattr(unit, name)()) for name in ("mean", "std", "min", "max")},
-        **action_statistics(count_actions(led_to, world.actions.quantizer.codebook_size).cpu()),
+        **action_figures(world, data, actions, data.keys_between(starts, config.frames), config),
     }
     if choices is not None:
         figures |= control_figures(errors, free_errors, config.seed)
@@ -100,18 +91,40 @@ def evaluate(
     return figures, clips, generated
 
 
-def skill_figures(errors: Tensor, trivial: Tensor, seed: int) -> dict[str, Any]:
-    """Skill, 1 − MSE / that of the best trivial prediction, per step and with its interval over clips.
+def skill_figures(errors: Tensor, trivial: Mapping[str, Tensor], sigma: float, seed: int) -> dict[str, Any]:
+    """Trivial predictions, and skill, 1 − MSE / that of the best of them: per step, and its interval over clips.
 
     Args:
         errors: MSE of each generated frame, [B, F].
-        trivial: those of the trivial predictions, [N, B, F].
+        trivial: those of the trivial predictions, [B, F] by name.
+        sigma: of the blurred one, pixels.
     """
-    best = trivial.mean(1).amin(0)
-    resampled = resamples(torch.cat([errors[None], trivial]).mean(2), seed)  # [1 + N, draws]
+    each = torch.stack(list(trivial.values()))
+    resampled = resamples(torch.cat([errors[None], each]).mean(2), seed)  # [1 + N, draws]
     return {
-        "skill_per_step": (1 - errors.mean(0) / best).tolist(),
+        "baselines": {name: float(values.mean()) for name, values in trivial.items()},
+        "baselines_per_step": {name: values.mean(0).tolist() for name, values in trivial.items()},
+        "blur_sigma": sigma,
+        "skill_per_step": (1 - errors.mean(0) / each.mean(1).amin(0)).tolist(),
         "skill_interval": interval(1 - resampled[0] / resampled[1:].amin(0)),
+    }
+
+
+def action_figures(
+    world: WorldModel, data: FrameData, actions: list[Tensor], keys: Tensor | None, config: InferenceConfig
+) -> dict[str, Any]:
+    """What the inferred actions that lead to generated frames are, and how well they agree with the recorded keys.
+
+    Args:
+        actions: of each step's window, as ``infer_actions`` gives them.
+        keys: between all frames of the clips, [B, frames - 1]; None where nothing is recorded.
+    """
+    quantizer, horizon = world.actions.quantizer, config.prediction_horizon
+    led_to = quantizer.indices_from_latents(torch.cat([a[:, -horizon:] for a in actions], dim=1))
+    return {
+        "key_agreement": None if keys is None else agreement(led_to, keys[:, config.context_window - 1 :]),
+        "keys_used": world.keys_used and data.keys is not None,
+        **action_statistics(count_actions(led_to, quantizer.codebook_size).cpu()),
     }
 
 
@@ -204,9 +217,3 @@ def _pooled(frames: Tensor) -> Tensor:
     """Frames [N, C, H, W] to [N, M] whose squared distances are at most those of the frames."""
     side = min(POOLED, frames.shape[-1], frames.shape[-2])
     return F.avg_pool2d(frames, side).flatten(1) * side
-
-
-def _autocast(config: InferenceConfig, device: torch.device) -> AbstractContextManager[Any]:
-    if config.amp and device.type == "cuda":
-        return torch.autocast("cuda", torch.bfloat16)
-    return nullcontext()

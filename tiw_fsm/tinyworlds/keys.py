@@ -38,14 +38,14 @@ class RecordedKeys:
         for ahead in range(1, min(stride, len(places))):
             held[:-ahead][held[:-ahead] != places[ahead:]] = UNKNOWN
         held[max(0, len(places) - stride + 1) :] = UNKNOWN
-        self.between = held
+        self.between, self.stride = held, stride
         known = held[training & (held != UNKNOWN)]
         self.counts = torch.bincount(known, minlength=len(self.values))
         """How often training sees each key, long [K]."""
 
-    def clip(self, starts: Tensor, length: int, stride: int) -> Tensor:
+    def clip(self, starts: Tensor, length: int) -> Tensor:
         """Places of the keys between the frames of clips that begin at rows ``starts`` [B]: long [B, length - 1]."""
-        return self.between[starts[:, None] + torch.arange(length - 1) * stride]
+        return self.between[starts[:, None] + torch.arange(length - 1) * self.stride]
 
     def codes(self, n_actions: int) -> Tensor:
         """The action that stands for each key, long [K], where a model is told the keys; ``UNKNOWN`` for none.
@@ -75,7 +75,7 @@ def agreement(actions: Tensor, keys: Tensor) -> float | None:
     by_key = table.sum(0)
     if int((by_key > 0).sum()) < 2:
         return None
-    joint, action, key = (_entropy(counts) for counts in (table.flatten(), table.sum(1), by_key))
+    joint, action, key = (entropy(counts) for counts in (table.flatten(), table.sum(1), by_key))
     return max(0.0, 2 * (action + key - joint) / (action + key))
 
 
@@ -88,6 +88,7 @@ def together(actions: Tensor, keys: Tensor) -> Tensor:
     return torch.bincount(actions * columns + keys, minlength=rows * columns).reshape(rows, columns)
 
 
-def _entropy(counts: Tensor) -> float:
+def entropy(counts: Tensor) -> float:
+    """Of a distribution, in nats, from how often each thing occurs, long [N]."""
     shares = counts[counts > 0].double() / counts.sum()
-    return float(-(shares * shares.log()).sum())
+    return float((shares * shares.log()).sum().abs())

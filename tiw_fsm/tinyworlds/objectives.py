@@ -13,7 +13,7 @@ from tiw_fsm.stages import Stage
 from tiw_fsm.tinyworlds.clips import FrameData, to_model
 from tiw_fsm.tinyworlds.config import StageConfig
 from tiw_fsm.tinyworlds.dynamics import MASKS, DynamicsModel, disturb
-from tiw_fsm.tinyworlds.keys import UNKNOWN
+from tiw_fsm.tinyworlds.keys import UNKNOWN, entropy
 from tiw_fsm.tinyworlds.latent_actions import LatentActionModel
 from tiw_fsm.tinyworlds.tokens import ClipTokens
 from tiw_fsm.tinyworlds.transformer import TransformerConfig
@@ -87,8 +87,7 @@ class LatentObjective(FrameObjective):
     def __init__(self, model: LatentActionModel, data: FrameData, config: StageConfig, inputs: Inputs) -> None:
         super().__init__(data, config)
         self.model = model
-        hinted = data.keys is not None and config.key_hint_weight > 0
-        self.codes = data.keys.codes(config.n_actions) if data.keys is not None and hinted else None
+        self.codes = data.keys.codes(config.n_actions) if data.keys is not None and config.key_hint_weight > 0 else None
 
     def batch(self, picks: Tensor) -> tuple[Tensor, Tensor | None]:
         """Clips, and the action that each recorded key between their frames stands for, [B, T-1], if any does."""
@@ -160,8 +159,7 @@ def count_actions(indices: Tensor, n_actions: int) -> Tensor:
 
 def action_statistics(counts: Tensor) -> Row:
     """Number of different actions and the entropy of their distribution in nats, from counts [n_actions]."""
-    shares = counts[counts > 0].double() / counts.sum()
-    return {"unique_actions": int((counts > 0).sum()), "action_entropy": float((shares * shares.log()).sum().abs())}
+    return {"unique_actions": int((counts > 0).sum()), "action_entropy": entropy(counts)}
 
 
 # --- the models -------------------------------------------------------------------------------------------------

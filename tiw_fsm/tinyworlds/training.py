@@ -66,11 +66,6 @@ class Trainer:
     def _random(self, *purpose: str | int) -> torch.Generator:
         return generator(self.seed, self.stage, *purpose)
 
-    def _autocast(self) -> AbstractContextManager[Any]:
-        if self.config.amp and self.device.type == "cuda":
-            return torch.autocast("cuda", torch.bfloat16)
-        return nullcontext()
-
     def train(
         self,
         start: int,
@@ -112,7 +107,7 @@ class Trainer:
         for micro in range(tuning.gradient_accumulation_steps):
             picks = draw_batch(self.clips, tuning.batch_size_per_gpu, self._random("batch", update, micro))
             batch = self.objective.batch(picks)
-            with self._autocast():
+            with autocast(self.device, self.config.amp):
                 loss, extras = self.objective.loss(batch, self._random("mask", update, micro))
             (loss / tuning.gradient_accumulation_steps).backward()  # type: ignore[no-untyped-call]
             total += loss.detach() / tuning.gradient_accumulation_steps
@@ -172,6 +167,11 @@ class Trainer:
         if not weights_only:
             state = torch.load(folder / OPTIMIZER, map_location=self.device, weights_only=True)
             self.optimizer.load_state_dict(state)
+
+
+def autocast(device: torch.device, amp: bool) -> AbstractContextManager[Any]:
+    """bfloat16 within the block where it is asked for and the device is CUDA; else nothing."""
+    return torch.autocast("cuda", torch.bfloat16) if amp and device.type == "cuda" else nullcontext()
 
 
 def load_weights(model: nn.Module, folder: Path) -> None:

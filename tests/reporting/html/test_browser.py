@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 import tempfile
 from dataclasses import replace
@@ -17,27 +16,14 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from tests.support.chromium import CHROMIUM, FLAGS, browser
 from tests.support.eventful import die_in_dynamics
 from tests.support.pages import seen
 from tests.support.simulation import Simulation
 from tiw_fsm.reporting.html import writer
 from tiw_fsm.reporting.html.page import page
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-browser = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium to look at the page with")
-FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--hide-scrollbars",
-    "--allow-file-access-from-files",
-    "--enable-logging=stderr",
-)
+LOCAL = ("--allow-file-access-from-files", "--enable-logging=stderr")
 LOOK = """<body style="margin:0"><iframe id="frame" src="PAGE" style="width:WIDTHpx;height:3000px;border:0"></iframe>
 <p id="found"></p><script>onload = () => {
   const inner = document.getElementById('frame').contentDocument, root = inner.documentElement;
@@ -69,7 +55,14 @@ def look(folder: Path, path: Path, *, width: int, dark: bool) -> tuple[dict[str,
 
     def browse(*more: str) -> subprocess.CompletedProcess[str]:
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-            command = [str(CHROMIUM), *FLAGS, theme, f"--user-data-dir={profile}", f"--window-size={width},3000"]
+            command = [
+                str(CHROMIUM),
+                *FLAGS,
+                *LOCAL,
+                theme,
+                f"--user-data-dir={profile}",
+                f"--window-size={width},3000",
+            ]
             return subprocess.run(
                 [*command, *more, (folder / "look.html").as_uri()], capture_output=True, text=True, timeout=120
             )
@@ -141,6 +134,6 @@ def test_a_browser_loads_nothing_the_page_names(eventful: Simulation, tmp_path: 
     path.write_text(path.read_text().replace("</main>", f'<img src="{(tmp_path / "tracker.png").as_uri()}"></main>'))
     (tmp_path / "bare.html").write_text(path.read_text())
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        command = [str(CHROMIUM), *FLAGS, f"--user-data-dir={profile}", "--dump-dom", path.as_uri()]
+        command = [str(CHROMIUM), *FLAGS, *LOCAL, f"--user-data-dir={profile}", "--dump-dom", path.as_uri()]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert "Content Security Policy" in done.stderr

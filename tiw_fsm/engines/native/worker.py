@@ -19,7 +19,7 @@ from tiw_fsm.errors import DiskRefused, StateDamaged, UsageProblem
 from tiw_fsm.storage import checkpoints
 from tiw_fsm.system import durable
 from tiw_fsm.tinyworlds import checkpoint_files
-from tiw_fsm.tinyworlds.clips import FrameData, to_unit
+from tiw_fsm.tinyworlds.clips import FrameData, to_pixels
 from tiw_fsm.tinyworlds.config import DataSource
 from tiw_fsm.tinyworlds.determinism import allow_tf32, make_deterministic
 from tiw_fsm.tinyworlds.evaluation import evaluate
@@ -125,7 +125,7 @@ class Worker:
         return self.data[1]
 
     def _draw_chunk(self, trainer: Trainer, path: Path, completed: int) -> None:
-        truth, shown = (_pixels(frames) for frames in trainer.show())
+        truth, shown = (to_pixels(frames) for frames in trainer.show())
         rows = []
         for clip, version in zip(truth, shown, strict=True):
             rows += [("true", clip[-len(version) :]), ("model", version)]
@@ -168,7 +168,7 @@ class Worker:
         figures, clips, generated = evaluate(
             world, self._frames(request.data), request.inference, request.clips, say, each_step
         )
-        truth, predicted = _pixels(clips), _pixels(generated)
+        truth, predicted = to_pixels(clips), to_pixels(generated)
         split = request.inference.context_window
         rows = []
         for clip, frames in list(zip(truth, predicted, strict=True))[:SHOWN_CLIPS]:
@@ -177,11 +177,6 @@ class Worker:
         pictures.draw_strips(Path(request.picture), title, rows)
         say(f"Visualization saved to: {request.picture}")
         return {**figures, "png": request.picture}
-
-
-def _pixels(frames: torch.Tensor) -> Any:
-    """Frames [..., C, H, W] in [-1, 1] as uint8 [..., H, W, C] on the host."""
-    return (to_unit(frames.float()) * 255).round().byte().movedim(-3, -1).cpu().numpy()
 
 
 def answer(worker: Worker, line: bytes) -> tuple[str, Any]:
