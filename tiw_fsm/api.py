@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -116,7 +117,7 @@ class Run:
             StateDamaged: it is gone, or not as that start left it.
         """
         try:
-            return Settings.model_validate_json(self.store.config(self.state))
+            return Settings.model_validate_json(json.dumps(self.store.config(self.state)))
         except ValueError as exc:
             path = self.store.paths.config
             raise StateDamaged(f"{path} cannot be used ({exc}); the next `tiw-fsm run` writes it anew") from exc

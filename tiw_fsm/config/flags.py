@@ -5,7 +5,9 @@ Flags typed at a start are saved with the run and hold for later plain starts. W
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from tiw_fsm.stages import STAGES, Stage
@@ -20,6 +22,7 @@ class Flag(NamedTuple):
         help: its sentence in ``--help`` and in the docs.
         overrides: the keys of the YAML files whose place it takes, as ``file.key``, nested by dots.
         choices: the values it may have, where they are few.
+        is_path: it names a file or a folder; a relative one is looked for below the working root.
     """
 
     name: str
@@ -27,6 +30,7 @@ class Flag(NamedTuple):
     help: str
     overrides: tuple[str, ...] = ()
     choices: tuple[str, ...] = ()
+    is_path: bool = False
 
     @property
     def option(self) -> str:
@@ -34,7 +38,9 @@ class Flag(NamedTuple):
         return "--" + self.name.replace("_", "-")
 
 
-def _of_stages(name: str, kind: type, help: str, overrides: str | None = None) -> tuple[Flag, ...]:
+def _of_stages(
+    name: str, kind: type, help: str, overrides: str | None = None, *, is_path: bool = False
+) -> tuple[Flag, ...]:
     """A flag for each stage; the braces take the fields of its ``StageSpec``, ``{stage}`` its name."""
     return tuple(
         Flag(
@@ -42,6 +48,7 @@ def _of_stages(name: str, kind: type, help: str, overrides: str | None = None) -
             kind,
             help.format(stage=stage, **spec._asdict()),
             (overrides.format(stage=stage),) if overrides else (),
+            is_path=is_path,
         )
         for stage, spec in STAGES.items()
     )
@@ -50,25 +57,28 @@ def _of_stages(name: str, kind: type, help: str, overrides: str | None = None) -
 FLAGS: dict[str, Flag] = {
     flag.name: flag
     for flag in (
-        Flag("config_dir", str, "Folder of the YAML files [default: configs/]."),
+        Flag("config_dir", str, "Folder of the YAML files [default: configs/].", is_path=True),
         Flag("engine", str, "Who trains: native, checkout, simulated, or one that is installed [default: native]."),
         Flag("train_stage", str, "Which stages to train [default: all].", choices=("none", "all", *Stage)),
-        *_of_stages("{flag}_checkpoint", str, "Checkpoint, or folder of them, to start the {words} from."),
-        Flag("run_root", str, "Where artifacts go [default: results/<run>]."),
-        Flag("training_config", str, "Another training.yaml."),
-        *_of_stages("{flag}_config", str, "Another {stage}.yaml."),
-        Flag("inference_config", str, "Another inference.yaml."),
-        Flag("loop_config", str, "Another loop.yaml."),
+        *_of_stages(
+            "{flag}_checkpoint", str, "Checkpoint, or folder of them, to start the {words} from.", is_path=True
+        ),
+        Flag("run_root", str, "Where artifacts go [default: results/<run>].", is_path=True),
+        Flag("training_config", str, "Another training.yaml.", is_path=True),
+        *_of_stages("{flag}_config", str, "Another {stage}.yaml.", is_path=True),
+        Flag("inference_config", str, "Another inference.yaml.", is_path=True),
+        Flag("loop_config", str, "Another loop.yaml.", is_path=True),
         Flag(
             "dataset",
             str,
             "TinyWorlds name or h5 file to train and judge on.",
             ("training.dataset", "inference.dataset"),
+            is_path=True,
         ),
         Flag("device", str, "auto, cpu or cuda [default: auto].", ("training.device", "inference.device")),
         Flag("seed", int, "Seed of weights, batches, masks and clips.", ("loop.seed", "inference.seed")),
-        Flag("python_exec", str, "Interpreter of the training process [default: this one]."),
-        Flag("torchrun", str, "torchrun of a checkout; the native engine needs none."),
+        Flag("python_exec", str, "Interpreter of the training process [default: this one].", is_path=True),
+        Flag("torchrun", str, "torchrun of a checkout; the native engine needs none.", is_path=True),
         Flag("nproc_per_node", int, "Processes of a checkout; the native engine trains in one."),
         Flag("target_updates", int, "Updates per trained stage, instead of n_updates.", ("training.n_updates",)),
         *_of_stages("{flag}_chunk", int, "Updates of the {words} between gates.", "loop.chunks.{stage}"),
@@ -148,6 +158,18 @@ FLAGS: dict[str, Flag] = {
         Flag("teacher_forced", bool, "Feed inference true frames.", ("inference.teacher_forced",)),
     )
 }
+
+
+def to_remember(given: Mapping[str, Any], repo_root: Path) -> dict[str, Any]:
+    """``given`` flags as a run keeps them: paths below the working root as seen from there, so that it may be moved."""
+    roots = [Path(os.path.abspath(repo_root)), repo_root.resolve()]
+    kept = dict(given)
+    for name in given.keys() & FLAGS.keys():
+        if FLAGS[name].is_path and os.path.isabs(given[name]):
+            path = Path(os.path.normpath(given[name]))
+            below = (os.path.join(os.curdir, path.relative_to(root)) for root in roots if path.is_relative_to(root))
+            kept[name] = next(below, given[name])
+    return kept
 
 
 def typed(given: Mapping[str, Any]) -> dict[str, Any]:

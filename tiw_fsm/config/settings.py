@@ -141,14 +141,14 @@ def _load_settings(flags: Mapping[str, Any], run: str, repo_root: Path, engine: 
         parsed[name] = _validated(FILES[name].schema, _deep_merge(defaults, source.data), source, problems)
     problems += alignment.misaligned(on_disk, lambda name, key: sources[name].where((key,)))
     training, inference, loop = parsed["training"], parsed["inference"], parsed["loop"]
-    run_root = repo_root / flags.get("run_root", f"results/{run}")
+    run_root = Path(os.path.normpath(repo_root / flags.get("run_root", f"results/{run}")))
     own = engine.read_settings(Draft(flags, repo_root, run_root, sources, parsed), problems)
     stages = _stage_configs(parsed, sources, problems)
     data = None
     if isinstance(training, TrainingFile) and isinstance(inference, InferenceFile):
         data = _data_source(training, inference, repo_root, problems)
     warm_starts = {
-        stage: str(repo_root / flags[spec.checkpoint_flag])
+        stage: os.path.normpath(repo_root / flags[spec.checkpoint_flag])
         for stage, spec in STAGES.items()
         if flags.get(spec.checkpoint_flag)
     }
@@ -175,7 +175,9 @@ def _load_settings(flags: Mapping[str, Any], run: str, repo_root: Path, engine: 
         needs_frames=engine.needs_frames,
         engine_settings=own.model_dump(mode="json") if own else None,
         python_exec=python_exec,
-        alignment=alignment.table(on_disk, lambda name, key: sources[name].where((key,))),
+        alignment=alignment.table(
+            on_disk, lambda name, key: sources[name].where((key,)).removeprefix(f"{repo_root}{os.sep}")
+        ),
     )
 
 

@@ -123,6 +123,8 @@ class RunState(FrozenModel):
     generation: int = 0
     run_id: str
     run: str
+    root: str = ""
+    """Working root of the last start; as the state folder sees it, in the file, and absolute in memory."""
     state: State = State.ALIGN
     outcome: str | None = None
     """``passed`` or ``failed`` once REPORT is done."""

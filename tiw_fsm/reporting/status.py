@@ -90,7 +90,7 @@ def status(folder: StateFolder, now: datetime | None = None) -> JsonObject:
         return _nothing_yet(name, alive)
     refused = None if alive else folder.refused()
     with _telling_of(name):
-        return _told(found.state, folder.recent(found.journal), now or datetime.now(UTC), alive, refused)
+        return _told(found.state, folder.recent(found), now or datetime.now(UTC), alive, refused)
 
 
 @contextmanager

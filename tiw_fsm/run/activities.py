@@ -27,7 +27,7 @@ from tiw_fsm.run import preflight
 from tiw_fsm.run.outcome import Outcome
 from tiw_fsm.run.session import Context
 from tiw_fsm.stages import STAGES, Stage
-from tiw_fsm.storage import checkpoints
+from tiw_fsm.storage import checkpoints, places
 from tiw_fsm.storage.paths import LARGEST_RESULT
 from tiw_fsm.system import durable
 from tiw_fsm.values.frozen import CheckpointRef, FileRef
@@ -66,7 +66,7 @@ def _advance(ctx: Context, run: RunState, stage: Stage) -> Outcome:
         return _judge(ctx, run.with_stage(stage, metrics=metrics), stage)
     final = ctx.paths.checkpoints(stage) / checkpoints.folder_name(stage, result.completed)
     checkpoints.publish(Path(request.checkpoint), final, run.run_id)
-    ref = CheckpointRef(path=str(final.resolve()), update=result.completed - 1, sha256=result.sha256)
+    ref = CheckpointRef(path=str(final), update=result.completed - 1, sha256=result.sha256)
     picture = progress.picture
     if result.completed >= end:
         picture = request.picture if pictures.is_png(request.picture) else None
@@ -195,7 +195,8 @@ def infer(ctx: Context, run: RunState) -> Outcome:
         png_valid=pictures.is_png(result.png),
         settings=ctx.settings.inference.model_dump(),
     )
-    content = filed.model_dump_json(indent=1, exclude_unset=True).encode()
+    told = places.portable(json.loads(filed.model_dump_json(exclude_unset=True)), Path(run.root))
+    content = json.dumps(told, indent=1).encode()
     durable.replace(path, content)
     pending = FileRef(path=str(path), sha256=hashlib.sha256(content).hexdigest())
     run = run.evolve(inference=run.inference.evolve(pending=pending))
@@ -225,7 +226,7 @@ def gate(ctx: Context, run: RunState) -> Outcome:
     if hashlib.sha256(content).hexdigest() != pending.sha256:
         ctx.log.warning(f"{path} is not the result that attempt {run.inference.started} left; inferring again")
         return Outcome(Event.RESULT_LOST, run, AttemptNumber(attempt=run.inference.started))
-    result = InferenceResult.model_validate_json(content)
+    result = InferenceResult.model_validate_json(json.dumps(places.absolute(json.loads(content), Path(run.root))))
     attempt = inference_gate.judge_inference(
         result,
         {stage.value: ref.sha256 for stage, ref in _named(run).items()},

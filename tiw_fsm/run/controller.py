@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from tiw_fsm.run.display import Display
 from tiw_fsm.run.preflight import data_problems
 from tiw_fsm.run.session import Context, Session
 from tiw_fsm.stages import Stage
-from tiw_fsm.storage import checkpoints
+from tiw_fsm.storage import checkpoints, places
 from tiw_fsm.system import durable, signals
 
 
@@ -35,7 +36,8 @@ class Controller:
         self.committed = session.before
         self._machine = Machine()
         self.kept: set[str] | None = None
-        self._config = session.settings.model_dump_json(indent=1).encode()
+        effective = places.portable(session.settings.model_dump(mode="json"), Path(session.settings.repo_root))
+        self._config = json.dumps(effective, indent=1).encode()
         self._config_sha256 = hashlib.sha256(self._config).hexdigest()
 
     def run(self) -> ExitCode:

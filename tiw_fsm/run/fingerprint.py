@@ -12,6 +12,7 @@ from tiw_fsm.config.settings import Settings
 from tiw_fsm.data import frames
 from tiw_fsm.engines.protocol import Hello
 from tiw_fsm.fsm.run_state import Fingerprint
+from tiw_fsm.stages import Stage
 from tiw_fsm.version import __version__
 
 SHAPE = frozenset(
@@ -28,14 +29,16 @@ SHAPE = frozenset(
     ]
 )
 """Keys of a stage that its checkpoints cannot follow: the model would have another shape."""
-FIXED = frozenset({"engine", "train_stage", "run_root", "warm_start"})
+FIXED = frozenset({"engine", "train_stage", "warm_start"})
 """Other keys that cannot change in the middle of a run."""
+PLACES = frozenset({"run_root"})
+"""Keys that tell where something lies, which decides no weight."""
 
 
-def take(settings: Settings, hello: Hello) -> Fingerprint:
-    """The fingerprint of a run with these settings on this machine."""
+def take(settings: Settings, hello: Hello, warm_starts: Mapping[Stage, str]) -> Fingerprint:
+    """The fingerprint of a run with these settings on this machine; ``warm_starts`` are digests of checkpoints."""
     return Fingerprint(
-        config=_training_config(settings),
+        config=_training_config(settings, warm_starts),
         data=frames.sha256(Path(settings.data.path)) if settings.needs_frames else settings.engine,
         code=code_digest() + hello.code,
         torch=hello.torch,
@@ -55,14 +58,14 @@ def code_digest() -> str:
     return digest.hexdigest()
 
 
-def _training_config(settings: Settings) -> dict[str, Any]:
+def _training_config(settings: Settings, warm_starts: Mapping[Stage, str]) -> dict[str, Any]:
     config: dict[str, Any] = {
         f"{stage}.{key}": value
         for stage, values in settings.stages.items()
         for key, value in values.model_dump().items()
     }
     config |= {f"{stage}.chunk": size for stage, size in settings.loop.chunks.items()}
-    config |= {f"{stage}.warm_start": path for stage, path in settings.warm_starts.items()}
+    config |= {warm_start_key(stage): sha256 for stage, sha256 in warm_starts.items()}
     config |= {
         "dataset.skip": settings.data.skip,
         "dataset.stride": settings.data.stride,
@@ -88,9 +91,14 @@ def changes(old: Fingerprint, new: Fingerprint) -> list[str]:
     return found
 
 
-def settings_changes(old: Fingerprint, settings: Settings) -> list[str]:
+def warm_start_key(stage: Stage) -> str:
+    """Where a fingerprint's config has the digest of the checkpoint that a stage began from."""
+    return f"{stage}.warm_start"
+
+
+def settings_changes(old: Fingerprint, settings: Settings, warm_starts: Mapping[Stage, str]) -> list[str]:
     """Differences in config and data alone, which need no engine to be seen; frames that are gone do not count."""
-    found = _config_changes(old.config, _training_config(settings))
+    found = _config_changes(old.config, _training_config(settings, warm_starts))
     path = Path(settings.data.path)
     if settings.needs_frames and path.exists() and frames.sha256(path) != old.data:
         found.append(f"the frames file: {path} is not the one it was trained on")
@@ -100,7 +108,7 @@ def settings_changes(old: Fingerprint, settings: Settings) -> list[str]:
 def _config_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     return [
         f"{key}: {old.get(key, 'not set')} → {new.get(key, 'not set')}"
-        for key in sorted(old.keys() | new.keys())
+        for key in sorted((old.keys() | new.keys()) - PLACES)
         if old.get(key) != new.get(key)
     ]
 

@@ -48,8 +48,10 @@ def align(ctx: Context, run: RunState) -> Outcome:
         if ctx.paths.metrics(stage).exists():
             aside = durable.set_aside(ctx.paths.metrics(stage))
             ctx.log.warning(f"an earlier run left its {stage} metrics in {ctx.paths.run_root}; they are now {aside}")
-    run = run.evolve(stages=stages, fingerprint=fingerprint.take(settings, ctx.hello))
-    warm = {stage.value: p.accepted.path for stage, p in stages.items() if p.accepted}
+    begun_from = {stage: p.accepted for stage, p in stages.items() if p.accepted}
+    warm_starts = {stage: ref.sha256 for stage, ref in begun_from.items()}
+    run = run.evolve(stages=stages, fingerprint=fingerprint.take(settings, ctx.hello, warm_starts))
+    warm = {stage.value: ref.path for stage, ref in begun_from.items()}
     ctx.log.info(f"configs aligned, data in order; training on {ctx.hello.device}", warm_starts=warm)
     return Outcome(Event.ALIGNED, run, Aligned(warm_starts=warm, device=ctx.hello.device))
 
@@ -72,7 +74,7 @@ def data_problems(settings: Settings, kind: EngineKind) -> list[str]:
 
 
 def _warm_start(ctx: Context, stage: Stage, path: Path, problems: list[str]) -> CheckpointRef | None:
-    """The newest valid checkpoint at ``path``, pinned by its digest."""
+    """The newest valid checkpoint at ``path``, pinned by its digest; the run keeps its own, for its owner may sweep it."""
     newest, passed_over = checkpoints.newest_valid(path, stage)
     for folder, reasons in passed_over:
         ctx.log.warning(f"{folder} is not used: {reasons[0]}")
@@ -92,7 +94,11 @@ def _warm_start(ctx: Context, stage: Stage, path: Path, problems: list[str]) -> 
         problems += [f"{newest}: {reason}" for reason in wrong]
         return None
     completed = checkpoints.completed_of(newest) or 1
-    return CheckpointRef(path=str(newest.resolve()), update=completed - 1, sha256=checkpoints.digest(newest))
+    sha256, own = checkpoints.digest(newest), checkpoints.keep(newest, ctx.paths.warm_start(stage))
+    if wrong := checkpoints.altered(own, sha256):
+        problems.append(f"{newest} changed while it was copied ({wrong[0]}); run again once it is left alone")
+        return None
+    return CheckpointRef(path=str(own), update=completed - 1, sha256=sha256)
 
 
 def _begun_from(progress: StageProgress, ref: CheckpointRef, stage: Stage, settings: Settings) -> StageProgress:

@@ -3,6 +3,7 @@ settings and the checkpoints that there are now, one that failed is reopened by 
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import uuid
@@ -16,8 +17,8 @@ from tiw_fsm.fsm.states import TERMINAL, State
 from tiw_fsm.run import fingerprint
 from tiw_fsm.run.preflight import data_problems
 from tiw_fsm.run.session import Context, Session
-from tiw_fsm.stages import Stage
-from tiw_fsm.storage import checkpoints
+from tiw_fsm.stages import STAGES, Stage
+from tiw_fsm.storage import checkpoints, places
 from tiw_fsm.storage.store import now
 
 INEXACT_KEPT = 7
@@ -29,6 +30,7 @@ def begun(session: Session, config_sha256: str) -> RunState:
     return RunState(
         run_id=uuid.uuid4().hex,
         run=session.store.paths.folder.name,
+        root=session.settings.repo_root,
         train_stage=session.settings.train_stage,
         loop=session.settings.loop,
         flags=dict(session.flags),
@@ -49,7 +51,7 @@ def resumed(ctx: Context, before: RunState, config_sha256: str) -> tuple[RunStat
     session = ctx.session
     if problems := data_problems(session.settings, session.kind):
         raise UsageProblem(problems)
-    run, facts = _reconciled(session, before, ctx.hello)
+    run, facts = _reconciled(session, _found_again(session, before), ctx.hello)
     for stage, progress in run.stages.items():
         ctx.metrics[stage].verify(progress.metrics)
     run = _with_usable_checkpoints(ctx, run)
@@ -85,7 +87,8 @@ def refuse_other_settings(session: Session, run: RunState) -> None:
     Raises:
         RunChanged: others were given.
     """
-    if run.fingerprint and (changes := fingerprint.settings_changes(run.fingerprint, session.settings)):
+    old = run.fingerprint
+    if old and (changes := fingerprint.settings_changes(old, session.settings, _warm_starts(session, run))):
         raise RunChanged(
             f"run {run.run!r} has ended ({run.outcome}), with other settings than these:\n  "
             + "\n  ".join(changes)
@@ -93,9 +96,55 @@ def refuse_other_settings(session: Session, run: RunState) -> None:
         )
 
 
+def _found_again(session: Session, before: RunState) -> RunState:
+    """The run where its files lie now. They are known by their content, which is looked at as at every start.
+
+    Raises:
+        RunChanged: they are not there.
+    """
+    run = _relocated(session, before)
+    if run != before and (gone := [path for path in sorted(run.named_checkpoints()) if not Path(path).exists()]):
+        raise RunChanged(
+            f"run {run.run!r} is looked for in {session.settings.run_root}, where {gone[0]} is not; move all of its "
+            "run root there, or give the --repo-root and --run-root where it lies"
+        )
+    return run.evolve(root=session.settings.repo_root)
+
+
+def _relocated(session: Session, run: RunState) -> RunState:
+    """The run with its paths below the working root and the run root of this start."""
+    settings, document = session.settings, run.model_dump(mode="json")
+    if run.root:
+        document = places.moved(document, Path(run.root), Path(settings.repo_root))
+    if run.fingerprint:
+        document = places.moved(document, Path(document["fingerprint"]["config"]["run_root"]), Path(settings.run_root))
+    return RunState.model_validate_json(json.dumps(document))
+
+
+def _warm_starts(session: Session, run: RunState) -> dict[Stage, str]:
+    """Digests of the checkpoints that stages began from; only one that is named anew is looked at again.
+
+    Raises:
+        UsageProblem: there is none where a flag says.
+    """
+    digests, missing = {}, []
+    known = run.fingerprint.config if run.fingerprint else {}
+    for stage, path in session.settings.warm_starts.items():
+        before, key = run.flags.get(STAGES[stage].checkpoint_flag), fingerprint.warm_start_key(stage)
+        if before is not None and Path(path) == Path(os.path.normpath(Path(session.settings.repo_root) / before)):
+            digests[stage] = known.get(key, "")
+        elif newest := checkpoints.newest_valid(Path(path), stage)[0]:
+            digests[stage] = checkpoints.digest(newest)
+        else:
+            missing.append(f"{path}: no valid {stage} checkpoint; leave the flag out, the run has its own copy")
+    if missing:
+        raise UsageProblem(missing)
+    return digests
+
+
 def _reconciled(session: Session, run: RunState, hello: Hello) -> tuple[RunState, Started]:
     """The run with what differs from its fingerprint accepted and recorded, or refused."""
-    old, new = run.fingerprint, fingerprint.take(session.settings, hello)
+    old, new = run.fingerprint, fingerprint.take(session.settings, hello, _warm_starts(session, run))
     if old is None:
         return run, Started()
     changes = fingerprint.changes(old, new)
@@ -116,7 +165,7 @@ def _reconciled(session: Session, run: RunState, hello: Hello) -> tuple[RunState
             "with --require-exact this run goes on only where it is bitwise the same:\n  " + "\n  ".join(hardware)
         )
     if not changes and not hardware:
-        return run, Started()
+        return run.evolve(fingerprint=new), Started()
     for what in changes + hardware:
         session.log.warning(f"from here on not bitwise the same run: {what}")
     stage = run.stage or Stage.DYNAMICS
@@ -136,6 +185,7 @@ def _with_usable_checkpoints(ctx: Context, run: RunState) -> RunState:
         StateDamaged: no checkpoint of a stage is left that could be used in its place.
     """
     previous = ctx.store.previous()
+    previous = previous and _relocated(ctx.session, previous)
     for stage, progress in run.stages.items():
         candidates = [progress]
         if progress.checkpoint != progress.accepted:

@@ -10,6 +10,7 @@ from typing import Any, Self
 from rich.console import Console
 from structlog.typing import FilteringBoundLogger
 
+from tiw_fsm.config.flags import to_remember
 from tiw_fsm.config.settings import Settings, load_settings
 from tiw_fsm.engines import registry
 from tiw_fsm.engines.protocol import Engine, EngineKind, Hello
@@ -87,7 +88,7 @@ def configured(
     Raises:
         UsageProblem: flags or configs cannot be used.
     """
-    flags = {**(before.flags if before else {}), **typed}
+    flags = to_remember({**(before.flags if before else {}), **typed}, repo_root)
     kind = kind or registry.find(flags.get("engine", "native"))
     return flags, kind, load_settings(flags, run=store.paths.folder.name, repo_root=repo_root, engine=kind)
 

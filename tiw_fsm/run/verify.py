@@ -18,6 +18,7 @@ from tiw_fsm.run.check import Finding
 from tiw_fsm.stages import Stage
 from tiw_fsm.storage import checkpoints
 from tiw_fsm.storage.paths import LARGEST_RESULT, RunPaths
+from tiw_fsm.storage.state_folder import migrated
 from tiw_fsm.storage.store import Generation, Store, document_of, fold
 from tiw_fsm.system import append_log, durable
 from tiw_fsm.values.frozen import CheckpointRef
@@ -84,16 +85,18 @@ def _refold_problems(store: Store, run: RunState) -> list[str]:
     if [line["generation"] for line in lines] != list(range(1, run.generation + 1)):
         return [f"its lines are not the generations 1 to {run.generation}. {BACKUP}"]
     try:  # as this version reads it: lines of an older one say nothing of what is newer
-        told = document_of(RunState.model_validate_json(json.dumps(fold(lines))))
+        told = document_of(RunState.model_validate_json(json.dumps(migrated(fold(lines), store.paths.state))))
     except ValidationError:
         told = None
     return [] if told == document_of(run) else [f"its lines do not add up to the state. {BACKUP}"]
 
 
 def _what_it_names(store: Store, run: RunState) -> Iterator[Finding]:
-    config = store.paths.config
-    has_config = _sha256(config) == run.config_sha256
-    yield Finding(str(config), [] if has_config else [f"it is not what the last start saved. {ANEW}"])
+    try:
+        config, wrong = store.config(run), []
+    except ValueError:
+        config, wrong = {}, [f"it is not what the last start saved. {ANEW}"]
+    yield Finding(str(store.paths.config), wrong)
     for stage, progress in run.stages.items():
         for ref in dict.fromkeys(filter(None, (progress.checkpoint, progress.accepted))):
             wrong = checkpoints.altered(Path(ref.path), ref.sha256)
@@ -107,9 +110,8 @@ def _what_it_names(store: Store, run: RunState) -> Iterator[Finding]:
         intact = _sha256(Path(pending.path)) == pending.sha256
         remedy = "The attempt is made again." if run.state is State.GATE else BACKUP
         yield Finding(pending.path, [] if intact else [f"it is not what inference left. {remedy}"])
-    effective = json.loads(config.read_bytes()) if has_config else {}
-    if run.fingerprint and effective and run.fingerprint.data != effective["engine"]:  # the engine reads frames
-        path = Path(effective["data"]["path"])
+    if run.fingerprint and config and run.fingerprint.data != config["engine"]:  # the engine reads frames
+        path = Path(config["data"]["path"])
         same = path.is_file() and frames.sha256(path) == run.fingerprint.data
         changed = "they are not those the run began with. Put them back, or take these in with --accept-changes."
         yield Finding(f"frames {path}", [] if same else [changed])

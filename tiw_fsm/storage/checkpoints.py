@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,40 @@ def publish(temporary: Path, final: Path, owner: str) -> None:
     with disk_errors("Publishing", final):
         temporary.rename(final)
         durable.sync(final.parent)
+
+
+def keep(source: Path, folder: Path) -> Path:
+    """A checkpoint of one's own in ``folder``, with the files of that at ``source``, which its owner may remove.
+
+    Files are linked where tiw-fsm made them, since it never writes into a file again, and else copied.
+
+    Raises:
+        DiskRefused: the disk did not take it, or ``source`` went meanwhile.
+    """
+    final = folder / source.name
+    temporary = final.with_name(TEMPORARY_PREFIX + final.name)
+    durable.make_folder(folder)
+    with disk_errors("Keeping a copy of", source):
+        clear(temporary)
+        temporary.mkdir()
+        for name in FILES:
+            _link_or_copy(source / name, temporary / name, may_link=owner_of(source) is not None)
+        if (source / MANIFEST).exists():
+            shutil.copyfile(source / MANIFEST, temporary / MANIFEST)
+        for path in (*temporary.iterdir(), temporary):
+            durable.sync(path)
+        clear(final)
+        temporary.rename(final)
+        durable.sync(folder)
+    return final
+
+
+def _link_or_copy(source: Path, target: Path, *, may_link: bool) -> None:
+    if may_link:
+        with suppress(OSError):  # another file system, or one without links
+            os.link(source.resolve(), target)
+            return
+    shutil.copyfile(source, target)
 
 
 def clear(path: Path) -> None:

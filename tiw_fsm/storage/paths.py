@@ -78,6 +78,10 @@ class RunPaths:
         """TinyWorlds' checkpoint folder of a stage."""
         return self.run_root / stage / "checkpoints"
 
+    def warm_start(self, stage: Stage) -> Path:
+        """The run's own copy of the checkpoint that a stage began from."""
+        return self.run_root / stage / "warm_start"
+
     def visualizations(self, stage: Stage) -> Path:
         """One picture per chunk."""
         return self.run_root / stage / "visualizations"
@@ -93,6 +97,16 @@ class RunPaths:
     def attempt_log(self, number: int) -> Path:
         """The lines TinyWorlds' inference script would print."""
         return self.run_root / "inference" / f"attempt_{number}.log"
+
+    @property
+    def owner(self) -> Path:
+        """Which run the run root belongs to."""
+        return self.run_root / "owner.json"
+
+    @property
+    def lock(self) -> Path:
+        """Held by flock while a runner works in the run root."""
+        return self.run_root / "lock"
 
     @property
     def inference_results(self) -> Path:

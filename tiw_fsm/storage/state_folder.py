@@ -14,6 +14,7 @@ from typing import NamedTuple, TypeVar
 
 from tiw_fsm.errors import StateDamaged, disk_errors
 from tiw_fsm.fsm.states import SCHEMA_VERSION
+from tiw_fsm.storage import places
 from tiw_fsm.storage.paths import StatePaths
 from tiw_fsm.system import append_log, durable, locking
 from tiw_fsm.values.plain import JsonObject, LogPosition
@@ -25,10 +26,16 @@ WHAT_TO_DO = "Nothing was overwritten: put a backup back, or begin anew with ano
 
 
 class Document(NamedTuple):
-    """A state as it stands in its file, and the journal it stands on. What is null in a state is left out of it."""
+    """A state, and the journal it stands on. What is null in a state is left out of it.
+
+    Attributes:
+        state: in today's schema, its paths absolute.
+        stored: as it stands in its file.
+    """
 
     state: JsonObject
     journal: LogPosition
+    stored: JsonObject
 
 
 class StateFolder:
@@ -60,18 +67,20 @@ class StateFolder:
         Raises:
             StateDamaged: they are not what was written there, or no plain file stands in the journal's place.
         """
-        readable = (found.journal for found in self._generations(read) if isinstance(found, Document))
-        position = next(readable, LogPosition())
-        self._journal.verify(position)
-        return self._lines(position)
+        readable = (found for found in self._generations(read) if isinstance(found, Document))
+        if (newest := next(readable, None)) is None:
+            self._journal.verify(LogPosition())
+            return []
+        self._journal.verify(newest.journal)
+        return self._lines(newest)
 
-    def recent(self, position: LogPosition) -> list[JsonObject]:
-        """The last lines of the journal up to ``position``, so few that it takes no longer however long the run.
+    def recent(self, newest: Document) -> list[JsonObject]:
+        """The last lines of the journal of the ``newest`` state, so few that it takes no longer however long the run.
 
         Raises:
             StateDamaged: a line is not JSON, or no plain file stands in the journal's place.
         """
-        return self._lines(position, start=max(0, position.bytes - RECENT_BYTES))
+        return self._lines(newest, start=max(0, newest.journal.bytes - RECENT_BYTES))
 
     def refused(self) -> JsonObject | None:
         """The word a refused start left, if no start has succeeded since: its time, exit code and message."""
@@ -114,7 +123,9 @@ class StateFolder:
         if damage:
             raise StateDamaged("\n".join([*dict.fromkeys(damage), WHAT_TO_DO]))
 
-    def _lines(self, position: LogPosition, start: int = 0) -> list[JsonObject]:
+    def _lines(self, newest: Document, start: int = 0) -> list[JsonObject]:
+        """Those from byte ``start`` on, their paths absolute."""
+        position, root = newest.journal, places.root_of(newest.state, self.paths.folder)
         durable.require_plain(self.paths.journal)
         if not position.bytes or not self.paths.journal.exists():
             return []
@@ -122,7 +133,8 @@ class StateFolder:
             file.seek(start)
             lines = file.read(position.bytes - start).splitlines()[1 if start else 0 :]  # the first may be half of one
         try:
-            return [json.loads(line) for line in lines]
+            found = [json.loads(line) for line in lines]
+            return [places.absolute(line, root) for line in found] if root else found
         except (ValueError, RecursionError) as exc:
             raise StateDamaged(f"{self.paths.journal} is damaged: not all its lines are JSON. {WHAT_TO_DO}") from exc
 
@@ -140,12 +152,12 @@ def read(path: Path) -> Document:
         raise ValueError("it is not a state") from exc
     if not isinstance(document, dict):
         raise ValueError("it is not a JSON object")
-    document = migrated(document, path)
+    _refuse_other_schemas(document, path)
     if document.pop("checksum", None) != _checksum(document):
         raise ValueError("its checksum does not match its content")
     match document.pop("journal", None):
         case {"bytes": int(length), "sha256": str(sha256)} if length >= 0:
-            return Document(document, LogPosition(length, sha256))
+            return Document(migrated(document, path), LogPosition(length, sha256), document)
     raise ValueError("it does not say on which journal it stands")
 
 
@@ -159,12 +171,15 @@ def _checksum(document: JsonObject) -> str:
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
-def migrated(document: JsonObject, path: Path) -> JsonObject:
-    """``document`` in today's schema: the one place where older ones are brought up to date.
+def migrated(stored: JsonObject, path: Path) -> JsonObject:
+    """A state as it stands in the file ``path``, in today's schema and with absolute paths: the one place where older
+    ones are brought up to date. Those of schema 2 name no root, and have absolute paths throughout."""
+    root = places.root_of(stored, path.parent)
+    state = {**places.absolute(stored, root), "root": str(root)} if root else stored
+    return {**state, "schema_version": SCHEMA_VERSION}
 
-    Raises:
-        StateDamaged: a newer version wrote it, or one so old that it vouches for too little to go on from.
-    """
+
+def _refuse_other_schemas(document: JsonObject, path: Path) -> None:
     version = document.get("schema_version")
     if isinstance(version, int) and version > SCHEMA_VERSION:
         raise StateDamaged(
@@ -176,4 +191,3 @@ def migrated(document: JsonObject, path: Path) -> JsonObject:
             f"{path} was written before states named the hashes of journal and metrics (schema 1). End that run with "
             "the version that began it, or begin anew with another --run; nothing was changed."
         )
-    return document

@@ -20,6 +20,7 @@ from pydantic import ValidationError
 
 from tiw_fsm.errors import ExitCode, RunHeld, StateDamaged, disk_errors
 from tiw_fsm.fsm.run_state import RunState
+from tiw_fsm.storage import places
 from tiw_fsm.storage.state_folder import StateFolder, read, written
 from tiw_fsm.system import durable, locking
 from tiw_fsm.values.plain import JsonObject, LogPosition
@@ -63,10 +64,11 @@ def document_of(run: RunState) -> JsonObject:
 
 
 class Generation(NamedTuple):
-    """A state as it was read, and the journal it stands on."""
+    """A state as it was read, the journal it stands on, and how it stands in its file."""
 
     run: RunState
     journal: LogPosition
+    stored: JsonObject
 
 
 class Store(StateFolder):
@@ -75,6 +77,7 @@ class Store(StateFolder):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self._position = LogPosition()
+        self._stored: JsonObject = {}
 
     @contextmanager
     def hold(self) -> Iterator[None]:
@@ -115,7 +118,7 @@ class Store(StateFolder):
         for found in self.generations():
             problem = found if isinstance(found, str) else self._journal.problem(found.journal)
             if isinstance(found, Generation) and problem is None:
-                self._position = found.journal
+                self._position, self._stored = found.journal, found.stored
                 return found.run, damage
             damage.append(str(problem))
         self._refuse_to_begin_anew(damage)
@@ -137,23 +140,27 @@ class Store(StateFolder):
             StateDamaged: somebody else changed the journal.
         """
         after = after.evolve(generation=after.generation + 1, updated_at=now())
-        old = document_of(before) if before else {}
-        new = document_of(after)
+        old, new = self._stored, self._portable(after)
         line = {
             "generation": after.generation,
             "time": after.updated_at,
             "event": event,
             "from": before.state if before else None,
             "to": after.state,
-            "facts": dict(facts),
+            "facts": places.portable(dict(facts), Path(after.root)),
             "changes": merge_patch(old, new),
         }
         position = self._journal.append(self._position, json.dumps(line).encode() + b"\n")
         if before:
             durable.replace(self.paths.previous, written(old, self._position), named_later=True)
         durable.replace(self.paths.state, written(new, position))
-        self._position = position
+        self._position, self._stored = position, new
         return after
+
+    def _portable(self, run: RunState) -> JsonObject:
+        """A state as it goes into its file."""
+        root = Path(run.root)
+        return {**places.portable(document_of(run), root), "root": places.root_seen_from(self.paths.folder, root)}
 
     def previous(self) -> RunState | None:
         """The generation before the newest, if it is readable."""
@@ -162,8 +169,8 @@ class Store(StateFolder):
         except (ValueError, StateDamaged):
             return None
 
-    def config(self, run: RunState) -> bytes:
-        """The effective configuration that the last start saved beside the state ``run``.
+    def config(self, run: RunState) -> JsonObject:
+        """The effective configuration that the last start saved beside the state ``run``, its paths absolute.
 
         Raises:
             ValueError: it is gone, or not what that start saved.
@@ -173,7 +180,7 @@ class Store(StateFolder):
         content = durable.read_small(self.paths.config)
         if hashlib.sha256(content).hexdigest() != run.config_sha256:
             raise ValueError("it is not the configuration of the last start")
-        return content
+        return places.absolute(json.loads(content), Path(run.root))
 
     def refuse(self, code: ExitCode, message: str) -> None:
         """Leave word for ``status`` that a start was refused, and why."""
@@ -192,9 +199,9 @@ def generation(path: Path) -> Generation:
     Raises:
         ValueError, StateDamaged: as ``read``.
     """
-    state, journal = read(path)
+    state, journal, stored = read(path)
     try:
-        return Generation(RunState.model_validate_json(json.dumps(state)), journal)
+        return Generation(RunState.model_validate_json(json.dumps(state)), journal, stored)
     except ValidationError as exc:
         raise ValueError(str(exc)) from exc
 

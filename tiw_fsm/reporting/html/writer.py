@@ -7,7 +7,6 @@ power cut may do to it, the next start or `tiw-fsm report` mends, and a run is s
 from __future__ import annotations
 
 import io
-import json
 import os
 import time
 from collections.abc import Callable
@@ -71,11 +70,10 @@ def gather(store: Store, *, alive: bool | None = None) -> PageData | None:
 
 def _config(store: Store, run: RunState, problems: list[str]) -> JsonObject:
     try:
-        found: JsonObject = json.loads(store.config(run))
+        return store.config(run)
     except (ValueError, TiwFsmError) as exc:
         problems.append(f"{store.paths.config} cannot be used, so neither configuration nor losses are shown: {exc}")
         return {}
-    return found
 
 
 def _curves(config: JsonObject, run: RunState, problems: list[str]) -> dict[Stage, curves.Curve]:

@@ -21,6 +21,7 @@ from tiw_fsm.reporting.journal import attempts as journal_attempts
 from tiw_fsm.reporting.journal import best_of, steps
 from tiw_fsm.reporting.markdown.tables import Lines, bullets
 from tiw_fsm.stages import Stage
+from tiw_fsm.storage import places
 from tiw_fsm.storage.paths import RunPaths, StatePaths
 from tiw_fsm.values.plain import JsonObject
 
@@ -52,7 +53,7 @@ class ReportData:
         """A link that works from the reports' folder; only the name, when there is no such file."""
         if path is None:
             return "none"
-        name = label or self._name(Path(path))
+        name = label or self.name(path)
         return f"[{name}]({self._relative(path)})" if Path(path).exists() else f"{name} (gone)"
 
     def picture(self, path: str | Path | None, title: str) -> Lines:
@@ -61,12 +62,12 @@ class ReportData:
             return []
         return [f"![{title}]({self._relative(path)})", "", f"{title}: {self.link(path)}", ""]
 
-    def _name(self, path: Path) -> str:
-        root = self.paths.repo_root.resolve()
-        return path.resolve().relative_to(root).as_posix() if path.resolve().is_relative_to(root) else str(path)
+    def name(self, path: str | Path) -> str:
+        """A path as seen from the working root, if it lies below it: reports move with it."""
+        return places.relative(str(path), self.paths.repo_root)
 
     def _relative(self, path: str | Path) -> str:
-        return quote(os.path.relpath(Path(path).resolve(), self.paths.reports.resolve()))
+        return quote(os.path.relpath(path, self.paths.reports))
 
     def result(self, attempt: Attempt) -> JsonObject:
         """The attempt's file with every figure; empty when it is gone, or not what inference left."""
@@ -108,7 +109,7 @@ def overview(data: ReportData) -> Lines:
             {
                 "status": f"**{'failed' if run.failed_in else 'passed'}**",
                 "reason": run.reason,
-                "run root": data.settings.run_root,
+                "run root": data.name(data.settings.run_root),
                 "trained stages": run.train_stage,
                 "device": run.fingerprint.device if run.fingerprint else None,
                 "began": run.created_at or None,
