@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 from tiw_fsm.engines.protocol import Engine, Hello, HelloRequest
@@ -55,8 +56,12 @@ class Controller:
         engine = session.kind.make(session.settings, session.store.paths)
         try:
             hello = self._greeted(engine)
-            with Display(session.console) as display, signals.asked_to_stop(engine.stop) as stopping:
-                context = Context(session, engine, hello, display)
+            with (
+                ExitStack() as holding,
+                Display(session.console) as display,
+                signals.asked_to_stop(engine.stop) as stopping,
+            ):
+                context = Context(session, engine, hello, display, holding)
                 return _finished(self._drive(context, self.begin(context), stopping))
         finally:
             engine.close()

@@ -15,6 +15,7 @@ from tiw_fsm.run.outcome import Outcome
 from tiw_fsm.run.session import Context
 from tiw_fsm.stages import STAGES, Stage
 from tiw_fsm.storage import checkpoints
+from tiw_fsm.storage.torch_files import UnreadableFile
 from tiw_fsm.system import durable
 from tiw_fsm.values.frozen import CheckpointRef, LearningRateSchedule, Tuning
 
@@ -26,6 +27,11 @@ def align(ctx: Context, run: RunState) -> Outcome:
         UsageProblem: something cannot be used; nothing was changed.
     """
     settings, problems = ctx.settings, data_problems(ctx.settings, ctx.session.kind)
+    named = {stage: _warm_start(ctx, stage, Path(path), problems) for stage, path in settings.warm_starts.items()}
+    if problems:
+        raise UsageProblem(problems)
+    ctx.claim_run_root(run)
+    begun_from = {stage: _kept(ctx, stage, checkpoint) for stage, checkpoint in named.items() if checkpoint}
     stages = {}
     for stage, config in settings.stages.items():
         progress = StageProgress(
@@ -38,17 +44,13 @@ def align(ctx: Context, run: RunState) -> Outcome:
             ),
             schedule=LearningRateSchedule(start=0, end=config.n_updates),
         )
-        if stage in settings.warm_starts:
-            ref = _warm_start(ctx, stage, Path(settings.warm_starts[stage]), problems)
-            progress = _begun_from(progress, ref, stage, settings) if ref else progress
+        if stage in begun_from:
+            progress = _begun_from(progress, begun_from[stage], stage, settings)
         stages[stage] = progress
-    if problems:
-        raise UsageProblem(problems)
     for stage in Stage:
         if ctx.paths.metrics(stage).exists():
             aside = durable.set_aside(ctx.paths.metrics(stage))
             ctx.log.warning(f"an earlier run left its {stage} metrics in {ctx.paths.run_root}; they are now {aside}")
-    begun_from = {stage: p.accepted for stage, p in stages.items() if p.accepted}
     warm_starts = {stage: ref.sha256 for stage, ref in begun_from.items()}
     run = run.evolve(stages=stages, fingerprint=fingerprint.take(settings, ctx.hello, warm_starts))
     warm = {stage.value: ref.path for stage, ref in begun_from.items()}
@@ -73,8 +75,8 @@ def data_problems(settings: Settings, kind: EngineKind) -> list[str]:
     return problems or kind.data_problems(settings)
 
 
-def _warm_start(ctx: Context, stage: Stage, path: Path, problems: list[str]) -> CheckpointRef | None:
-    """The newest valid checkpoint at ``path``, pinned by its digest; the run keeps its own, for its owner may sweep it."""
+def _warm_start(ctx: Context, stage: Stage, path: Path, problems: list[str]) -> Path | None:
+    """The newest valid checkpoint at ``path``; if there is none that can be used, ``problems`` say why."""
     newest, passed_over = checkpoints.newest_valid(path, stage)
     for folder, reasons in passed_over:
         ctx.log.warning(f"{folder} is not used: {reasons[0]}")
@@ -93,12 +95,23 @@ def _warm_start(ctx: Context, stage: Stage, path: Path, problems: list[str]) -> 
     if wrong := ctx.engine.problems(stage, ctx.settings.stages[stage], newest, None):
         problems += [f"{newest}: {reason}" for reason in wrong]
         return None
-    completed = checkpoints.completed_of(newest) or 1
-    sha256, own = checkpoints.digest(newest), checkpoints.keep(newest, ctx.paths.warm_start(stage))
-    if wrong := checkpoints.altered(own, sha256):
-        problems.append(f"{newest} changed while it was copied ({wrong[0]}); run again once it is left alone")
-        return None
-    return CheckpointRef(path=str(own), update=completed - 1, sha256=sha256)
+    return newest
+
+
+def _kept(ctx: Context, stage: Stage, checkpoint: Path) -> CheckpointRef:
+    """The run's own copy of a checkpoint, whose owner may remove it while the run still needs it.
+
+    Raises:
+        UsageProblem: it changed, or went, meanwhile.
+    """
+    try:
+        sha256, own = checkpoints.digest(checkpoint), checkpoints.keep(checkpoint, ctx.paths.warm_start(stage))
+        wrong = ctx.engine.problems(stage, ctx.settings.stages[stage], own, sha256)
+    except UnreadableFile as exc:
+        wrong = [str(exc)]
+    if wrong:
+        raise UsageProblem(f"{checkpoint} changed while it was looked at ({wrong[0]}); run again once it is left alone")
+    return CheckpointRef(path=str(own), update=(checkpoints.completed_of(own) or 1) - 1, sha256=sha256)
 
 
 def _begun_from(progress: StageProgress, ref: CheckpointRef, stage: Stage, settings: Settings) -> StageProgress:

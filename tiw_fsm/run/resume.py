@@ -44,7 +44,7 @@ def resumed(ctx: Context, before: RunState, config_sha256: str) -> tuple[RunStat
     """The run as this start goes on with it, and what to commit that by.
 
     Raises:
-        UsageProblem: the frames cannot be used.
+        UsageProblem: the frames cannot be used, or the run root is another run's.
         RunChanged: what decides the weights has changed, and was not accepted.
         StateDamaged: metrics, or all checkpoints of a stage, are not what the state vouches for.
     """
@@ -52,6 +52,7 @@ def resumed(ctx: Context, before: RunState, config_sha256: str) -> tuple[RunStat
     if problems := data_problems(session.settings, session.kind):
         raise UsageProblem(problems)
     run, facts = _reconciled(session, _found_again(session, before), ctx.hello)
+    ctx.claim_run_root(run)
     for stage, progress in run.stages.items():
         ctx.metrics[stage].verify(progress.metrics)
     run = _with_usable_checkpoints(ctx, run)

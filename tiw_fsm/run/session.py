@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -18,6 +19,7 @@ from tiw_fsm.fsm.run_state import RunState
 from tiw_fsm.run.display import Display
 from tiw_fsm.run.log import make_log
 from tiw_fsm.stages import Stage
+from tiw_fsm.storage import run_root
 from tiw_fsm.storage.paths import RunPaths
 from tiw_fsm.storage.store import Store
 from tiw_fsm.system.append_log import AppendLog
@@ -101,11 +103,21 @@ class Context:
     engine: Engine
     hello: Hello
     display: Display
+    holding: ExitStack
+    """What is held until the start ends."""
     metrics: dict[Stage, AppendLog] = field(init=False)
     """Each stage's metrics file."""
 
     def __post_init__(self) -> None:
         self.metrics = {stage: AppendLog(self.paths.metrics(stage)) for stage in Stage}
+
+    def claim_run_root(self, run: RunState) -> None:
+        """Hold the run root for ``run``, before anything is changed in it.
+
+        Raises:
+            UsageProblem, RunHeld, DiskRefused: as ``run_root.claimed``.
+        """
+        self.holding.enter_context(run_root.claimed(self.paths, run.run_id, self.store.paths.folder))
 
     @property
     def settings(self) -> Settings:

@@ -118,7 +118,8 @@ def keep(source: Path, folder: Path) -> Path:
     Files are linked where tiw-fsm made them, since it never writes into a file again, and else copied.
 
     Raises:
-        DiskRefused: the disk did not take it, or ``source`` went meanwhile.
+        UnreadableFile: ``source`` went meanwhile.
+        DiskRefused: the disk did not take it.
     """
     final = folder / source.name
     temporary = final.with_name(TEMPORARY_PREFIX + final.name)
@@ -126,10 +127,11 @@ def keep(source: Path, folder: Path) -> Path:
     with disk_errors("Keeping a copy of", source):
         clear(temporary)
         temporary.mkdir()
-        for name in FILES:
-            _link_or_copy(source / name, temporary / name, may_link=owner_of(source) is not None)
-        if (source / MANIFEST).exists():
-            shutil.copyfile(source / MANIFEST, temporary / MANIFEST)
+        try:
+            for name in (*FILES, *([MANIFEST] if (source / MANIFEST).exists() else [])):
+                _link_or_copy(source / name, temporary / name, may_link=owner_of(source) is not None)
+        except FileNotFoundError as exc:
+            raise UnreadableFile(f"{exc.filename} is gone.") from exc
         for path in (*temporary.iterdir(), temporary):
             durable.sync(path)
         clear(final)
