@@ -194,7 +194,8 @@ def test_dynamics_alone_from_given_tokenizer_and_actions_keeps_its_absolute_upda
     assert done.returncode == ExitCode.PASSED, done.stderr
     dynamics = json.loads(tiw(root, "status", "--json").stdout)["stages"]["dynamics"]
     assert (dynamics["completed"], dynamics["target"]) == (30, 30)
-    assert not (root / "results/default/video_tokenizer").exists()
+    kept = root / "results/default/video_tokenizer"
+    assert [path.name for path in kept.iterdir()] == ["warm_start"], "trained, though only dynamics was to be"
 
 
 # --- disks ------------------------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from tiw_fsm.fsm.states import State
 from tiw_fsm.fsm.table import TABLE, always
 from tiw_fsm.reporting.mermaid import mermaid
 from tiw_fsm.stages import STAGES, Stage
+from tiw_fsm.storage.state_folder import migrated
 from tiw_fsm.storage.store import Store, fold
 
 REJECTED = 0.5
@@ -85,7 +86,8 @@ def test_a_passed_run_has_nothing_left_to_do(simulation: Simulation) -> None:
 
 def test_the_folded_journal_is_the_state(simulation: Simulation) -> None:
     simulation.run(Script(losses={Stage.VIDEO: [REJECTED, GOOD]}, mse=[0.5, 0.01]))
-    assert fold(simulation.store.journal()) == simulation.state.model_dump(mode="json", exclude_none=True)
+    told = migrated(fold(simulation.store.journal()), simulation.store.paths.state)
+    assert told == simulation.state.model_dump(mode="json", exclude_none=True)
 
 
 def test_a_rejected_chunk_is_repeated_from_the_accepted_checkpoint_one_step_down_the_ladder(

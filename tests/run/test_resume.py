@@ -9,14 +9,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.support.configs import LENIENT, merged, write_configs
 from tests.support.native_runs import PASSING, digests, make_root, start, wait_for_generation
 from tests.support.processes import Tiw, children, process_state
+from tests.support.run_folder import RunFolder
 from tiw_fsm.errors import ExitCode
+from tiw_fsm.stages import Stage
 
 
 def run_and_kill(root: Path, generation: int) -> None:
@@ -136,12 +137,13 @@ def test_a_second_runner_exits_3_at_once_and_0_silently_with_if_idle(tmp_path: P
     assert (idle.returncode, idle.stdout, idle.stderr) == (ExitCode.PASSED, "", "")
 
 
-def damaged(root: Path, name: str) -> dict[str, Any]:
-    """Cut the newest tokenizer checkpoint's file short; returns the state that names it."""
-    state: dict[str, Any] = json.loads((root / "state/default/state.json").read_text())
-    path = Path(state["stages"]["video_tokenizer"]["checkpoint"]["path"]) / name
+def damaged(root: Path, name: str) -> Path:
+    """Cut a file of the newest tokenizer checkpoint short; returns the checkpoint's folder."""
+    newest = RunFolder(root).state.stages[Stage.VIDEO].checkpoint
+    assert newest is not None
+    path = Path(newest.path) / name
     path.write_bytes(path.read_bytes()[:-100])
-    return state
+    return path.parent
 
 
 def test_a_torn_newest_checkpoint_is_set_aside_and_the_one_before_it_takes_its_place(
@@ -149,11 +151,11 @@ def test_a_torn_newest_checkpoint_is_set_aside_and_the_one_before_it_takes_its_p
 ) -> None:
     root = make_root(tmp_path / "root")
     run_and_kill(root, 3)
-    torn = damaged(root, "model_state_dict.pt")["stages"]["video_tokenizer"]["checkpoint"]["path"]
+    torn = damaged(root, "model_state_dict.pt")
     done = tiw(root, "run")
     assert done.returncode == ExitCode.PASSED, done.stderr
     assert "going back to update" in done.stderr
-    assert Path(torn + ".set-aside-1").is_dir()
+    assert torn.with_name(f"{torn.name}.set-aside-1").is_dir()
     assert digests(tiw, root) == undisturbed
 
 

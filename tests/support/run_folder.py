@@ -11,11 +11,11 @@ from tiw_fsm.storage.store import Store
 
 
 class RunFolder:
-    """The run ``default`` in a working root, looked at from outside."""
+    """A run in a working root, looked at from outside."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, run: str = "default") -> None:
         self.root = root
-        self.store = Store(root / "state" / "default")
+        self.store = Store(root / "state" / run)
 
     @property
     def state(self) -> RunState:
