@@ -139,6 +139,8 @@ STATE_FILES = (
     "state.json.tmp", "state.prev.json.tmp", "config.json.tmp", "refused.json.tmp", "report.html.tmp",
 )  # fmt: skip
 RESULTS = {
+    "the run root's owner": "owner.json",
+    "the run root's lock": "lock",
     "metrics": "video_tokenizer/metrics.jsonl",
     "the newest checkpoint": "video_tokenizer/checkpoints/{committed}",
     "the next checkpoint": "video_tokenizer/checkpoints/{coming}",
@@ -256,6 +258,7 @@ FORGED: dict[str, Callable[[Scene, RunState], RunState]] = {
     "picture": lambda scene, run: run.with_stage(Stage.VIDEO, picture=str(scene.outside / "precious")),
     "reports": lambda scene, run: run.evolve(reports=[str(scene.outside / "precious")]),
     "name": lambda scene, run: run.evolve(run="../../../outside"),
+    "working root": lambda scene, run: run.evolve(root=str(scene.outside)),
 }
 """States with a right checksum, and a journal that adds up to them, that name something outside the run's folders."""
 

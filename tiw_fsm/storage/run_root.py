@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from tiw_fsm.errors import RunHeld, StateDamaged, TiwFsmError, UsageProblem
+from tiw_fsm.errors import RunHeld, TiwFsmError, UsageProblem
 from tiw_fsm.storage import state_folder
 from tiw_fsm.storage.paths import RunPaths
 from tiw_fsm.system import durable, locking
@@ -27,6 +27,7 @@ def claimed(paths: RunPaths, run_id: str, state: Path) -> Iterator[None]:
         UsageProblem: it is another run's.
         RunHeld: another runner is at work there.
         DiskRefused: it cannot be written to.
+        StateDamaged: what stands in the place of its files is none.
     """
     durable.make_folder(paths.run_root)
     with ExitStack() as holding:
@@ -46,8 +47,12 @@ def claimed(paths: RunPaths, run_id: str, state: Path) -> Iterator[None]:
 
 
 def _owner(paths: RunPaths) -> JsonObject | None:
-    """What the run root says of its owner; None if it says nothing that can be read."""
-    with suppress(ValueError, StateDamaged, RecursionError):
+    """What the run root says of its owner; None if it says nothing that can be read.
+
+    Raises:
+        StateDamaged: no plain file stands there.
+    """
+    with suppress(ValueError, RecursionError):
         match json.loads(durable.read_small(paths.owner)):
             case {"run_id": str(run_id), "state": str(state)}:
                 return {"run_id": run_id, "state": state}

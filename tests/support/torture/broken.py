@@ -17,7 +17,7 @@ from tiw_fsm.errors import RunHeld
 from tiw_fsm.fsm.run_state import RunState
 from tiw_fsm.run import fingerprint, resume
 from tiw_fsm.run.session import Context
-from tiw_fsm.storage import checkpoints
+from tiw_fsm.storage import checkpoints, places
 from tiw_fsm.storage.store import Store
 from tiw_fsm.system import append_log, durable, signals
 
@@ -137,8 +137,14 @@ def changes_unnoticed() -> None:
     fingerprint.changes = lambda old, new: []
 
 
+def paths_absolute() -> None:
+    """A state names files by where they lay when it was written."""
+    places.relative = lambda path, root: path
+
+
 BROKEN: dict[str, Callable[[], None]] = {
     "crashes_forgotten": crashes_forgotten,
+    "paths_absolute": paths_absolute,
     "hangup_unheeded": hangup_unheeded,
     "changes_unnoticed": changes_unnoticed,
     "unpickled": unpickled,
