@@ -10,7 +10,9 @@ from typing import NamedTuple
 import h5py
 import numpy as np
 
-from tiw_fsm.errors import UsageProblem, disk_errors
+from tiw_fsm.data import sources
+from tiw_fsm.data.h5 import Undecodable, reading
+from tiw_fsm.errors import DiskRefused, UsageProblem
 from tiw_fsm.tinyworlds.config import DataSource
 from tiw_fsm.tinyworlds.episodes import clip_starts, first_share, split_rows
 
@@ -79,9 +81,9 @@ def _stride_attribute(path: Path) -> int | None:
         UsageProblem: it is no positive integer.
     """
     try:
-        with h5py.File(path, "r") as file:
+        with reading(path), h5py.File(path, "r") as file:
             stride = file.attrs.get("stride")
-    except (OSError, OverflowError):
+    except (UsageProblem, DiskRefused):
         return None  # `inspect` says what is wrong with the file
     if stride is None:
         return None
@@ -102,12 +104,17 @@ def inspect(
         training_length: frames of a training clip.
         held_out: what the gate wants.
         key_hints: whether recorded keys are wanted as a hint to the latent actions.
+
+    Raises:
+        DiskRefused: the operating system failed to read it.
     """
     path, skip, stride, ratio = Path(source.path), source.skip, source.stride, source.preload_ratio
     try:
-        if not path.is_file():
+        if not path.exists():
             return [f"{path}: no such file; record one with `tiw-fsm record`, or correct the dataset"]
-        with h5py.File(path, "r") as file:
+        if missing := sources.of(path).problems:
+            return list(missing)
+        with reading(path), h5py.File(path, "r") as file:
             problems = _shape_problems(file, path, frame_size)
             if key_hints:
                 problems += _key_problems(file, path)
@@ -115,8 +122,8 @@ def inspect(
                 return problems
             rows = file["frames"].shape[0]
             episode = file["episode"][:] if "episode" in file else None
-    except (OSError, KeyError, RuntimeError, OverflowError) as exc:
-        return [f"{path}: not readable as HDF5 ({exc}); it may be cut short: copy or record it again"]
+    except UsageProblem as exc:
+        return exc.problems
     starts = partial(clip_starts, *split_rows(rows, episode, skip), stride=stride, preload_ratio=ratio)
     training = starts(length=training_length, for_evaluation=False)
     evaluation = first_share(starts(length=held_out.length, for_evaluation=True), held_out.share)
@@ -175,6 +182,22 @@ def _key_problems(file: h5py.File, path: Path) -> list[str]:
 
 
 def sha256(path: Path) -> str:
-    """Hash of the whole file."""
-    with disk_errors("reading", path), open(path, "rb") as file:
+    """Hash of the whole file; where its rows lie in other files too, of all their bytes.
+
+    Raises:
+        UsageProblem: it is missing, not to be read, or open for writing elsewhere.
+        DiskRefused: the operating system failed to read it.
+    """
+    own = _sha256(path)
+    try:
+        files = sources.of(path).files
+    except Undecodable:
+        return own
+    if not files:
+        return own
+    return hashlib.sha256("\n".join([own, *map(_sha256, files)]).encode()).hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    with reading(path), open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -8,12 +8,18 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
 from tiw_fsm.config.settings import Draft, Settings
+from tiw_fsm.errors import RunChanged
 from tiw_fsm.fsm.inference_gate import InferenceResult
 from tiw_fsm.stages import Stage
 from tiw_fsm.storage.paths import StatePaths
 from tiw_fsm.tinyworlds.config import DataSource, InferenceConfig, StageConfig
 from tiw_fsm.values.frozen import CheckpointRef, FrozenModel, LearningRateSchedule, Tuning
 from tiw_fsm.values.plain import JsonObject
+
+OTHER_FRAMES = (
+    "the frames in use are not those the run began with; nothing that was made of them is kept. Put the file back and "
+    "start again, or take these in with --accept-changes, or begin another run with --run NAME."
+)
 
 
 class HelloRequest(FrozenModel):
@@ -56,6 +62,24 @@ class PackRequest(FrozenModel):
     file: str
 
 
+class RunFrames(FrozenModel):
+    """The frames that the run began with, by their digests."""
+
+    file: str
+    """Of the bytes, as ``data.frames.sha256`` takes it."""
+    content: str | None
+    """Of the rows in use, as ``UsedRows`` takes it."""
+
+    def require(self, *used: str) -> None:
+        """Hold what was used against them, by either digest.
+
+        Raises:
+            RunChanged: something else was used.
+        """
+        if not {self.file, self.content} >= set(used):
+            raise RunChanged(OTHER_FRAMES)
+
+
 class TrainRequest(FrozenModel):
     """Train one stage up to its next committed checkpoint."""
 
@@ -69,6 +93,8 @@ class TrainRequest(FrozenModel):
     tuning: Tuning
     schedule: LearningRateSchedule
     data: DataSource
+    frames: RunFrames | None = None
+    """What must be found there; an engine that finds anything else raises RunChanged before it trains."""
     seed: int
     resume: CheckpointRef | None = None
     """Where to begin; None means freshly initialised weights."""
@@ -98,6 +124,8 @@ class TrainResult(FrozenModel):
     """One per update: update, loss (None if not finite), learning_rate, grad_norm, and what the stage adds."""
     seconds: float
     """Time inside updates."""
+    frames: list[str] = []
+    """Digests of the frames that were used, of the file or of its content."""
     notes: list[str] = []
     """What was lost, repeated, passed over or done otherwise than asked, in sentences for the journal."""
 
@@ -111,6 +139,8 @@ class InferRequest(FrozenModel):
     checkpoints: dict[Stage, CheckpointRef]
     configs: dict[Stage, StageConfig]
     data: DataSource
+    frames: RunFrames | None = None
+    """As in TrainRequest."""
     inference: InferenceConfig
     clips: int
     picture: str

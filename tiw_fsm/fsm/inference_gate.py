@@ -78,6 +78,8 @@ class InferenceResult(Figures):
     """What went wrong, if something did."""
     checkpoints: dict[str, UsedCheckpoint] = {}
     """By stage."""
+    frames: list[str] = []
+    """Digests of the frames that were used, as an engine reports them."""
     frames_expected: int = 0
     frames_inferred: int = 0
     """frames inferred"""

@@ -90,7 +90,9 @@ class Fingerprint(FrozenModel):
 
     config: dict[str, Any]
     data: str
-    """SHA-256 of the frames file; the engine's name where it reads none."""
+    """SHA-256 of the frames file, and of those its rows lie in; the engine's name where it reads none."""
+    content: str | None = None
+    """Digest of the rows in use, decoded; None where no frames are read, and in states of older versions."""
     code: str
     torch: str
     device: str

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tiw_fsm.data import pictures
-from tiw_fsm.engines.protocol import InferRequest, TrainRequest, TrainResult
+from tiw_fsm.engines.protocol import InferRequest, RunFrames, TrainRequest, TrainResult
 from tiw_fsm.errors import EngineCrashed
 from tiw_fsm.fsm import chunk_gate, inference_gate
 from tiw_fsm.fsm.events import AttemptNumber, Died, Event, GateDecided, Goal, Judged, Retuned, Saved
@@ -58,6 +58,7 @@ def _advance(ctx: Context, run: RunState, stage: Stage) -> Outcome:
     request = _train_request(ctx, run, stage, end)
     with ctx.display.training(stage, progress.completed, progress.target) as advance:
         result = ctx.engine.train(request, advance)
+        _require_frames(request, result)
         advance(result.completed, request.stop_at, result.rows[-1]["loss"] if result.rows else None)
     for note in result.notes:
         ctx.log.warning(f"{stage}: {note}")
@@ -93,6 +94,7 @@ def _train_request(ctx: Context, run: RunState, stage: Stage, end: int) -> Train
         tuning=progress.tuning,
         schedule=progress.schedule,
         data=ctx.settings.data,
+        frames=_frames(run),
         seed=run.loop.seed,
         resume=progress.checkpoint,
         weights_only=progress.warm_start and progress.checkpoint == progress.accepted,
@@ -177,6 +179,7 @@ def infer(ctx: Context, run: RunState) -> Outcome:
         checkpoints=refs,
         configs=ctx.settings.stages,
         data=ctx.settings.data,
+        frames=_frames(run),
         inference=ctx.settings.inference,
         clips=run.loop.inference.clips,
         picture=str(picture),
@@ -185,6 +188,7 @@ def infer(ctx: Context, run: RunState) -> Outcome:
     try:
         with ctx.display.inferring(ctx.settings.inference.generation_steps) as advance:
             result = ctx.engine.infer(request, advance)
+            _require_frames(request, result)
     except EngineCrashed as exc:
         ctx.log.warning(f"inference attempt {number}: the process died: {exc}")
         return Outcome(Event.CRASHED, run, Died(attempt=number, error=str(exc)[-LONGEST_ERROR:]))
@@ -195,12 +199,28 @@ def infer(ctx: Context, run: RunState) -> Outcome:
         png_valid=pictures.is_png(result.png),
         settings=ctx.settings.inference.model_dump(),
     )
-    told = places.portable(json.loads(filed.model_dump_json(exclude_unset=True)), Path(run.root))
-    content = json.dumps(told, indent=1).encode()
+    told = json.loads(filed.model_dump_json(exclude={"frames"}, exclude_unset=True))
+    content = json.dumps(places.portable(told, Path(run.root)), indent=1).encode()
     durable.replace(path, content)
     pending = FileRef(path=str(path), sha256=hashlib.sha256(content).hexdigest())
     run = run.evolve(inference=run.inference.evolve(pending=pending))
     return Outcome(Event.INFERRED, run, AttemptNumber(attempt=number))
+
+
+def _frames(run: RunState) -> RunFrames | None:
+    """Those the run began with; None where it reads none."""
+    known = run.fingerprint
+    return RunFrames(file=known.data, content=known.content) if known and known.content else None
+
+
+def _require_frames(request: TrainRequest | InferRequest, result: TrainResult | InferenceResult) -> None:
+    """Before anything of a result is kept: what was used is what the run began with.
+
+    Raises:
+        RunChanged: it is not.
+    """
+    if request.frames:
+        request.frames.require(*result.frames)
 
 
 def _named(run: RunState) -> dict[Stage, CheckpointRef]:

@@ -10,7 +10,10 @@ from typing import Any, NamedTuple
 from rich.console import Console
 
 from tiw_fsm.config.alignment import FROM_TRAINING
+from tiw_fsm.config.settings import Settings
+from tiw_fsm.data import content
 from tiw_fsm.errors import UsageProblem
+from tiw_fsm.run.display import Display
 from tiw_fsm.run.preflight import data_problems
 from tiw_fsm.run.session import configured
 from tiw_fsm.stages import Stage
@@ -51,12 +54,24 @@ def run_findings(store: Store, typed: Mapping[str, Any], repo_root: Path) -> lis
         return [Finding("configs", exc.problems)]
     findings = [
         Finding("configs are aligned", []),
-        Finding(f"frames {settings.data.path}", data_problems(settings, kind)),
+        Finding(f"frames {settings.data.path}", data_problems(settings, kind) or _undecodable(settings)),
     ]
     for stage, progress in run.stages.items() if run else ():
         if ref := progress.checkpoint:
             findings.append(Finding(f"{stage} {ref.path}", checkpoints.problems(Path(ref.path), sha256=ref.sha256)))
     return findings
+
+
+def _undecodable(settings: Settings) -> list[str]:
+    """Why not all rows of the frames can be read; reads them all."""
+    if not settings.needs_frames:
+        return []
+    try:
+        with Display(Console(stderr=True)) as display, display.reading() as show:
+            content.digests(settings.data, lambda done, total: show(done, total, None))
+    except UsageProblem as exc:
+        return exc.problems
+    return []
 
 
 def checkpoint_findings(path: Path) -> list[Finding]:

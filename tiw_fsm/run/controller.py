@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -61,8 +60,8 @@ class Controller:
                 Display(session.console) as display,
                 signals.asked_to_stop(engine.stop) as stopping,
             ):
-                context = Context(session, engine, hello, display, holding)
-                return _finished(self._drive(context, self.begin(context), stopping))
+                context = Context(session, engine, hello, display, holding, stopping)
+                return _finished(self._drive(context, self.begin(context)))
         finally:
             engine.close()
 
@@ -89,11 +88,11 @@ class Controller:
         self.session.log.info(f"resuming in {run.state}{where}")
         return run
 
-    def _drive(self, context: Context, run: RunState, stopping: Callable[[], bool]) -> RunState:
+    def _drive(self, context: Context, run: RunState) -> RunState:
         if run.stalled_starts > run.loop.budgets.max_stalled_starts and run.state is not State.REPORT:
             run = self._step(run, Event.STALLED, Stalled(stalled_starts=run.stalled_starts))
         while run.state not in TERMINAL:
-            if stopping():
+            if context.stopping():
                 raise self._interrupted(run)
             try:
                 outcome = ACTIVITIES[run.state](context, run)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,6 +12,9 @@ from rich.text import Text
 
 from tiw_fsm.engines.protocol import Progress as Advance
 from tiw_fsm.stages import Stage
+
+BETWEEN_LINES = 30.0
+"""Seconds between two lines on a long piece of work, where no bar shows it."""
 
 
 class _Speed(TextColumn):
@@ -67,6 +71,20 @@ class Display:
         self._bars.reset(task, total=steps)
         yield lambda done, total, loss: self._bars.update(task, completed=done)
         self._bars.update(task, completed=steps)
+
+    @contextmanager
+    def reading(self) -> Iterator[Advance]:
+        """The bar of a file that is read; where there is no terminal, a line now and then."""
+        task, told = self._task("frames", 0), time.monotonic()
+
+        def advance(done: int, total: int, loss: float | None) -> None:
+            nonlocal told
+            self._bars.update(task, completed=done, total=total)
+            if not self.console.is_terminal and time.monotonic() - told > BETWEEN_LINES:
+                told = time.monotonic()
+                self.console.print(f"reading all frames once: {done} of {total} rows")
+
+        yield advance
 
     def _task(self, name: str, total: int) -> TaskID:
         if name not in self._tasks:

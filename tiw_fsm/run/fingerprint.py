@@ -10,6 +10,7 @@ from typing import Any
 from tiw_fsm import tinyworlds
 from tiw_fsm.config.settings import Settings
 from tiw_fsm.data import frames
+from tiw_fsm.data.content import Digests
 from tiw_fsm.engines.protocol import Hello
 from tiw_fsm.fsm.run_state import Fingerprint
 from tiw_fsm.stages import Stage
@@ -35,17 +36,42 @@ PLACES = frozenset({"run_root"})
 """Keys that tell where something lies, which decides no weight."""
 
 
-def take(settings: Settings, hello: Hello, warm_starts: Mapping[Stage, str]) -> Fingerprint:
-    """The fingerprint of a run with these settings on this machine; ``warm_starts`` are digests of checkpoints."""
+def take(
+    settings: Settings, hello: Hello, warm_starts: Mapping[Stage, str], read: Digests | None = None
+) -> Fingerprint:
+    """The fingerprint of a run with these settings on this machine.
+
+    Args:
+        warm_starts: digests of checkpoints.
+        read: of the frames; those that were not read stand by their bytes alone.
+
+    Raises:
+        UsageProblem, DiskRefused: as ``frames.sha256`` says.
+    """
+    data = settings.engine
+    if settings.needs_frames:
+        data = read.file if read else frames.sha256(Path(settings.data.path))
     return Fingerprint(
         config=_training_config(settings, warm_starts),
-        data=frames.sha256(Path(settings.data.path)) if settings.needs_frames else settings.engine,
+        data=data,
+        content=read.content if read else None,
         code=code_digest() + hello.code,
         torch=hello.torch,
         device=hello.device,
         threads=hello.threads,
         processes=hello.processes,
         dialect=hello.dialect,
+    )
+
+
+def same_rows(old: Fingerprint, new: Fingerprint) -> bool:
+    """Whether the digest of the content that ``old`` knows is ``new``'s too: of the same rows of the same file, and
+    taken by the same code."""
+    rows = ("dataset.skip", "dataset.preload_ratio")
+    return (
+        old.content is not None
+        and (old.data, old.code) == (new.data, new.code)
+        and all(old.config.get(key) == new.config.get(key) for key in rows)
     )
 
 
@@ -100,7 +126,7 @@ def settings_changes(old: Fingerprint, settings: Settings, warm_starts: Mapping[
     """Differences in config and data alone, which need no engine to be seen; frames that are gone do not count."""
     found = _config_changes(old.config, _training_config(settings, warm_starts))
     path = Path(settings.data.path)
-    if settings.needs_frames and path.exists() and frames.sha256(path) != old.data:
+    if settings.needs_frames and path.is_file() and frames.sha256(path) != old.data:
         found.append(f"the frames file: {path} is not the one it was trained on")
     return found
 

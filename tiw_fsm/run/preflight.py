@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from tiw_fsm.config.settings import Settings
-from tiw_fsm.data import frames
+from tiw_fsm.data import content, frames
+from tiw_fsm.data.content import Digests
 from tiw_fsm.engines.protocol import EngineKind
-from tiw_fsm.errors import UsageProblem
+from tiw_fsm.errors import Interrupted, UsageProblem
 from tiw_fsm.fsm.events import Aligned, Event
 from tiw_fsm.fsm.run_state import RunState, StageProgress
 from tiw_fsm.run import fingerprint
@@ -30,6 +31,7 @@ def align(ctx: Context, run: RunState) -> Outcome:
     named = {stage: _warm_start(ctx, stage, Path(path), problems) for stage, path in settings.warm_starts.items()}
     if problems:
         raise UsageProblem(problems)
+    read = frames_read(ctx)
     ctx.claim_run_root(run)
     begun_from = {stage: _kept(ctx, stage, checkpoint) for stage, checkpoint in named.items() if checkpoint}
     stages = {}
@@ -52,14 +54,17 @@ def align(ctx: Context, run: RunState) -> Outcome:
             aside = durable.set_aside(ctx.paths.metrics(stage))
             ctx.log.warning(f"an earlier run left its {stage} metrics in {ctx.paths.run_root}; they are now {aside}")
     warm_starts = {stage: ref.sha256 for stage, ref in begun_from.items()}
-    run = run.evolve(stages=stages, fingerprint=fingerprint.take(settings, ctx.hello, warm_starts))
+    run = run.evolve(stages=stages, fingerprint=fingerprint.take(settings, ctx.hello, warm_starts, read))
     warm = {stage.value: ref.path for stage, ref in begun_from.items()}
     ctx.log.info(f"configs aligned, data in order; training on {ctx.hello.device}", warm_starts=warm)
     return Outcome(Event.ALIGNED, run, Aligned(warm_starts=warm, device=ctx.hello.device))
 
 
 def data_problems(settings: Settings, kind: EngineKind) -> list[str]:
-    """Why the frames cannot be trained and judged on; empty when they can, or when nobody reads them."""
+    """Why the frames cannot be trained and judged on, as far as can be told without reading them all.
+
+    Empty when they can, or when nobody reads them.
+    """
     if not kind.needs_frames:
         return []
     # All stages train on clips of one length and size: ALIGN's rules see to it.
@@ -73,6 +78,25 @@ def data_problems(settings: Settings, kind: EngineKind) -> list[str]:
         key_hints=settings.stages[Stage.LATENT].key_hint_weight > 0 and settings.trains(Stage.LATENT),
     )
     return problems or kind.data_problems(settings)
+
+
+def frames_read(ctx: Context) -> Digests | None:
+    """Which frames the run is trained and judged on, all of them read once; None where nobody reads them.
+
+    Raises:
+        UsageProblem: a row cannot be decoded.
+        Interrupted: asked to stop meanwhile.
+    """
+    if not ctx.settings.needs_frames:
+        return None
+    with ctx.display.reading() as show:
+
+        def advance(done: int, total: int) -> None:
+            show(done, total, None)
+            if ctx.stopping():
+                raise Interrupted("asked to stop while the frames were read")
+
+        return content.digests(ctx.settings.data, advance)
 
 
 def _warm_start(ctx: Context, stage: Stage, path: Path, problems: list[str]) -> Path | None:

@@ -9,13 +9,12 @@ import socket
 import uuid
 from pathlib import Path
 
-from tiw_fsm.engines.protocol import Hello
 from tiw_fsm.errors import RunChanged, StateDamaged, UsageProblem
 from tiw_fsm.fsm.events import Event, Reopened, RunnerEvent, Started
 from tiw_fsm.fsm.run_state import Fingerprint, Inexact, Runner, RunState
 from tiw_fsm.fsm.states import TERMINAL, State
 from tiw_fsm.run import fingerprint
-from tiw_fsm.run.preflight import data_problems
+from tiw_fsm.run.preflight import data_problems, frames_read
 from tiw_fsm.run.session import Context, Session
 from tiw_fsm.stages import STAGES, Stage
 from tiw_fsm.storage import checkpoints, places
@@ -51,7 +50,7 @@ def resumed(ctx: Context, before: RunState, config_sha256: str) -> tuple[RunStat
     session = ctx.session
     if problems := data_problems(session.settings, session.kind):
         raise UsageProblem(problems)
-    run, facts = _reconciled(session, _found_again(session, before), ctx.hello)
+    run, facts = _reconciled(ctx, _found_again(session, before))
     ctx.claim_run_root(run)
     for stage, progress in run.stages.items():
         ctx.metrics[stage].verify(progress.metrics)
@@ -143,9 +142,10 @@ def _warm_starts(session: Session, run: RunState) -> dict[Stage, str]:
     return digests
 
 
-def _reconciled(session: Session, run: RunState, hello: Hello) -> tuple[RunState, Started]:
+def _reconciled(ctx: Context, run: RunState) -> tuple[RunState, Started]:
     """The run with what differs from its fingerprint accepted and recorded, or refused."""
-    old, new = run.fingerprint, fingerprint.take(session.settings, hello, _warm_starts(session, run))
+    session = ctx.session
+    old, new = run.fingerprint, fingerprint.take(session.settings, ctx.hello, _warm_starts(session, run))
     if old is None:
         return run, Started()
     changes = fingerprint.changes(old, new)
@@ -165,6 +165,7 @@ def _reconciled(session: Session, run: RunState, hello: Hello) -> tuple[RunState
         raise RunChanged(
             "with --require-exact this run goes on only where it is bitwise the same:\n  " + "\n  ".join(hardware)
         )
+    new = _with_content(ctx, old, new)
     if not changes and not hardware:
         return run.evolve(fingerprint=new), Started()
     for what in changes + hardware:
@@ -177,6 +178,21 @@ def _reconciled(session: Session, run: RunState, hello: Hello) -> tuple[RunState
     inexact = [first, *later[-INEXACT_KEPT:]]
     run = _with_new_training_config(run, old, new).evolve(fingerprint=new, inexact=inexact)
     return run, Started(changed=changes + hardware)
+
+
+def _with_content(ctx: Context, old: Fingerprint, new: Fingerprint) -> Fingerprint:
+    """``new`` with the digest of its frames' content. Frames that are taken in are read, all of them; so are those of a
+    state that does not know it, since an older version made it.
+
+    Raises:
+        UsageProblem: they are others than those that were hashed just now, or a row cannot be decoded.
+    """
+    if fingerprint.same_rows(old, new):
+        return new.evolve(content=old.content)
+    read = frames_read(ctx)
+    if read and read.file != new.data:
+        raise UsageProblem(f"{ctx.settings.data.path}: is being written to; let its writer come to an end, start again")
+    return new.evolve(content=read and read.content)
 
 
 def _with_usable_checkpoints(ctx: Context, run: RunState) -> RunState:

@@ -105,6 +105,8 @@ class Context:
     display: Display
     holding: ExitStack
     """What is held until the start ends."""
+    stopping: Callable[[], bool] = lambda: False
+    """Whether the run was asked to stop."""
     metrics: dict[Stage, AppendLog] = field(init=False)
     """Each stage's metrics file."""
 

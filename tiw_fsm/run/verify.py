@@ -9,8 +9,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from tiw_fsm.data import frames
-from tiw_fsm.errors import StateDamaged
+from tiw_fsm.data import frames, sources
+from tiw_fsm.data.h5 import Undecodable
+from tiw_fsm.errors import StateDamaged, UsageProblem
 from tiw_fsm.fsm.run_state import RunState
 from tiw_fsm.fsm.states import State
 from tiw_fsm.reporting.wording import not_begun
@@ -27,6 +28,7 @@ LOOKS = 5
 """How often a run that goes on meanwhile is looked at, before what was seen is believed."""
 BACKUP = "Put it back from a backup, or begin anew with another --run."
 GOES_BACK = "`tiw-fsm run` goes on from the generation before."
+FRAMES_BACK = "Put them back, or take these in with --accept-changes."
 ANEW = "The next `tiw-fsm run` writes it anew."
 
 
@@ -112,9 +114,22 @@ def _what_it_names(store: Store, run: RunState) -> Iterator[Finding]:
         yield Finding(pending.path, [] if intact else [f"it is not what inference left. {remedy}"])
     if run.fingerprint and config and run.fingerprint.data != config["engine"]:  # the engine reads frames
         path = Path(config["data"]["path"])
-        same = path.is_file() and frames.sha256(path) == run.fingerprint.data
-        changed = "they are not those the run began with. Put them back, or take these in with --accept-changes."
-        yield Finding(f"frames {path}", [] if same else [changed])
+        yield Finding(f"frames {path}", _frames_problems(path, run.fingerprint.data))
+
+
+def _frames_problems(path: Path, sha256: str) -> list[str]:
+    """Why the frames are not those the run began with."""
+    changed = [f"they are not those the run began with. {FRAMES_BACK}"]
+    if not path.is_file():
+        return changed
+    try:
+        if missing := sources.of(path).problems:
+            return list(missing)
+        return [] if frames.sha256(path) == sha256 else changed
+    except Undecodable:
+        return changed
+    except UsageProblem as exc:
+        return exc.problems
 
 
 def _checkpoint_remedy(run: RunState, stage: Stage, ref: CheckpointRef) -> str:

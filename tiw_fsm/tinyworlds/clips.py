@@ -13,9 +13,8 @@ from torch import Tensor
 from tiw_fsm.tinyworlds import episodes
 from tiw_fsm.tinyworlds.config import DataSource, InferenceConfig
 from tiw_fsm.tinyworlds.keys import RecordedKeys
+from tiw_fsm.tinyworlds.used_rows import UsedRows
 
-READ_ROWS = 4096
-"""Rows read from the file at a time."""
 SUM_ROWS = 256
 """Rows summed at a time, in float64."""
 
@@ -27,34 +26,30 @@ class FrameData:
         source: file, skip, stride and training share.
         device: where the frames are kept and clips are made.
 
+    Attributes:
+        digest: of what was loaded, as ``UsedRows`` takes it.
+
     Raises:
-        OSError: the file cannot be read.
+        OSError, KeyError: the file cannot be read.
     """
 
     def __init__(self, source: DataSource, device: torch.device) -> None:
         self.source, self.device = source, device
         with h5py.File(source.path, "r") as file:
-            rows = file["frames"]
-            episode = file["episode"][:] if "episode" in file else None
-            actions = file["actions"][:] if "actions" in file else None
-            names = list(map(str, file["actions"].attrs.get("names", ()))) if "actions" in file else []
-            self.numbers, self.held_out = episodes.split_rows(len(rows), episode, source.skip)
-            wanted = self.numbers >= 0
-            if source.preload_ratio is not None:
-                wanted &= self.held_out | (np.arange(len(rows)) < int(len(rows) * source.preload_ratio))
-            self.training = torch.from_numpy(wanted & ~self.held_out)  # of the file's rows
-            self.place = torch.from_numpy(np.cumsum(wanted) - 1).to(device)  # file row → row kept here
-            self.frames = torch.empty((int(wanted.sum()), *rows.shape[1:]), dtype=torch.uint8, device=device)
+            used = UsedRows(file, source)
+            self.numbers, self.held_out = used.numbers, used.held_out
+            self.training = torch.from_numpy(used.wanted & ~used.held_out)  # of the file's rows
+            self.place = torch.from_numpy(np.cumsum(used.wanted) - 1).to(device)  # file row → row kept here
+            shape = int(used.wanted.sum()), *used.rows.shape[1:]
+            self.frames = torch.empty(shape, dtype=torch.uint8, device=device)
             kept = 0
-            for begin in range(0, len(rows), READ_ROWS):
-                chosen = wanted[begin : begin + READ_ROWS]
-                if chosen.any():
-                    block = torch.from_numpy(rows[begin : begin + READ_ROWS][chosen])
-                    self.frames[kept : kept + len(block)] = block
-                    kept += len(block)
+            for _, block in used.blocks():
+                self.frames[kept : kept + len(block)] = torch.from_numpy(block)
+                kept += len(block)
+        self.digest = used.digest()
         self.keys: RecordedKeys | None = None
-        if actions is not None:
-            self.keys = RecordedKeys(torch.from_numpy(actions.astype(np.int64)), self.training, source.stride, names)
+        if used.actions is not None:
+            self.keys = RecordedKeys(torch.from_numpy(used.actions), self.training, source.stride, used.names)
         self._starts: dict[tuple[int, bool], Tensor] = {}
 
     def clip_starts(self, length: int, *, held_out: bool) -> Tensor:

@@ -9,11 +9,13 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
 from tiw_fsm.config.settings import Settings
+from tiw_fsm.data import frames
 from tiw_fsm.engines.checkout import checkpoint_adapter, dialect, inference, process_folders, script_output
 from tiw_fsm.engines.checkout.dialect import INFERENCE_SCRIPT, Dialect, StageDialect
 from tiw_fsm.engines.checkout.plan import Plan, expected_notes, undone_rate_notes, word
@@ -125,7 +127,8 @@ class CheckoutEngine:
             if (done := script_output.updates_done(text, plan.n_updates - plan.first)) is not None:
                 progress(request.start + done, request.stop_at, None)
 
-        ended = self._run([*self._launcher(), STAGES[request.stage].script, *arguments], folder, relay)
+        with self._same_frames(request):
+            ended = self._run([*self._launcher(), STAGES[request.stage].script, *arguments], folder, relay)
         if ended.how == "done":
             return self._finished(request, folder, process, notes, time.monotonic() - began)
         if ended.how == "stopped":
@@ -216,7 +219,8 @@ class CheckoutEngine:
             if (frame := script_output.frame(text)) is not None:
                 progress(frame, request.inference.generation_steps, None)
 
-        ended = self._run([self._settings.python_exec, *self._inference_words(request, given)], folder, relay)
+        with self._same_frames(request):
+            ended = self._run([self._settings.python_exec, *self._inference_words(request, given)], folder, relay)
         with disk_errors("writing", Path(request.log)), durable.open_new(Path(request.log)) as log:
             log.write(ended.output)
         for packed in folder.glob("*.pth"):
@@ -291,6 +295,20 @@ class CheckoutEngine:
             return None
         path = self._root / reported
         return str(path) if path.name in _names(path.parent) - before else None
+
+    @contextmanager
+    def _same_frames(self, request: TrainRequest | InferRequest) -> Iterator[None]:
+        """A script reads the frames by itself: they are held against the run's before it and after it.
+
+        Raises:
+            RunChanged: they are others.
+        """
+        path = Path(request.data.path)
+        if request.frames:
+            request.frames.require(frames.sha256(path))
+        yield
+        if request.frames:
+            request.frames.require(frames.sha256(path))
 
     # --- the rest of the protocol -------------------------------------------------------------------------------
 

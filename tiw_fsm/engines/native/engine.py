@@ -22,7 +22,7 @@ from tiw_fsm.engines.protocol import (
     TrainRequest,
     TrainResult,
 )
-from tiw_fsm.errors import DiskRefused, EngineCrashed, Interrupted, StateDamaged, UsageProblem, disk_errors
+from tiw_fsm.errors import DiskRefused, EngineCrashed, Interrupted, RunChanged, StateDamaged, UsageProblem, disk_errors
 from tiw_fsm.fsm.inference_gate import InferenceResult
 from tiw_fsm.stages import Stage
 from tiw_fsm.storage import checkpoints
@@ -145,6 +145,8 @@ class NativeEngine:
             raise Interrupted("asked to stop before the first update")
         if status == "usage":
             raise UsageProblem(content)
+        if status == "changed":
+            raise RunChanged(content)
         if status == "damaged":
             raise StateDamaged(content)
         if status == "disk":

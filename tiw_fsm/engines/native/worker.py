@@ -14,8 +14,16 @@ from typing import Any
 import torch
 
 from tiw_fsm.data import pictures
-from tiw_fsm.engines.protocol import HelloRequest, InferRequest, PackRequest, ShapesRequest, TrainRequest
-from tiw_fsm.errors import DiskRefused, StateDamaged, UsageProblem
+from tiw_fsm.data.h5 import Undecodable, reading
+from tiw_fsm.engines.protocol import (
+    OTHER_FRAMES,
+    HelloRequest,
+    InferRequest,
+    PackRequest,
+    ShapesRequest,
+    TrainRequest,
+)
+from tiw_fsm.errors import DiskRefused, RunChanged, StateDamaged, UsageProblem
 from tiw_fsm.storage import checkpoints
 from tiw_fsm.system import durable
 from tiw_fsm.tinyworlds import checkpoint_files
@@ -97,7 +105,8 @@ class Worker:
         if request.picture and completed == request.stop_at:
             self._draw_chunk(trainer, Path(request.picture), completed)
         self.standing = (*self._identity(request), sha256)
-        return {"completed": completed, "sha256": sha256, "rows": rows, "seconds": seconds}
+        used = [trainer.data.digest]
+        return {"completed": completed, "sha256": sha256, "rows": rows, "seconds": seconds, "frames": used}
 
     def _identity(self, request: TrainRequest) -> tuple[Any, ...]:
         return request.stage, request.config, request.seed, request.inputs
@@ -108,7 +117,7 @@ class Worker:
         if self.trainer is not None and self.standing == wanted:
             return self.trainer
         self.trainer = self.standing = None  # let go of the old stage before the new one is built
-        data = self._frames(request.data)
+        data = self._frames(request)
         inputs = {
             stage: load_frozen(stage, request.config, checkpoints.verified(ref), self.device)
             for stage, ref in request.inputs.items()
@@ -118,10 +127,23 @@ class Worker:
             self.trainer.load(checkpoints.verified(request.resume), weights_only=request.weights_only)
         return self.trainer
 
-    def _frames(self, source: DataSource) -> FrameData:
+    def _frames(self, request: TrainRequest | InferRequest) -> FrameData:
+        """The frames, loaded once.
+
+        Raises:
+            RunChanged: they are not those that the run began with.
+            UsageProblem, DiskRefused: they cannot be read now.
+        """
+        source = request.data
         if self.data is None or self.data[0] != source:
             self.data = None
-            self.data = (source, FrameData(source, self.device))
+            try:
+                with reading(Path(source.path)):
+                    self.data = (source, FrameData(source, self.device))
+            except Undecodable as exc:  # the run has read them before
+                raise RunChanged(f"{exc}. {OTHER_FRAMES}") from exc
+        if request.frames:
+            request.frames.require(self.data[1].digest)
         return self.data[1]
 
     def _draw_chunk(self, trainer: Trainer, path: Path, completed: int) -> None:
@@ -144,7 +166,7 @@ class Worker:
                 say(f"Using {stage} checkpoint: {ref.path}")
             try:
                 figures = self._infer(request, say)
-            except (Stopped, StateDamaged, DiskRefused, OSError):
+            except (Stopped, StateDamaged, UsageProblem, RunChanged, DiskRefused, OSError):
                 raise
             except Exception:
                 say(traceback.format_exc())
@@ -165,9 +187,8 @@ class Worker:
                 raise Stopped
             self.tell(json.dumps([step, request.inference.generation_steps, None]))
 
-        figures, clips, generated = evaluate(
-            world, self._frames(request.data), request.inference, request.clips, say, each_step
-        )
+        data = self._frames(request)
+        figures, clips, generated = evaluate(world, data, request.inference, request.clips, say, each_step)
         truth, predicted = to_pixels(clips), to_pixels(generated)
         split = request.inference.context_window
         rows = []
@@ -176,7 +197,7 @@ class Worker:
         title = f"ground truth and prediction after {split} true frames; MSE {figures['mse']:.4f}"
         pictures.draw_strips(Path(request.picture), title, rows)
         say(f"Visualization saved to: {request.picture}")
-        return {**figures, "png": request.picture}
+        return {**figures, "png": request.picture, "frames": [data.digest]}
 
 
 def answer(worker: Worker, line: bytes) -> tuple[str, Any]:
@@ -208,6 +229,8 @@ def answer(worker: Worker, line: bytes) -> tuple[str, Any]:
         return "out_of_memory", traceback.format_exc()
     except UsageProblem as exc:
         return "usage", exc.problems
+    except RunChanged as exc:
+        return "changed", str(exc)
     except StateDamaged as exc:
         return "damaged", str(exc)
     except (DiskRefused, OSError) as exc:
