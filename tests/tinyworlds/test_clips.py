@@ -88,7 +88,7 @@ def test_a_clip_is_every_stride_th_row(tmp_path: Path) -> None:
 
 
 def test_rows_are_the_same_in_whatever_pieces_the_file_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tiw_fsm.tinyworlds.clips.READ_ROWS", 7)
+    monkeypatch.setattr("tiw_fsm.tinyworlds.used_rows.BLOCK", 7 * 8 * 8 * 3)
     data = opened(numbered_frames(tmp_path / "f.h5", 200), skip=5, preload_ratio=0.2)
     assert rows_of(data, held_out=False, length=1).flatten().tolist() == list(range(5, 40))
     assert rows_of(data, held_out=True, length=1).flatten().tolist() == list(range(180, 200))

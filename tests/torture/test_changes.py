@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -18,9 +19,10 @@ import pytest
 
 import tiw_fsm
 from tests.support.configs import merged, write_configs
-from tests.support.processes import Tiw
+from tests.support.processes import Tiw, children
 from tests.support.torture.bench import NATIVE, SIMULATED, Bench
 from tests.support.torture.launch import Ended, Fault, Launcher
+from tests.support.waiting import wait_for
 from tiw_fsm.errors import ExitCode
 
 IN_TRAINING = Fault("marked", 4)
@@ -104,6 +106,60 @@ def test_other_frames_are_refused(launcher: Launcher, tmp_path: Path, tiw: Tiw, 
         file["frames"][3, 5, 5, 0] ^= 1
     assert bench.ends_otherwise() == []
     figures["changes between two starts"] += 1
+
+
+def moved_into_place(path: Path, content: bytes) -> None:
+    path.with_suffix(".new").write_bytes(content)
+    os.replace(path.with_suffix(".new"), path)
+
+
+def rewritten(path: Path, content: bytes) -> None:
+    with open(path, "r+b") as file:
+        file.write(content)
+
+
+def troubles_after_a_swap(bench: Bench, replace: Callable[[Path, bytes], None], commits: int) -> list[str]:
+    """What is wrong with a living run whose frames are replaced, and whose child is then killed.
+
+    They are put back at once when it has ended; the next start goes on as if nothing had been.
+    """
+    bench.begin()
+    path = bench.root / "frames.h5"
+    old = path.read_bytes()
+    with h5py.File(path, "r+") as file:
+        file["frames"][:] = 255 - file["frames"][:]
+    new = path.read_bytes()
+    rewritten(path, old)
+    run = bench.start()
+    wait_for("a checkpoint", lambda: generation(bench) > commits, 60, pause=0.002)
+    (child,) = children(run.pid)
+    replace(path, new)
+    os.kill(child, signal.SIGKILL)
+    ended = run.wait()
+    replace(path, old)
+    said = "the frames in use are not those the run began with"
+    if ended.code != ExitCode.CHANGED or said not in ended.stderr:
+        return [f"ended with {ended.code or ended.signal}, saying {ended.stderr[-400:]!r}"]
+    return bench.not_whole() or bench.ends_otherwise()
+
+
+def generation(bench: Bench) -> int:
+    run = bench.store.load()
+    return run.generation if run else 0
+
+
+@pytest.mark.parametrize(("replace", "commits"), [(moved_into_place, 2), (rewritten, 9)])
+def test_frames_replaced_under_a_living_run_are_never_trained_on(
+    native: Bench, figures: Counter[str], replace: Callable[[Path, bytes], None], commits: int
+) -> None:
+    assert troubles_after_a_swap(native, replace, commits=commits) == []
+    figures["changes under a living run"] += 1
+
+
+def test_frames_that_nobody_compares_would_be_noticed(native: Bench) -> None:
+    heedless = copy(native)
+    heedless.broken = "frames_unheeded"
+    assert troubles_after_a_swap(heedless, moved_into_place, commits=2) != []
 
 
 def test_a_change_that_nobody_notices_would_be_noticed(simulated: Bench, tiw: Tiw) -> None:

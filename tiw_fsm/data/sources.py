@@ -22,6 +22,8 @@ DATASETS = ("frames", "episode", "actions")
 """What is read of a frame file."""
 MOST_SOURCES = 10_000
 """Datasets that a file may rest on; years of play in a file per session."""
+MOST_PROBLEMS = 8
+"""Told of at once; further ones are not looked for."""
 DEEPEST = 16
 """Links and virtual datasets one behind the other; HDF5 follows no more links, and a circle of datasets kills it."""
 ORIGIN = "${ORIGIN}"
@@ -41,14 +43,19 @@ class Sources(NamedTuple):
     """What was declared and never stored."""
 
 
+_Taken = int | tuple[int, ...]
+"""What a virtual dataset takes of a source: all its values, so many; or what lies within these sizes."""
+
+
 class _Place(NamedTuple):
     """A dataset to look at."""
 
     file: Path
     name: str
-    depth: int = 0
-    reach: tuple[int, ...] | None = None
-    """Sizes that it must have at least."""
+    way: tuple[tuple[str, str], ...] = ()
+    """Real path and name of the datasets that led here."""
+    takes: _Taken = ()
+    """What is taken of it."""
 
 
 def of(path: Path) -> Sources:
@@ -74,29 +81,29 @@ class _Walk:
         self._seen: set[tuple[str, str]] = set()
 
     def go(self) -> None:
-        while self._pending:
+        while self._pending and len(self.problems) < MOST_PROBLEMS:
             place = self._pending.popleft()
             key = os.path.realpath(place.file), place.name
-            if key in self._seen:
-                continue
-            if place.depth > DEEPEST or len(self._seen) >= MOST_SOURCES:
+            if key in place.way or len(place.way) > DEEPEST or len(self._seen) >= MOST_SOURCES:
                 self.problems.append(
                     f"{self.path}: its rows rest on more than {MOST_SOURCES} datasets, or on datasets that lie more "
                     f"than {DEEPEST} links away or in a circle; write them into one file"
                 )
                 return
+            if key in self._seen:
+                continue
             self._seen.add(key)
             with reading(place.file), h5py.File(place.file, "r") as file:
-                self._look(file, place)
+                self._look(file, place._replace(way=(*place.way, key)))
 
     def _look(self, file: h5py.File, place: _Place) -> None:
         dataset = self._resolved(file, place)
         if not isinstance(dataset, h5py.Dataset):
             return
         said = f"{place.file}: `{place.name}`"
-        if place.reach and (dataset.ndim != len(place.reach) or any(map(int.__lt__, dataset.shape, place.reach))):
+        if not _holds(dataset, place.takes):
             self.problems.append(
-                f"{said} has shape {dataset.shape}, and {self.path} takes {place.reach} of it; put back the file that "
+                f"{said} has shape {dataset.shape}, which is not what {self.path} takes of it; put back the file that "
                 "it was made of"
             )
         if dataset.is_virtual:
@@ -117,14 +124,14 @@ class _Walk:
             rest = "/".join(["", *parts[number:]])
             if isinstance(link, h5py.ExternalLink):
                 if target := self._found(link.filename, place.file, "HDF5_EXT_PREFIX"):
-                    self._pending.append(_Place(target, link.path + rest, place.depth + 1, place.reach))
+                    self._pending.append(_Place(target, link.path + rest, place.way, place.takes))
                 return None
             if isinstance(link, h5py.SoftLink):
                 where = "" if link.path.startswith("/") else f"{found.name}/"
-                self._pending.append(_Place(place.file, where + link.path + rest, place.depth + 1, place.reach))
+                self._pending.append(_Place(place.file, where + link.path + rest, place.way, place.takes))
                 return None
             if link is None:
-                if place.depth:
+                if len(place.way) > 1:
                     self.problems.append(
                         f"{place.file}: has no dataset `{place.name}`, of which {self.path} is made; put it back"
                     )
@@ -133,26 +140,25 @@ class _Walk:
         return found
 
     def _virtual(self, dataset: h5py.Dataset, place: _Place) -> None:
-        reaches: dict[tuple[str, str], tuple[int, ...] | None] = {}
-        mapped, unlimited = 0, False
+        taken: dict[tuple[str, str], _Taken] = {}
+        mapped = 0
         for source in dataset.virtual_sources():
             names = source.file_name, source.dset_name
             try:
-                mapped += source.vspace.get_select_npoints()
-                ends = source.src_space.get_select_bounds()[1]
-                before = reaches.get(names) or (0,) * len(ends)
-                reaches[names] = tuple(max(old, int(end) + 1) for old, end in zip(before, ends, strict=True))
-            except (RuntimeError, ValueError, TypeError):  # without an end, or all of it: nothing to hold it against
-                unlimited = True
-                reaches.setdefault(names, None)
-        if mapped < dataset.size and not unlimited:
+                values = source.vspace.get_select_npoints()
+            except (RuntimeError, ValueError):  # it has no end, so HDF5 itself takes what there is
+                taken[names], mapped = (), dataset.size
+                continue
+            mapped += values
+            taken[names] = _both(taken.get(names), _taken(source.src_space, values))
+        if mapped < dataset.size:
             self.problems.append(
                 f"{place.file}: `{place.name}` is virtual, and {dataset.size - mapped} of its {dataset.size} values "
                 "come from nowhere: HDF5 reads zeros there; make it anew of files that hold all rows"
             )
-        for (file_name, dset_name), reach in reaches.items():
+        for (file_name, dset_name), takes in taken.items():
             for file, name in self._numbered(file_name, dset_name, place.file):
-                self._pending.append(_Place(file, name, place.depth + 1, reach))
+                self._pending.append(_Place(file, name, place.way, takes))
 
     def _numbered(self, file_name: str, dset_name: str, named_in: Path) -> Iterator[tuple[Path, str]]:
         """The datasets that a source's names mean; where they hold a block's number, those of all blocks there are."""
@@ -212,6 +218,25 @@ class _Walk:
         real = os.path.realpath(path)
         if real != os.path.realpath(self.path):
             self.files.setdefault(real, path)
+
+
+def _taken(space: h5py.h5s.SpaceID, values: int) -> _Taken:
+    """What a selection of a source takes of it."""
+    if space.get_select_type() == h5py.h5s.SEL_ALL:
+        return values
+    return tuple(int(end) + 1 for end in space.get_select_bounds()[1])
+
+
+def _both(one: _Taken | None, other: _Taken) -> _Taken:
+    if isinstance(one, tuple) and isinstance(other, tuple) and len(one) == len(other):
+        return tuple(map(max, one, other))
+    return other
+
+
+def _holds(dataset: h5py.Dataset, takes: _Taken) -> bool:
+    if isinstance(takes, int):
+        return bool(dataset.size == takes)
+    return not takes or (dataset.ndim == len(takes) and all(map(int.__ge__, dataset.shape, takes)))
 
 
 def _candidates(name: str, named_in: Path, prefix: str) -> Iterator[Path]:

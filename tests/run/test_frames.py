@@ -1,0 +1,250 @@
+"""Frames as a run meets them: those that cannot be read are told of before it begins, and never retried for ever; those
+that are others than it began with are never trained on. Real files, real processes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import pytest
+
+from tests.support.configs import write_frames
+from tests.support.frame_files import Make, blosc, chunked, damage_chunk, virtual
+from tests.support.native_runs import PASSING, digests, make_root, start, wait_for_generation
+from tests.support.processes import Tiw, children
+from tests.support.run_folder import RunFolder
+from tests.support.waiting import wait_for
+from tiw_fsm.errors import ExitCode
+
+
+def undecodable(path: Path) -> None:
+    chunked(path, compression="gzip")
+    damage_chunk(path)
+
+
+def in_place_of(make: Make) -> Make:
+    def place(path: Path) -> None:
+        path.unlink()
+        make(path)
+
+    return place
+
+
+UNREADABLE: dict[str, tuple[Make, str]] = {
+    "a filter that is not installed": (blosc, "filter 32001 (blosc)"),
+    "a damaged chunk": (undecodable, "row 320 cannot be decoded"),
+    "a pipe": (in_place_of(os.mkfifo), "is no regular file"),
+    "a folder": (in_place_of(Path.mkdir), "is no regular file"),
+    "a device": (in_place_of(lambda path: path.symlink_to("/dev/zero")), "is no regular file"),
+    "a file that is gone": (Path.unlink, "no such file"),
+}
+
+
+@pytest.mark.parametrize("what", UNREADABLE)
+def test_check_says_why_frames_cannot_be_read(root: Path, tiw: Tiw, what: str) -> None:
+    make, said = UNREADABLE[what]
+    make(root / "frames.h5")
+    done = tiw(root, "check")
+    assert (done.returncode, said in done.stdout) == (ExitCode.USAGE, True), done.stdout
+
+
+@pytest.mark.parametrize("what", ["a filter that is not installed", "a damaged chunk"])
+def test_a_run_on_frames_that_cannot_be_decoded_does_not_begin(root: Path, tiw: Tiw, what: str) -> None:
+    """Exit 2, which no scheduler retries."""
+    make, said = UNREADABLE[what]
+    make(root / "frames.h5")
+    done = tiw(root, "run")
+    assert (done.returncode, said in done.stderr) == (ExitCode.USAGE, True), done.stderr
+    assert not (root / "state/default/state.json").exists()
+
+
+def test_a_file_that_somebody_writes_to_is_named_with_who_it_is(root: Path, tiw: Tiw) -> None:
+    holds = "import h5py, sys; file = h5py.File(sys.argv[1], 'r+'); print('open', flush=True); sys.stdin.read()"
+    writer = subprocess.Popen(
+        [sys.executable, "-c", holds, root / "frames.h5"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "open\n"
+        done = tiw(root, "check")
+        assert done.returncode == ExitCode.USAGE
+        for said in ("open for writing elsewhere", f"by process {writer.pid}", "HDF5_USE_FILE_LOCKING"):
+            assert said in done.stdout
+    finally:
+        writer.communicate("")
+    assert tiw(root, "check").returncode == ExitCode.PASSED
+
+
+REFUSES = """
+#define _GNU_SOURCE
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+ssize_t pread(int fd, void *into, size_t count, off_t offset)
+{
+    char link[64], path[4096];
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    ssize_t length = readlink(link, path, sizeof path - 1);
+    path[length < 0 ? 0 : length] = 0;
+    if (count > 4096 && strstr(path, "frames.h5")) {
+        errno = EIO;
+        return -1;
+    }
+    return syscall(SYS_pread64, fd, into, count, offset);
+}
+ssize_t pread64(int fd, void *into, size_t count, off_t offset) { return pread(fd, into, count, offset); }
+"""
+"""A disk that cannot read the rows of frames.h5."""
+
+
+@pytest.mark.skipif(not shutil.which("cc"), reason="needs a C compiler")
+def test_a_disk_that_fails_to_read_is_still_the_disks_fault(root: Path) -> None:
+    (root / "refuses.c").write_text(REFUSES)
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", "refuses.so", "refuses.c"], cwd=root, check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "tiw_fsm", "check"],
+        cwd=root,
+        env=os.environ | {"LD_PRELOAD": str(root / "refuses.so")},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, "Input/output error" in done.stderr) == (ExitCode.DISK, True), (done.stdout, done.stderr)
+
+
+# --- between two starts -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run killed in its training, whose frames lie in several files, and are compressed."""
+    root = make_root(tmp_path_factory.mktemp("begun") / "root")
+    virtual(root / "frames.h5")
+    for part in root.glob("part*.h5"):
+        with h5py.File(part) as file:
+            rows = file["frames"][:]
+        with h5py.File(part, "w") as file:
+            file.create_dataset("frames", data=rows, chunks=(12, 16, 16, 3), compression="gzip")
+    process = start(root, *PASSING)
+    wait_for_generation(root, 3, process)
+    process.kill()
+    process.communicate()
+    return root
+
+
+def test_sources_that_are_lost_changed_or_damaged_meanwhile_stop_the_next_start(begun: Path, tiw: Tiw) -> None:
+    part = begun / "part2.h5"
+    whole, generation = part.read_bytes(), RunFolder(begun).state.generation
+    part.unlink()
+    done = tiw(begun, "run")
+    assert (done.returncode, "part2.h5 is missing" in done.stderr) == (ExitCode.USAGE, True)
+    assert "part2.h5 is missing" in tiw(begun, "verify").stdout
+    part.write_bytes(whole)
+    with h5py.File(part, "r+") as file:
+        file["frames"][5, 5, 5, 0] ^= 1
+    assert tiw(begun, "verify").returncode == ExitCode.DAMAGED
+    done = tiw(begun, "run")
+    assert (done.returncode, "the frames file: SHA-256" in done.stderr) == (ExitCode.CHANGED, True)
+    part.write_bytes(whole)
+    damage_chunk(part, 4)
+    done = tiw(begun, "run")
+    assert (done.returncode, "the frames file: SHA-256" in done.stderr) == (ExitCode.CHANGED, True)
+    done = tiw(begun, "run", "--accept-changes")
+    assert (done.returncode, "row 288 cannot be decoded" in done.stderr) == (ExitCode.USAGE, True), done.stderr
+    assert RunFolder(begun).state.generation == generation
+    part.write_bytes(whole)
+    assert tiw(begun, "verify").returncode == ExitCode.PASSED
+
+
+# --- while it runs ----------------------------------------------------------------------------------------------
+
+
+def gone(path: Path) -> None:
+    path.unlink()
+
+
+def larger(path: Path) -> None:
+    path.unlink()
+    write_frames(path, size=24)
+
+
+def no_frames(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:3000])
+
+
+MEANWHILE: dict[str, tuple[Callable[[Path], None], ExitCode, str]] = {
+    "a damaged chunk": (undecodable, ExitCode.CHANGED, "the frames in use are not those the run began with"),
+    "frames of another size": (larger, ExitCode.CHANGED, "the frames in use are not those the run began with"),
+    "half of a copy": (no_frames, ExitCode.CHANGED, "the frames in use are not those the run began with"),
+    "a file that is gone": (gone, ExitCode.USAGE, "no such file"),
+}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("whole") / "frames.h5"
+    write_frames(path)
+    return path
+
+
+def test_frames_that_go_bad_under_a_living_run_end_it_and_count_as_no_death(
+    tmp_path: Path, whole: Path, tiw: Tiw
+) -> None:
+    """The child is killed, its successor finds something else; with the file back the run goes on, again and again."""
+    root = make_root(tmp_path / "root")
+    for n, (spoil, code, said) in enumerate(MEANWHILE.values()):
+        process = start(root, *PASSING)
+        wait_for_generation(root, 2 + 2 * n, process)
+        wait_for("a child", lambda process=process: children(process.pid), 20)  # type: ignore[misc]
+        spoil(root / "frames.h5")
+        os.kill(children(process.pid)[0], signal.SIGKILL)
+        _, stderr = process.communicate(timeout=60)
+        assert (process.returncode, said in stderr) == (code, True), stderr
+        (root / "frames.h5").unlink(missing_ok=True)
+        shutil.copy(whole, root / "frames.h5")
+    assert tiw(root, "run").returncode == ExitCode.PASSED
+    untouched = make_root(tmp_path / "untouched")
+    assert tiw(untouched, "run", *PASSING).returncode == ExitCode.PASSED
+    assert digests(tiw, root) == digests(tiw, untouched)
+    crashes = [len(RunFolder(root).journal(event)) for event in ("crashed", "out_of_memory")]
+    assert crashes == [len(MEANWHILE), 0], "one for each kill, and none for the frames"
+
+
+OF_BEFORE = """
+import sys
+from tiw_fsm.run import fingerprint
+
+take = fingerprint.take
+fingerprint.take = lambda *arguments: take(*arguments).evolve(content=None)
+sys.argv = ["tiw-fsm", *sys.argv[1:]]
+from tiw_fsm.__main__ import main
+
+main()
+"""
+"""The tool as it was when a state did not know the digest of the frames' content."""
+
+
+def test_a_state_that_does_not_know_the_content_learns_it_at_the_next_start(tmp_path: Path, tiw: Tiw) -> None:
+    root = make_root(tmp_path / "root")
+    process = subprocess.Popen([sys.executable, "-c", OF_BEFORE, "run", *PASSING], cwd=root, stderr=subprocess.PIPE)
+    state = root / "state/default/state.json"
+    wait_for("a commit in training", lambda: state.exists() and RunFolder(root).state.generation > 2, 60, pause=0.002)
+    process.kill()
+    process.communicate()
+    before = RunFolder(root).state.fingerprint
+    assert before is not None
+    assert before.content is None
+    done = tiw(root, "run")
+    assert (done.returncode, "bitwise" in done.stderr) == (ExitCode.PASSED, False), done.stderr
+    after = RunFolder(root).state.fingerprint
+    assert after is not None
+    assert after.content is not None
+    assert after.evolve(content=None) == before
