@@ -11,7 +11,9 @@ import pytest
 
 from tests.support.checkout.checkout_runs import MakeCheckout, kill, processes_below
 from tests.support.checkout.files.mini import LOSS
+from tests.support.configs import write_frames
 from tests.support.waiting import wait_for
+from tiw_fsm.errors import ExitCode
 from tiw_fsm.stages import Stage
 
 
@@ -136,3 +138,21 @@ def test_several_processes_go_through_torchrun(checkout: MakeCheckout) -> None:
     assert tiny.state.fingerprint is not None
     assert tiny.state.fingerprint.processes == 2
     assert os.environ.get("WANDB_MODE") is None
+
+
+def test_frames_replaced_while_a_script_reads_them_are_not_trained_on(checkout: MakeCheckout) -> None:
+    """The script ends well, and what it made is not published; with the old frames the run goes on."""
+    tiny = checkout("newest")
+    path = tiny.root / "data/pong_frames.h5"
+    tiny.faults({"what": "slow", "stage": "video_tokenizer", "seconds": 0.1})
+    runner = tiny.start()
+    tiny.wait_for("results/default/video_tokenizer/attempts/*/process_1/video_tokenizer/**/state.pt")
+    old = path.read_bytes()
+    write_frames(path, seed=1)
+    assert runner.wait(60) == ExitCode.CHANGED
+    assert "the frames in use are not those the run began with" in (tiny.root / "started.log").read_text()
+    assert tiny.state.stages[Stage.VIDEO].completed == 0
+    path.write_bytes(old)
+    tiny.faults()
+    assert tiny.run().returncode == ExitCode.PASSED
+    assert tiny.journal("saved")[0].get("notes", []) == [], "nothing that the first script left was taken up"

@@ -31,7 +31,7 @@ from tiw_fsm.engines.protocol import (
     TrainRequest,
     TrainResult,
 )
-from tiw_fsm.errors import EngineCrashed, Interrupted, StateDamaged, UsageProblem, disk_errors
+from tiw_fsm.errors import EngineCrashed, Interrupted, RunChanged, StateDamaged, UsageProblem, disk_errors
 from tiw_fsm.fsm.inference_gate import InferenceResult
 from tiw_fsm.stages import STAGES, Stage
 from tiw_fsm.storage import checkpoints
@@ -127,7 +127,7 @@ class CheckoutEngine:
             if (done := script_output.updates_done(text, plan.n_updates - plan.first)) is not None:
                 progress(request.start + done, request.stop_at, None)
 
-        with self._same_frames(request):
+        with self._same_frames(request, folder):
             ended = self._run([*self._launcher(), STAGES[request.stage].script, *arguments], folder, relay)
         if ended.how == "done":
             return self._finished(request, folder, process, notes, time.monotonic() - began)
@@ -219,7 +219,7 @@ class CheckoutEngine:
             if (frame := script_output.frame(text)) is not None:
                 progress(frame, request.inference.generation_steps, None)
 
-        with self._same_frames(request):
+        with self._same_frames(request, folder):
             ended = self._run([self._settings.python_exec, *self._inference_words(request, given)], folder, relay)
         with disk_errors("writing", Path(request.log)), durable.open_new(Path(request.log)) as log:
             log.write(ended.output)
@@ -297,18 +297,23 @@ class CheckoutEngine:
         return str(path) if path.name in _names(path.parent) - before else None
 
     @contextmanager
-    def _same_frames(self, request: TrainRequest | InferRequest) -> Iterator[None]:
+    def _same_frames(self, request: TrainRequest | InferRequest, folder: Path) -> Iterator[None]:
         """A script reads the frames by itself: they are held against the run's before it and after it.
 
         Raises:
-            RunChanged: they are others.
+            RunChanged: they are others; what the script left in ``folder`` counts for nothing.
+            UsageProblem: they are gone, or cannot be read; likewise.
         """
         path = Path(request.data.path)
         if request.frames:
             request.frames.require(frames.sha256(path))
         yield
-        if request.frames:
-            request.frames.require(frames.sha256(path))
+        try:
+            if request.frames:
+                request.frames.require(frames.sha256(path))
+        except (RunChanged, UsageProblem):
+            process_folders.disown(folder)
+            raise
 
     # --- the rest of the protocol -------------------------------------------------------------------------------
 

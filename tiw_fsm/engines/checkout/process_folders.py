@@ -105,6 +105,12 @@ def begun_with(folder: Path) -> Process | None:
         return None
 
 
+def disown(folder: Path) -> None:
+    """Have what the process of ``folder`` left count for nothing."""
+    with disk_errors("removing", folder / PROCESS):
+        (folder / PROCESS).unlink(missing_ok=True)
+
+
 def newest_saved(folder: Path, stage: Stage, notes: list[str]) -> Path | None:
     """The newest complete checkpoint that a process saved; torn ones are named, and stay."""
     newest, passed_over = checkpoints.newest_valid(folder / stage / "checkpoints", stage)
