@@ -16,6 +16,8 @@ def main() -> None:
     if sys.argv[1:2] == ["run"]:
         signals.exit_when_asked()
     try:
+        if not killer.addresses_suffice():
+            raise MemoryError("the address space is limited (ulimit -v)")
         from tiw_fsm import cli
     except (ImportError, MemoryError) as exc:
         if not killer.is_shortage(exc):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
+import resource
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,10 +20,12 @@ SHELL = 128
 SHORTAGE = re.compile(
     r"out of memory|OutOfMemoryError|MemoryError|can't allocate memory|cannot allocate memory|not enough memory|"
     r"unable to allocate|memory allocation (still )?failed|could not create a (primitive|memory)|bad_alloc|"
-    r"failed to map segment|_STATUS_ALLOC_FAILED|can't start new thread",
+    r"failed to map segment|_STATUS_ALLOC_FAILED|can't start new thread|error return without exception set",
     re.IGNORECASE,
 )
 """How torch, oneDNN, CUDA, numpy, HDF5, OpenBLAS, the dynamic loader and Python say that memory did not suffice."""
+LEAST_ADDRESSES = 256 << 20
+"""Bytes of address space without which numpy ends the process, with the exit code of a run that did not pass."""
 OF_ITS_OWN = re.compile(r"exitcode\s*: -(\d+) \(pid")
 """How torchrun says which signal ended the process that it had started."""
 NO_ROOM = frozenset({errno.ENOMEM, errno.EAGAIN, errno.EMFILE, errno.ENFILE})
@@ -32,6 +35,12 @@ REMEDY = (
     "held, or give it more memory (ulimit -v, the job's or the container's limit)"
 )
 """What helps against a shortage of memory, to end a sentence with."""
+
+
+def addresses_suffice() -> bool:
+    """Whether this process may have as much address space as it needs to begin (``ulimit -v``)."""
+    allowed = resource.getrlimit(resource.RLIMIT_AS)[0]
+    return allowed == resource.RLIM_INFINITY or allowed >= LEAST_ADDRESSES
 
 
 def speaks_of_memory(text: str) -> bool:

@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from tiw_fsm.engines.native.engine import NativeEngine
-from tiw_fsm.engines.protocol import Progress, TrainRequest, TrainResult
+from tiw_fsm.engines.protocol import Hello, HelloRequest, Progress, TrainRequest, TrainResult
 from tiw_fsm.errors import RunHeld
 from tiw_fsm.fsm.run_state import RunState
 from tiw_fsm.run import fingerprint, resume
 from tiw_fsm.run.session import Context
 from tiw_fsm.storage import checkpoints, places
 from tiw_fsm.storage.store import Store
-from tiw_fsm.system import append_log, durable, signals
+from tiw_fsm.system import append_log, durable, killer, signals
+from tiw_fsm.values.death import Killer
 
 
 def state_in_place() -> None:
@@ -132,6 +133,27 @@ def hangup_unheeded() -> None:
     signals.STOP = tuple(number for number in signals.STOP if number != signal.SIGHUP)
 
 
+def signals_apart() -> None:
+    """Each signal is a request of its own, however close they come."""
+    signals.ONE_REQUEST = 0.0
+
+
+def kills_blamed_on_the_child() -> None:
+    """Whoever ended a child, it is taken to have died of what it did."""
+    killer.judge = lambda status, words, kills: Killer.OWN
+
+
+def children_unheld() -> None:
+    """A new child is taken for what the one before it was."""
+    start = NativeEngine._start
+
+    def trusting(self: NativeEngine, request: HelloRequest) -> Hello:
+        found = start(self, request)
+        return self._hello or found
+
+    NativeEngine._start = trusting  # type: ignore[method-assign]
+
+
 def changes_unnoticed() -> None:
     """Whatever decides the weights may change, and nobody says so."""
     fingerprint.changes = lambda old, new: []
@@ -147,6 +169,9 @@ BROKEN: dict[str, Callable[[], None]] = {
     "paths_absolute": paths_absolute,
     "hangup_unheeded": hangup_unheeded,
     "changes_unnoticed": changes_unnoticed,
+    "children_unheld": children_unheld,
+    "kills_blamed_on_the_child": kills_blamed_on_the_child,
+    "signals_apart": signals_apart,
     "unpickled": unpickled,
     "links_followed": links_followed,
     "hashes_ignored": hashes_ignored,
