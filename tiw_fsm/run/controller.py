@@ -102,7 +102,9 @@ class Controller:
                 if stopping():
                     raise Interrupted("interrupted; nothing was lost. The same command goes on from here.") from None
         assert self.committed is not None
-        return self.committed
+        run = resume.found_again(self.session, self.committed)
+        context.claim_run_root(run)
+        return run
 
     def _died_early(self, death: EngineCrashed, stopping: Callable[[], bool]) -> None:
         """A child died where no activity could say so. It is counted if the state has a budget for that.
@@ -112,7 +114,9 @@ class Controller:
         """
         run = self.committed
         if run is not None and run.state in deaths.COUNTED:
-            self._given_up = self._take_up(deaths.told(self.session.log, run, death), stopping).state is State.REPORT
+            outcome = deaths.told(self.session.log, run, death)
+            # Where the run's files lie now is found out, and claimed, only by a start that begins.
+            self._given_up = self._take_up(outcome, stopping, sweep=False).state is State.REPORT
             return
         deaths.say(self.session.log, run, death)
         self._uncounted += 1
@@ -152,9 +156,9 @@ class Controller:
                 self._died_early(exc, stopping)
         return run
 
-    def _take_up(self, outcome: Outcome, stopping: Callable[[], bool]) -> RunState:
+    def _take_up(self, outcome: Outcome, stopping: Callable[[], bool], *, sweep: bool = True) -> RunState:
         """Commit what an activity found. After a death, let what caused it pass."""
-        after = self._step(outcome.run, outcome.event, outcome.facts)
+        after = self._step(outcome.run, outcome.event, outcome.facts, sweep=sweep)
         if outcome.event in DEATHS.values() and after.state is not State.REPORT:
             deaths.say_what_changed(self.session.log, outcome.run, after)
             self._wait(after.deaths, stopping)
@@ -166,10 +170,10 @@ class Controller:
         run, changed = resume.reconciled(self.session, run, hello)
         return self._commit(run, RunnerEvent.CHANGED, Changed(changed=changed)) if changed else run
 
-    def _step(self, run: RunState, event: Event, facts: Facts) -> RunState:
-        return self._commit(self._machine.step(run, event), event, facts)
+    def _step(self, run: RunState, event: Event, facts: Facts, *, sweep: bool = True) -> RunState:
+        return self._commit(self._machine.step(run, event), event, facts, sweep=sweep)
 
-    def _commit(self, after: RunState, event: Event | RunnerEvent, facts: Facts) -> RunState:
+    def _commit(self, after: RunState, event: Event | RunnerEvent, facts: Facts, *, sweep: bool = True) -> RunState:
         """The single commit point. Checkpoints that neither this nor the previous generation names go."""
         store, paths, before = self.session.store, self.session.paths, self.committed
         starting = before is None or (after.runner is not None and after.runner != before.runner)
@@ -179,7 +183,7 @@ class Controller:
         if starting:
             store.started()
         named = self.committed.named_checkpoints() | (before.named_checkpoints() if before else set())
-        if named != self.kept:
+        if sweep and named != self.kept:
             self.kept = named
             for stage in Stage:
                 checkpoints.sweep(paths.checkpoints(stage), {Path(path) for path in named}, self.committed.run_id)
