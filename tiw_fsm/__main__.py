@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import sys
 
-from tiw_fsm.system import signals
+if __name__ == "__main__" and not sys.flags.safe_path:
+    del sys.path[0]  # ``-m`` puts the working directory first, where a random.py would be taken for Python's
+
+from tiw_fsm.errors import ExitCode
+from tiw_fsm.system import killer, signals
 
 
 def main() -> None:
     """Heed signals from the first instant of a run to the last; what happens between is the command line's."""
     if sys.argv[1:2] == ["run"]:
         signals.exit_when_asked()
-    from tiw_fsm import cli
-
+    try:
+        if not killer.addresses_suffice():
+            raise MemoryError("the address space is limited (ulimit -v)")
+        from tiw_fsm import cli
+    except (ImportError, MemoryError) as exc:
+        if not killer.is_shortage(exc):
+            raise
+        print(f"memory does not suffice to begin: {exc}; {killer.REMEDY}, and run again.", file=sys.stderr)
+        sys.exit(ExitCode.DISK)
     try:
         cli.main()
     finally:

@@ -21,6 +21,7 @@ from tiw_fsm.reporting.wording import near, not_begun
 from tiw_fsm.scheduling import Scheduler
 from tiw_fsm.storage.paths import StatePaths
 from tiw_fsm.storage.state_folder import StateFolder
+from tiw_fsm.system import killer
 from tiw_fsm.version import __version__
 
 if TYPE_CHECKING:
@@ -335,7 +336,10 @@ def main() -> None:
             sys.exit(ExitCode.PASSED)
         err.print(str(exc), style="yellow" if isinstance(exc, Interrupted) else "red", soft_wrap=True, markup=False)
         sys.exit(exc.exit_code)
-    except Exception:
+    except Exception as exc:
+        if killer.is_shortage(exc):
+            err.print(f"memory does not suffice: {exc!r}; {killer.REMEDY}, and run again.", style="red", soft_wrap=True)
+            sys.exit(ExitCode.DISK)
         traceback.print_exc()
         err.print("This is a bug in tiw-fsm: state is untouched. The traceback above is what to report.", style="red")
         sys.exit(ExitCode.BUG)

@@ -6,14 +6,16 @@ TiwFsmError
 ├── StateDamaged        4   state or checkpoint damaged beyond repair, or newer than this tool
 ├── RunChanged          5   config, data, code or torch differ from what the run began with
 ├── Interrupted        75   asked to stop, all progress saved
-├── EngineCrashed      70   a child died; once a stage is in training the controller counts it and goes on
+├── EngineCrashed      70   a child died; the controller counts it, waits, and goes on
 └── DiskRefused        74   full, read-only or failing disk
+    └── MemoryRefused  74   memory does not suffice
 
 Foreign errors are translated once, where they enter (``raise ... from exc``). Messages say what to do next.
 """
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from enum import IntEnum
@@ -73,16 +75,20 @@ class DiskRefused(TiwFsmError):
     exit_code = ExitCode.DISK
 
 
+class MemoryRefused(DiskRefused):
+    """The operating system refused this process memory: like a full disk, it costs nothing but time."""
+
+
 class EngineCrashed(TiwFsmError):
     """The engine's child died, or reported an error of its own.
 
     Attributes:
-        out_of_memory: the child ran out of memory, so a smaller batch may help.
+        killed_by: what ended it, one of ``values.death.Killer``.
     """
 
-    def __init__(self, message: str, *, out_of_memory: bool = False) -> None:
+    def __init__(self, message: str, *, killed_by: str = "own") -> None:
         super().__init__(message)
-        self.out_of_memory = out_of_memory
+        self.killed_by = killed_by
 
 
 class Interrupted(TiwFsmError):
@@ -98,6 +104,8 @@ def disk_errors(doing: str, path: Path) -> Iterator[None]:
         yield
     except OSError as exc:
         reason = exc.strerror or str(exc)
+        if exc.errno == errno.ENOMEM:
+            raise MemoryRefused(f"{doing} {path} failed: {reason}. Nothing committed was lost; run again.") from exc
         raise DiskRefused(
             f"{doing} {path} failed: {reason}. Nothing committed was lost; mend the disk and run again."
         ) from exc

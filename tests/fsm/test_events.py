@@ -11,7 +11,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError, create_model
 from tests.support.configs import write_configs
 from tests.support.eventful import die_in_dynamics
 from tests.support.simulation import Simulation
-from tiw_fsm.engines.protocol import Progress, TrainRequest, TrainResult
+from tiw_fsm.engines.protocol import Hello, HelloChanged, Progress, TrainRequest, TrainResult
 from tiw_fsm.engines.simulated import Script, SimulatedEngine
 from tiw_fsm.errors import ExitCode, Interrupted
 from tiw_fsm.fsm.events import CHUNK_JUDGED, FACTS, GATE_DECIDED, Event, Line, RunnerEvent
@@ -28,11 +28,12 @@ TROUBLE = Script(
     losses={Stage.DYNAMICS: [7.0, 2.0]},
     mse=[0.5],
     crashes={Stage.DYNAMICS: 1},
+    killed={Stage.DYNAMICS: 1},
     out_of_memory={Stage.DYNAMICS: 1},
     inference_crashes=1,
     device="another device",
 )
-"""A crash, a batch that does not fit, a rejected chunk, a dead inference, and gates that are never passed."""
+"""A crash, a kill, a batch that does not fit, a rejected chunk, a dead inference, and gates that are never passed."""
 
 
 class StopsEarly(SimulatedEngine):
@@ -42,6 +43,18 @@ class StopsEarly(SimulatedEngine):
         result = super().train(request, progress)
         self.stop()
         return result.evolve(notes=["a note"])
+
+
+class ComesBackAnother(SimulatedEngine):
+    """Its first child computes otherwise than the one that said hello."""
+
+    changed = False
+
+    def train(self, request: TrainRequest, progress: Progress) -> TrainResult:
+        if not self.changed:
+            self.changed = True
+            raise HelloChanged(Hello(device="yet another", torch=self.script.torch, threads=self.script.threads))
+        return super().train(request, progress)
 
 
 class LosesAResult(Store):
@@ -67,7 +80,7 @@ def journal(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     with pytest.raises(Interrupted):
         simulation.run_with(StopsEarly())
     die_in_dynamics(simulation)
-    assert simulation.run(TROUBLE, max_inference_retries=1) == ExitCode.NOT_PASSED
+    assert simulation.run_with(ComesBackAnother(TROUBLE), max_inference_retries=1) == ExitCode.NOT_PASSED
     die_in_dynamics(simulation, max_inference_retries=2, max_stalled_starts=0)
     assert simulation.run() == ExitCode.NOT_PASSED
     assert simulation.run(max_stalled_starts=9) == ExitCode.PASSED
@@ -119,7 +132,7 @@ def test_facts_that_are_values_of_their_own_can_be_read_as_such(journal: list[di
             Runner.model_validate(line["facts"]["died"])
 
 
-@pytest.mark.parametrize("key", ["notes", "died", "changed"])
+@pytest.mark.parametrize("key", ["notes", "died", "changed", "killed_by"])
 def test_what_an_event_may_have_beside_is_among_what_was_seen(journal: list[dict[str, Any]], key: str) -> None:
     assert [line for line in journal if key in line["facts"]]
 

@@ -138,6 +138,31 @@ def test_out_of_memory_halves_the_batch_and_so_does_a_second_crash_at_the_same_u
     assert stages[Stage.LATENT].tuning.batch_size_per_gpu == 4
 
 
+@pytest.mark.parametrize(("kills", "batch"), [(4, 4), (5, 2)])
+def test_kills_from_outside_leave_the_batch_until_the_crash_budget_is_nearly_used_up(
+    simulation: Simulation, kills: int, batch: int
+) -> None:
+    """Five are allowed: the fifth is the last that the run survives."""
+    assert simulation.run(Script(killed={Stage.VIDEO: kills})) == ExitCode.PASSED
+    assert simulation.state.stages[Stage.VIDEO].tuning.batch_size_per_gpu == batch
+    assert [facts["killed_by"] for facts in simulation.journal("killed")] == ["outside"] * kills
+
+
+def test_a_kill_and_a_crash_at_the_same_update_are_not_two_crashes(simulation: Simulation) -> None:
+    assert simulation.run(Script(killed={Stage.VIDEO: 1}, crashes={Stage.VIDEO: 1})) == ExitCode.PASSED
+    assert simulation.state.stages[Stage.VIDEO].tuning.batch_size_per_gpu == 4
+
+
+def test_a_budget_of_two_deaths_is_too_small_to_learn_from_kills(simulation: Simulation) -> None:
+    assert simulation.run(Script(killed={Stage.VIDEO: 2}), max_crashes=2) == ExitCode.PASSED
+    assert simulation.state.stages[Stage.VIDEO].tuning.batch_size_per_gpu == 4
+
+
+def test_a_run_that_ends_for_want_of_memory_says_so_and_what_to_lower(simulation: Simulation) -> None:
+    assert simulation.run(Script(out_of_memory={Stage.VIDEO: 6})) == ExitCode.NOT_PASSED
+    assert "memory did not suffice; lower batch_size_per_gpu" in (simulation.state.reason or "")
+
+
 def test_a_crash_before_and_one_after_a_checkpoint_and_a_rejected_chunk_leave_the_batch(tmp_path: Path) -> None:
     """The repeated chunk begins where the first crash was, but a checkpoint lay between: it is not the same crash."""
     write_configs(tmp_path / "configs")

@@ -19,6 +19,7 @@ from tests.support.native_runs import PASSING
 from tests.support.processes import Tiw
 from tiw_fsm.config.loop import LoopConfig
 from tiw_fsm.data import pictures
+from tiw_fsm.engines.native import child
 from tiw_fsm.errors import ExitCode
 from tiw_fsm.fsm import inference_gate
 from tiw_fsm.fsm.inference_gate import InferenceResult
@@ -93,7 +94,7 @@ def test_inference_alone_of_given_checkpoints(finished: Path, root: Path, tiw: T
 def test_the_childs_interpreter_is_the_one_named(root: Path, tiw: Tiw) -> None:
     interpreter(root / "my-python", f'echo "$@" >> {root}/calls')
     assert tiw(root, "run", "--python-exec", "my-python", *PASSING).returncode == ExitCode.PASSED
-    assert "tiw_fsm.engines.native.child" in (root / "calls").read_text()
+    assert f"-P {child.__file__}" in (root / "calls").read_text()
 
 
 def test_every_accepted_chunk_left_a_picture(finished: Path) -> None:

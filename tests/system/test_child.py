@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from tests.support.processes import children, process_state
 from tests.support.waiting import wait_for
-from tiw_fsm.errors import StateDamaged
+from tiw_fsm.errors import StateDamaged, UsageProblem
 from tiw_fsm.system import signals
 from tiw_fsm.system.child import Child
+from tiw_fsm.values.death import Killer
 
 WAITS = "import sys; sys.stdin.read()"
 """It hangs by its standard input, and says nothing."""
@@ -35,6 +39,7 @@ def child(tmp_path: Path, code: str, *arguments: str, max_silence: float = 60, p
 def test_how_it_ended_and_what_it_said_last_are_known(tmp_path: Path) -> None:
     with child(tmp_path, "import sys; print('all'); print('is lost', file=sys.stderr); sys.exit(3)") as dying:
         assert dying.how_it_ended() == "ended with status 3"
+        assert (dying.killed_by(), dying.failed_by_itself()) == (Killer.OWN, True)
         assert sorted(dying.last_words().split("\n")) == ["", "all", "is lost"]
         assert dying.last_words(3) == dying.last_words()[-3:]
 
@@ -80,7 +85,45 @@ def test_signals_that_ask_a_run_to_stop_never_reach_it(tmp_path: Path) -> None:
 def test_one_that_heeds_nothing_is_killed(tmp_path: Path) -> None:
     heedless = child(tmp_path, HEEDLESS)
     heedless.kill()
-    assert heedless.how_it_ended() == "ended with status -9"
+    assert heedless.poll() == -signal.SIGKILL
+
+
+def test_one_that_somebody_kills_has_not_failed_by_itself(tmp_path: Path) -> None:
+    with child(tmp_path, WAITS) as waiting:
+        os.kill(waiting.pid, signal.SIGKILL)
+        assert waiting.how_it_ended().startswith("was ended by SIGKILL, from outside")
+        assert (waiting.killed_by(), waiting.failed_by_itself()) == (Killer.OUTSIDE, False)
+
+
+@pytest.mark.parametrize("pause", ["child", "grandchild", "both"])
+def test_time_in_which_it_was_stopped_is_no_silence(tmp_path: Path, pause: str) -> None:
+    """Nor is time in which this process was: by SIGSTOP, or with the whole machine."""
+    starts = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]])"
+    with child(tmp_path, *([starts, WAITS] if pause == "grandchild" else [WAITS]), max_silence=0.5) as quiet:
+        wait_for("its child", lambda: pause != "grandchild" or children(quiet.pid), 30)
+        stopped = children(quiet.pid)[0] if pause == "grandchild" else quiet.pid
+        os.kill(stopped, signal.SIGSTOP)
+        wait_for("it is stopped", lambda: process_state(stopped) == "T", 30)
+        until = time.monotonic() + 1.5
+        while time.monotonic() < until:
+            assert not quiet.hangs()
+            time.sleep(1.2 if pause == "both" else 0.02)
+        os.kill(stopped, signal.SIGCONT)
+        assert not quiet.hangs()
+        wait_for("it hangs", quiet.hangs, 30)
+
+
+@pytest.mark.parametrize(
+    ("error", "what"),
+    [(FileNotFoundError, "No such file"), (PermissionError, "Permission denied"), (OSError, "Exec format error")],
+)
+def test_a_command_that_cannot_be_executed_is_the_users_to_mend(tmp_path: Path, error: type, what: str) -> None:
+    command = tmp_path / "command"
+    if error is not FileNotFoundError:
+        command.write_bytes(b"\0nothing to execute")
+        command.chmod(0o755 if error is OSError else 0o644)
+    with pytest.raises(UsageProblem, match=f"cannot be executed: {what}.*--python-exec"):
+        Child([str(command)], output=tmp_path / "output", max_silence=60, environment=os.environ)
 
 
 def test_one_that_has_ended_cannot_be_told_anything(tmp_path: Path) -> None:

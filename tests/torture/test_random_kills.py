@@ -24,6 +24,8 @@ from tiw_fsm.fsm.states import State
 
 AT_MOST = 20
 """Kills of one run."""
+AT_ONE_PLACE = 2
+"""Kills of the child without progress between them; each makes the run wait for longer."""
 LATER = 0.15
 """A kill comes up to so many seconds after the commit it waited for: an update takes some 10 ms here, a save 10 ms."""
 FURTHER = 9
@@ -76,16 +78,15 @@ def troubles(bench: Bench, chance: random.Random, kills: int, figures: Counter[s
 
 
 def kills_the_child(bench: Bench, run: Started) -> bool:
-    """Kill it, at most once after each committed checkpoint, and wait until that is counted; False if it may not be."""
+    """Kill it, at most twice after each checkpoint, and wait until that is counted; False if it may not be."""
     state = bench.store.load()
     at_work = state is not None and (state.stage is not None or state.state is State.INFER)
-    last = next((event for event in reversed(events(bench)) if event in ("saved", "crashed")), "saved")
     child = next(iter(children(run.pid)), None)
-    if not at_work or last == "crashed" or child is None:
+    if not at_work or state is None or state.deaths == AT_ONE_PLACE or child is None:
         return False
-    deaths = events(bench).count("crashed")
+    deaths = events(bench).count("killed")
     os.kill(child, signal.SIGKILL)
-    while events(bench).count("crashed") == deaths and process_state(run.pid) != "Z":
+    while events(bench).count("killed") == deaths and process_state(run.pid) != "Z":
         time.sleep(0.005)
     return True
 

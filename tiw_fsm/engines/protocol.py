@@ -39,10 +39,23 @@ class Hello(FrozenModel):
     torch: str
     threads: int
     processes: int = 1
+    own_code: str = ""
+    """Digest of our own code as the process that computes has imported it; empty where the files' own is as good."""
     code: str = ""
     """Digest of code beside our own that decides the results."""
     dialect: JsonObject | None = None
     """What the engine found out about the code it drives."""
+
+
+class HelloChanged(Exception):
+    """A process that takes the place of one that died is not what that one said of itself; nothing was done yet.
+
+    Whoever is told may ask again, and is served by the new one.
+    """
+
+    def __init__(self, hello: Hello) -> None:
+        super().__init__(f"now it says {hello}")
+        self.hello = hello
 
 
 class ShapesRequest(FrozenModel):
@@ -152,13 +165,17 @@ Progress = Callable[[int, int, float | None], None]
 
 
 class Engine(Protocol):
-    """Trains and infers. Every call may raise EngineCrashed."""
+    """Trains and infers. Every call may raise EngineCrashed; every one but ``hello`` may raise HelloChanged."""
 
     saves_within_chunk: ClassVar[bool]
     """It keeps checkpoints of its own while it trains, so that one request can be a whole chunk."""
 
     def hello(self, request: HelloRequest) -> Hello:
-        """Get ready and say what the results will depend on."""
+        """Get ready and say what the results will depend on.
+
+        Raises:
+            UsageProblem: it never will be ready here.
+        """
 
     def train(self, request: TrainRequest, progress: Progress) -> TrainResult:
         """Train until ``stop_at`` or until asked to stop, and leave a checkpoint."""
@@ -188,6 +205,8 @@ class EngineKind(ABC):
 
     name: ClassVar[str]
     """As ``--engine`` calls it."""
+    waits_after_death: ClassVar[bool] = True
+    """It computes in a process that something killed: before the next one, that something gets time to pass."""
     needs_frames: ClassVar[bool] = True
     """It reads the frames file, whose bytes then belong to the run's fingerprint."""
     interpreter_needs: ClassVar[str] = "tiw_fsm"

@@ -26,6 +26,7 @@ from tiw_fsm.storage.torch_files import UnreadableFile
 from tiw_fsm.system import durable
 from tiw_fsm.tinyworlds.config import StageConfig
 from tiw_fsm.tinyworlds.learning_rate import learning_rate
+from tiw_fsm.values.death import Killer
 from tiw_fsm.values.frozen import FrozenModel
 
 
@@ -45,7 +46,9 @@ class Script(FrozenModel, strict=False):
     unique_actions: list[int] = [4]
     """Different actions in the nth inference attempt."""
     crashes: dict[Stage, int] = {}
-    """How often a stage's child dies before it works."""
+    """How often a stage's child dies of itself before it works."""
+    killed: dict[Stage, int] = {}
+    """How often a stage's child is killed from outside before it works."""
     out_of_memory: dict[Stage, int] = {}
     """How often a stage runs out of memory before it works."""
     inference_crashes: int = 0
@@ -74,8 +77,9 @@ class SimulatedEngine:
         stage = request.stage
         if request.resume:
             checkpoints.verified(request.resume)
-        self._fault(f"{stage} out of memory", self.script.out_of_memory.get(stage, 0), out_of_memory=True)
-        self._fault(f"{stage} crash", self.script.crashes.get(stage, 0))
+        self._fault(f"{stage} out of memory", self.script.out_of_memory.get(stage, 0), Killer.MEMORY)
+        self._fault(f"{stage} killed", self.script.killed.get(stage, 0), Killer.OUTSIDE)
+        self._fault(f"{stage} crash", self.script.crashes.get(stage, 0), Killer.OWN)
         loss = _nth(self.script.losses.get(stage, [STAGES[stage].typical_loss]), request.attempt - 1)
         rows = [
             {
@@ -104,7 +108,7 @@ class SimulatedEngine:
     def infer(self, request: InferRequest, progress: Progress) -> InferenceResult:
         if self._stopping:
             raise Interrupted("asked to stop")
-        self._fault("inference crash", self.script.inference_crashes)
+        self._fault("inference crash", self.script.inference_crashes, Killer.OWN)
         nth = request.number - 1
         mse = _nth(self.script.mse, nth)
         with disk_errors("writing", Path(request.log)), durable.open_new(Path(request.log)) as log:
@@ -152,10 +156,10 @@ class SimulatedEngine:
     def close(self) -> None:
         pass
 
-    def _fault(self, name: str, times: int, *, out_of_memory: bool = False) -> None:
+    def _fault(self, name: str, times: int, killed_by: Killer) -> None:
         if self.calls[name] < times:
             self.calls[name] += 1
-            raise EngineCrashed(f"scripted: {name}", out_of_memory=out_of_memory)
+            raise EngineCrashed(f"scripted: {name}", killed_by=killed_by)
 
 
 def _nth(values: list[Any], n: int) -> Any:
@@ -170,6 +174,7 @@ class SimulatedKind(NativeKind):
     """Stands in for the native engine: what that refuses, this refuses too; but it needs no frames."""
 
     name = "simulated"
+    waits_after_death = False
     needs_frames = False
 
     def make(self, settings: Settings, paths: StatePaths) -> Engine:

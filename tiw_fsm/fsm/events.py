@@ -9,6 +9,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import NotRequired, TypedDict
 
+from tiw_fsm.values.death import Killer
 from tiw_fsm.values.plain import JsonObject
 
 
@@ -20,6 +21,7 @@ class Event(StrEnum):
     ACCEPTED = "accepted"
     REJECTED = "rejected"
     CRASHED = "crashed"
+    KILLED = "killed"
     OUT_OF_MEMORY = "out_of_memory"
     INFERRED = "inferred"
     RESULT_LOST = "result_lost"
@@ -36,6 +38,7 @@ class RunnerEvent(StrEnum):
 
     STARTED = "started"
     INTERRUPTED = "interrupted"
+    CHANGED = "changed"
 
 
 class Line(TypedDict):
@@ -104,6 +107,8 @@ class Died(TypedDict):
     attempt: NotRequired[int]
     """Number of the inference attempt."""
     error: str
+    killed_by: NotRequired[str]
+    """One of ``values.death.Killer``; older journals do not say."""
 
 
 class AttemptNumber(TypedDict):
@@ -149,13 +154,33 @@ class Started(TypedDict):
     """Accepted changes and other hardware, in words: from here on not bitwise the same run."""
 
 
+class Changed(TypedDict):
+    """A child that takes the place of one that died computes otherwise."""
+
+    changed: list[str]
+    """As in ``Started``."""
+
+
 class Reopened(Started):
     """A failed run goes on with other budgets or thresholds."""
 
     budgets: dict[str, int]
 
 
-Facts = NoFacts | Aligned | Saved | Judged | Died | AttemptNumber | GateDecided | Retuned | Stalled | Started | Reopened
+Facts = (
+    NoFacts
+    | Aligned
+    | Saved
+    | Judged
+    | Died
+    | AttemptNumber
+    | GateDecided
+    | Retuned
+    | Stalled
+    | Started
+    | Reopened
+    | Changed
+)
 
 FACTS: dict[Event | RunnerEvent, type] = {
     Event.ALIGNED: Aligned,
@@ -163,6 +188,7 @@ FACTS: dict[Event | RunnerEvent, type] = {
     Event.ACCEPTED: Judged,
     Event.REJECTED: Judged,
     Event.CRASHED: Died,
+    Event.KILLED: Died,
     Event.OUT_OF_MEMORY: Died,
     Event.INFERRED: AttemptNumber,
     Event.RESULT_LOST: AttemptNumber,
@@ -174,9 +200,16 @@ FACTS: dict[Event | RunnerEvent, type] = {
     Event.REOPENED: Reopened,
     RunnerEvent.STARTED: Started,
     RunnerEvent.INTERRUPTED: NoFacts,
+    RunnerEvent.CHANGED: Changed,
 }
 """The class of an event's facts."""
 
 CHUNK_JUDGED = (Event.ACCEPTED, Event.REJECTED)
 GATE_DECIDED = (Event.GATE_PASSED, Event.GATE_FAILED)
-DEATHS = (Event.CRASHED, Event.OUT_OF_MEMORY)
+DEATHS = {
+    Killer.OWN: Event.CRASHED,
+    Killer.MEMORY: Event.OUT_OF_MEMORY,
+    Killer.OUTSIDE: Event.KILLED,
+    Killer.UNKNOWN: Event.KILLED,
+}
+"""The event that the death of a child is, by what killed it."""

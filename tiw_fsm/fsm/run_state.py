@@ -43,7 +43,8 @@ class StageProgress(FrozenModel):
     retries: int = 0
     crashes: int = 0
     crashed_at: int | None = None
-    """Completed updates at the last crash since the newest checkpoint; a second one there halves the batch."""
+    """Completed updates at the child's last own crash since the newest checkpoint; a second one there halves the
+    batch."""
     metrics: LogPosition = LogPosition()
     """What this state vouches for of the metrics file."""
     attempt_metrics: LogPosition = LogPosition()
@@ -153,6 +154,11 @@ class RunState(FrozenModel):
     reports: list[str] = []
     created_at: str = ""
     updated_at: str = ""
+
+    @property
+    def deaths(self) -> int:
+        """Of the child, in a row without progress, in the state it is in: what `max_crashes` allows for."""
+        return self.progress().crashes if self.stage else self.inference.crashes
 
     @property
     def stage(self) -> Stage | None:

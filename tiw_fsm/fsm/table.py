@@ -37,8 +37,16 @@ def train_retries_left(run: RunState) -> bool:
 
 
 def crashes_left(run: RunState) -> bool:
-    crashes = run.progress().crashes if run.stage else run.inference.crashes
-    return crashes < run.loop.budgets.max_crashes
+    return run.deaths < run.loop.budgets.max_crashes
+
+
+def crashes_nearly_used_up(run: RunState) -> bool:
+    """After this death one more ends the run; and it is not one of the first two, which say little."""
+    return run.deaths >= 2 and run.deaths + 1 == run.loop.budgets.max_crashes
+
+
+def crashed_here_before(run: RunState) -> bool:
+    return crashes_left(run) and run.progress().crashed_at == run.progress().completed
 
 
 def inference_retries_left(run: RunState) -> bool:
@@ -93,24 +101,23 @@ def repeat_chunk(run: RunState) -> RunState:
     )
 
 
-def count_crash(run: RunState) -> RunState:
-    """The child died: go on from the newest checkpoint; the second death at one place halves the batch."""
+def count_death(run: RunState) -> RunState:
+    """The child died: go on from the newest checkpoint."""
     if run.stage is None:
         return run.evolve(inference=run.inference.evolve(crashes=run.inference.crashes + 1))
-    progress = run.progress()
-    if progress.crashed_at == progress.completed:
-        return shrink_batch(run)
-    return run.with_stage(_stage(run), crashes=progress.crashes + 1, crashed_at=progress.completed)
+    return run.with_stage(_stage(run), crashes=run.deaths + 1)
+
+
+def count_crash(run: RunState) -> RunState:
+    """The same, remembering where: it was the child's own doing."""
+    return count_death(run).with_stage(_stage(run), crashed_at=run.progress().completed)
 
 
 def shrink_batch(run: RunState) -> RunState:
+    """The same, with half the batch."""
     stage, progress = _stage(run), run.progress()
-    return run.with_stage(
-        stage,
-        crashes=progress.crashes + 1,
-        crashed_at=progress.completed,
-        tuning=retune.after_out_of_memory(progress.tuning, run.loop.ladders[stage], run.loop.chunks[stage]),
-    )
+    smaller = retune.after_out_of_memory(progress.tuning, run.loop.ladders[stage], run.loop.chunks[stage])
+    return count_crash(run).with_stage(stage, tuning=smaller)
 
 
 def begin_attempt(run: RunState) -> RunState:
@@ -142,8 +149,9 @@ def plan_retune(run: RunState) -> RunState:
     return run.evolve(retunes=run.retunes + 1)
 
 
-def out_of(budget: str, run: RunState) -> RunState:
-    return run.evolve(failed_in=run.state, budget_used=budget, reason=f"the budget {budget} is used up in {run.state}")
+def out_of(budget: str, run: RunState, because: str | None = None) -> RunState:
+    reason = f"the budget {budget} is used up in {run.state}" + (f": {because}" if because else "")
+    return run.evolve(failed_in=run.state, budget_used=budget, reason=reason)
 
 
 def conclude_passed(run: RunState) -> RunState:
@@ -176,10 +184,12 @@ class Row(NamedTuple):
 
 
 S, E = State, Event
+LACKED = "memory did not suffice; lower batch_size_per_gpu, or preload_ratio so that fewer frames are held"
 train_retries_used, inference_retries_used, crashes_used, starts_used = (
     partial(out_of, budget)
     for budget in ("max_train_retries", "max_inference_retries", "max_crashes", "max_stalled_starts")
 )
+memory_used = partial(out_of, "max_crashes", because=LACKED)
 WORKING = tuple(state for state in S if state not in TERMINAL | {S.REPORT})
 
 
@@ -197,10 +207,14 @@ def training_rows(state: State) -> tuple[Row, ...]:
         Row(state, E.ACCEPTED, S.INFER, effect=accept_and_infer),
         Row(state, E.REJECTED, state, train_retries_left, repeat_chunk),
         Row(state, E.REJECTED, S.REPORT, effect=train_retries_used),
+        Row(state, E.CRASHED, state, crashed_here_before, shrink_batch),
         Row(state, E.CRASHED, state, crashes_left, count_crash),
         Row(state, E.CRASHED, S.REPORT, effect=crashes_used),
+        Row(state, E.KILLED, state, crashes_nearly_used_up, shrink_batch),
+        Row(state, E.KILLED, state, crashes_left, count_death),
+        Row(state, E.KILLED, S.REPORT, effect=crashes_used),
         Row(state, E.OUT_OF_MEMORY, state, crashes_left, shrink_batch),
-        Row(state, E.OUT_OF_MEMORY, S.REPORT, effect=crashes_used),
+        Row(state, E.OUT_OF_MEMORY, S.REPORT, effect=memory_used),
     )
 
 
@@ -209,8 +223,9 @@ TABLE: tuple[Row, ...] = (
     Row(S.ALIGN, E.ALIGNED, S.INFER, effect=begin_attempt),
     *(row for state in TRAINING for row in training_rows(state)),
     Row(S.INFER, E.INFERRED, S.GATE),
-    Row(S.INFER, E.CRASHED, S.INFER, crashes_left, count_crash),
-    Row(S.INFER, E.CRASHED, S.REPORT, effect=crashes_used),
+    *(Row(S.INFER, death, S.INFER, crashes_left, count_death) for death in (E.CRASHED, E.KILLED, E.OUT_OF_MEMORY)),
+    *(Row(S.INFER, death, S.REPORT, effect=crashes_used) for death in (E.CRASHED, E.KILLED)),
+    Row(S.INFER, E.OUT_OF_MEMORY, S.REPORT, effect=memory_used),
     Row(S.GATE, E.RESULT_LOST, S.INFER),
     Row(S.GATE, E.GATE_PASSED, S.REPORT, effect=conclude_passed),
     Row(S.GATE, E.GATE_FAILED, S.RETUNE, inference_retries_left, plan_retune),

@@ -22,10 +22,12 @@ COLOURS: dict[str, str] = {
     Event.REJECTED: "yellow",
     Event.GATE_FAILED: "yellow",
     Event.CRASHED: "red",
+    Event.KILLED: "red",
     Event.OUT_OF_MEMORY: "red",
     Event.STALLED: "red",
     RunnerEvent.INTERRUPTED: "cyan",
     RunnerEvent.STARTED: "cyan",
+    RunnerEvent.CHANGED: "yellow",
     Event.GATE_PASSED: "green",
 }
 
@@ -69,6 +71,7 @@ WORDS: dict[Event | RunnerEvent, Callable[[JsonObject], str]] = {
     Event.ACCEPTED: _judged,
     Event.REJECTED: _judged,
     Event.CRASHED: lambda facts: f"the process died: {last_line(facts['error'])}",
+    Event.KILLED: lambda facts: f"the process was killed: {facts['error'].partition(chr(10))[0]}",
     Event.OUT_OF_MEMORY: lambda facts: f"out of memory: {last_line(facts['error'])}",
     Event.INFERRED: lambda facts: f"inference attempt {facts['attempt']} ran",
     Event.RESULT_LOST: lambda facts: f"the result of attempt {facts['attempt']} was lost or altered; inferring again",
@@ -80,6 +83,7 @@ WORDS: dict[Event | RunnerEvent, Callable[[JsonObject], str]] = {
     Event.REOPENED: lambda facts: f"reopened with budgets {facts['budgets']}",
     RunnerEvent.STARTED: _how_started,
     RunnerEvent.INTERRUPTED: lambda facts: "asked to stop; all progress was saved",
+    RunnerEvent.CHANGED: lambda facts: f"a new process computes otherwise: {'; '.join(facts['changed'])}",
 }
 """Events of the machine's table, and starts and stops, in words."""
 

@@ -17,13 +17,13 @@ from tiw_fsm.data import pictures
 from tiw_fsm.engines.protocol import InferRequest, RunFrames, TrainRequest, TrainResult
 from tiw_fsm.errors import EngineCrashed
 from tiw_fsm.fsm import chunk_gate, inference_gate
-from tiw_fsm.fsm.events import AttemptNumber, Died, Event, GateDecided, Goal, Judged, Retuned, Saved
+from tiw_fsm.fsm.events import AttemptNumber, Event, GateDecided, Goal, Judged, Retuned, Saved
 from tiw_fsm.fsm.inference_gate import InferenceResult
 from tiw_fsm.fsm.run_state import RunState, StageProgress
 from tiw_fsm.fsm.states import TRAINING, State
 from tiw_fsm.reporting import advice
 from tiw_fsm.reporting.markdown import reports
-from tiw_fsm.run import preflight
+from tiw_fsm.run import deaths, preflight
 from tiw_fsm.run.outcome import Outcome
 from tiw_fsm.run.session import Context
 from tiw_fsm.stages import STAGES, Stage
@@ -36,10 +36,6 @@ from tiw_fsm.values.plain import LogPosition
 # --- TRAIN ------------------------------------------------------------------------------------------------------
 
 
-LONGEST_ERROR = 2000
-"""Letters of a child's error that the journal keeps, the last ones."""
-
-
 def train(ctx: Context, run: RunState) -> Outcome:
     """Train up to the next checkpoint of the chunk in hand; at the chunk's end, judge it."""
     stage, progress = TRAINING[run.state], run.progress()
@@ -48,9 +44,7 @@ def train(ctx: Context, run: RunState) -> Outcome:
             return _judge(ctx, run, stage)
         return _advance(ctx, run, stage)
     except EngineCrashed as exc:
-        ctx.log.warning(f"{stage}: the training process died at or after update {progress.completed}: {exc}")
-        event = Event.OUT_OF_MEMORY if exc.out_of_memory else Event.CRASHED
-        return Outcome(event, run, Died(stage=stage, completed=progress.completed, error=str(exc)[-LONGEST_ERROR:]))
+        return deaths.told(ctx.log, run, exc)
 
 
 def _advance(ctx: Context, run: RunState, stage: Stage) -> Outcome:
@@ -190,8 +184,7 @@ def infer(ctx: Context, run: RunState) -> Outcome:
             result = ctx.engine.infer(request, advance)
             _require_frames(request, result)
     except EngineCrashed as exc:
-        ctx.log.warning(f"inference attempt {number}: the process died: {exc}")
-        return Outcome(Event.CRASHED, run, Died(attempt=number, error=str(exc)[-LONGEST_ERROR:]))
+        return deaths.told(ctx.log, run, exc)
     path = ctx.paths.attempt(number)
     filed = result.evolve(
         number=number,

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-from tiw_fsm.engines.protocol import Engine, Hello, HelloRequest
-from tiw_fsm.errors import ExitCode, Interrupted, UsageProblem
-from tiw_fsm.fsm.events import Event, Facts, NoFacts, RunnerEvent, Stalled
+from tiw_fsm.engines.protocol import Engine, Hello, HelloChanged, HelloRequest
+from tiw_fsm.errors import EngineCrashed, ExitCode, Interrupted, UsageProblem
+from tiw_fsm.fsm.events import DEATHS, Changed, Event, Facts, NoFacts, RunnerEvent, Stalled
 from tiw_fsm.fsm.machine import Machine
 from tiw_fsm.fsm.run_state import RunState
 from tiw_fsm.fsm.states import TERMINAL, State
-from tiw_fsm.run import resume
+from tiw_fsm.run import deaths, resume
 from tiw_fsm.run.activities import ACTIVITIES
 from tiw_fsm.run.display import Display
+from tiw_fsm.run.outcome import Outcome
 from tiw_fsm.run.preflight import data_problems
 from tiw_fsm.run.session import Context, Session
 from tiw_fsm.stages import Stage
@@ -36,6 +38,10 @@ class Controller:
         self.committed = session.before
         self._machine = Machine()
         self.kept: set[str] | None = None
+        self._uncounted = 0
+        """Deaths of a child where no budget counts them."""
+        self._given_up = False
+        """The child died at its start until its budget was used up: all that is left is to report."""
         effective = places.portable(session.settings.model_dump(mode="json"), Path(session.settings.repo_root))
         self._config = json.dumps(effective, indent=1).encode()
         self._config_sha256 = hashlib.sha256(self._config).hexdigest()
@@ -44,7 +50,7 @@ class Controller:
         """Go on until the run ends.
 
         Raises:
-            UsageProblem, RunChanged: before anything was changed.
+            UsageProblem, RunChanged: nothing was changed.
             Interrupted: a signal asked to stop; everything is saved and recorded.
             StateDamaged, DiskRefused: nothing committed was lost.
         """
@@ -61,20 +67,66 @@ class Controller:
                 signals.asked_to_stop(engine.stop) as stopping,
             ):
                 context = Context(session, engine, hello, display, holding, stopping)
-                return _finished(self._drive(context, self.begin(context)))
+                return _finished(self._drive(context, self._begun(context)))
         finally:
             engine.close()
 
     def _greeted(self, engine: Engine) -> Hello:
-        """What the engine has. A first start that is refused is told what is wrong with the frames at once, too."""
+        """What the engine has. A first start that is refused is told what is wrong with the frames at once, too.
+
+        A child that is killed at its very start is no refusal: it is started again.
+        """
         session, before = self.session, self.committed
         known = before.fingerprint if before else None
         request = HelloRequest(device=session.settings.device, threads=known.threads if known else None)
-        try:
-            return engine.hello(request)
-        except UsageProblem as exc:
-            also = [] if before else data_problems(session.settings, session.kind)
-            raise UsageProblem([*exc.problems, *also]) from exc
+        while not self._given_up:
+            try:
+                return engine.hello(request)
+            except UsageProblem as exc:
+                also = [] if before else data_problems(session.settings, session.kind)
+                raise UsageProblem([*exc.problems, *also]) from exc
+            except EngineCrashed as exc:
+                self._died_early(exc, lambda: False)  # a signal ends the process here and now
+        assert known is not None, "what is counted has begun, and so has a fingerprint"
+        return Hello(device=known.device, torch=known.torch, threads=known.threads)
+
+    def _begun(self, context: Context) -> RunState:
+        """``begin``, however often it takes; it asks the engine whether the checkpoints can be used."""
+        while not self._given_up:
+            try:
+                return self.begin(context)
+            except HelloChanged as exc:
+                context.hello = exc.hello
+            except EngineCrashed as exc:
+                self._died_early(exc, context.stopping)
+                if context.stopping():
+                    raise Interrupted("interrupted; nothing was lost. The same command goes on from here.") from None
+        assert self.committed is not None
+        run = resume.found_again(self.session, self.committed)
+        context.claim_run_root(run)
+        return run
+
+    def _died_early(self, death: EngineCrashed, stopping: Callable[[], bool]) -> None:
+        """A child died where no activity could say so. It is counted if the state has a budget for that.
+
+        Raises:
+            TiwFsmError: it has none, and this was not the first.
+        """
+        run = self.committed
+        if run is not None and run.state in deaths.COUNTED:
+            outcome = deaths.told(self.session.log, run, death)
+            # Where the run's files lie now is found out, and claimed, only by a start that begins.
+            self._given_up = self._take_up(outcome, stopping, sweep=False).state is State.REPORT
+            return
+        deaths.say(self.session.log, run, death)
+        self._uncounted += 1
+        if self._uncounted == deaths.UNCOUNTED:
+            raise deaths.refusal(death)
+        self._wait(self._uncounted, stopping)
+
+    def _wait(self, number: int, stopping: Callable[[], bool]) -> None:
+        if self.session.kind.waits_after_death:
+            deaths.wait(self.session.log, number, stopping)
 
     def begin(self, context: Context) -> RunState:
         """The run to go on with; of one that was there before, the start is committed."""
@@ -95,16 +147,34 @@ class Controller:
             if context.stopping():
                 raise self._interrupted(run)
             try:
-                outcome = ACTIVITIES[run.state](context, run)
+                run = self._take_up(ACTIVITIES[run.state](context, run), context.stopping)
             except Interrupted:
                 raise self._interrupted(run) from None
-            run = self._step(outcome.run, outcome.event, outcome.facts)
+            except HelloChanged as exc:
+                run = self._held_to_account(context, run, exc.hello)
+            except EngineCrashed as exc:
+                self._died_early(exc, context.stopping)
+                run = self.committed or run
         return run
 
-    def _step(self, run: RunState, event: Event, facts: Facts) -> RunState:
-        return self._commit(self._machine.step(run, event), event, facts)
+    def _take_up(self, outcome: Outcome, stopping: Callable[[], bool], *, sweep: bool = True) -> RunState:
+        """Commit what an activity found. After a death, let what caused it pass."""
+        after = self._step(outcome.run, outcome.event, outcome.facts, sweep=sweep)
+        if outcome.event in DEATHS.values() and after.state is not State.REPORT:
+            deaths.say_what_changed(self.session.log, outcome.run, after)
+            self._wait(after.deaths, stopping)
+        return after
 
-    def _commit(self, after: RunState, event: Event | RunnerEvent, facts: Facts) -> RunState:
+    def _held_to_account(self, context: Context, run: RunState, hello: Hello) -> RunState:
+        """A new child is not what the run was begun on: refused, or accepted and recorded, as at a start."""
+        context.hello = hello
+        run, changed = resume.reconciled(context, run)
+        return self._commit(run, RunnerEvent.CHANGED, Changed(changed=changed)) if changed else run
+
+    def _step(self, run: RunState, event: Event, facts: Facts, *, sweep: bool = True) -> RunState:
+        return self._commit(self._machine.step(run, event), event, facts, sweep=sweep)
+
+    def _commit(self, after: RunState, event: Event | RunnerEvent, facts: Facts, *, sweep: bool = True) -> RunState:
         """The single commit point. Checkpoints that neither this nor the previous generation names go."""
         store, paths, before = self.session.store, self.session.paths, self.committed
         starting = before is None or (after.runner is not None and after.runner != before.runner)
@@ -114,7 +184,7 @@ class Controller:
         if starting:
             store.started()
         named = self.committed.named_checkpoints() | (before.named_checkpoints() if before else set())
-        if named != self.kept:
+        if sweep and named != self.kept:
             self.kept = named
             for stage in Stage:
                 checkpoints.sweep(paths.checkpoints(stage), {Path(path) for path in named}, self.committed.run_id)

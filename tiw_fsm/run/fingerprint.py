@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tiw_fsm import tinyworlds
 from tiw_fsm.config.settings import Settings
 from tiw_fsm.data import frames
 from tiw_fsm.data.content import Digests
+from tiw_fsm.engines.code import code_digest
 from tiw_fsm.engines.protocol import Hello
 from tiw_fsm.fsm.run_state import Fingerprint
 from tiw_fsm.stages import Stage
-from tiw_fsm.version import __version__
 
 SHAPE = frozenset(
     [
@@ -34,6 +32,9 @@ FIXED = frozenset({"engine", "train_stage", "warm_start"})
 """Other keys that cannot change in the middle of a run."""
 PLACES = frozenset({"run_root"})
 """Keys that tell where something lies, which decides no weight."""
+
+CODE = {"tiw_fsm": slice(64), "the checkout": slice(64, None)}
+"""Whose code each part of the digest is of."""
 
 
 def take(
@@ -55,7 +56,7 @@ def take(
         config=_training_config(settings, warm_starts),
         data=data,
         content=read.content if read else None,
-        code=code_digest() + hello.code,
+        code=(hello.own_code or code_digest()) + hello.code,
         torch=hello.torch,
         device=hello.device,
         threads=hello.threads,
@@ -73,15 +74,6 @@ def same_rows(old: Fingerprint, new: Fingerprint) -> bool:
         and (old.data, old.code) == (new.data, new.code)
         and all(old.config.get(key) == new.config.get(key) for key in rows)
     )
-
-
-def code_digest() -> str:
-    """Digest of the package version and of all of ``tinyworlds``: whatever decides the bits lives there."""
-    folder = Path(tinyworlds.__path__[0])
-    digest = hashlib.sha256(__version__.encode())
-    for path in sorted(folder.rglob("*.py")):
-        digest.update(str(path.relative_to(folder)).encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()
 
 
 def _training_config(settings: Settings, warm_starts: Mapping[Stage, str]) -> dict[str, Any]:
@@ -110,8 +102,10 @@ def changes(old: Fingerprint, new: Fingerprint) -> list[str]:
     found = _config_changes(old.config, new.config)
     if old.data != new.data:
         found.append(f"the frames file: SHA-256 {old.data[:12]}… → {new.data[:12]}…")
-    if old.code != new.code:
-        found.append(f"the code of tiw_fsm: {old.code[:12]}… → {new.code[:12]}…")
+    for what, part in CODE.items():
+        before, after = old.code[part], new.code[part]
+        if before != after:
+            found.append(f"the code of {what}: {before[:12]}… → {after[:12]}…")
     if old.torch != new.torch:
         found.append(f"torch: {old.torch} → {new.torch}")
     return found

@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from structlog.typing import FilteringBoundLogger
 
-from tiw_fsm.errors import ExitCode, RunChanged, StateDamaged, TiwFsmError, UsageProblem
+from tiw_fsm.errors import ExitCode, MemoryRefused, RunChanged, StateDamaged, TiwFsmError, UsageProblem
 from tiw_fsm.fsm.run_state import RunState
 from tiw_fsm.fsm.states import TERMINAL
 from tiw_fsm.reporting import advice
@@ -23,6 +23,7 @@ from tiw_fsm.reporting.wording import near
 from tiw_fsm.run.controller import Controller
 from tiw_fsm.run.session import Session
 from tiw_fsm.storage.store import Store
+from tiw_fsm.system import killer
 
 
 def run_once(
@@ -74,7 +75,12 @@ def run_session(session: Session) -> tuple[ExitCode, RunState]:
         code = controller.run()
     except TiwFsmError:
         raise
-    except Exception:
+    except Exception as exc:
+        if killer.is_shortage(exc):
+            raise MemoryRefused(
+                f"memory did not suffice for the controller: {exc!r}. Nothing committed was lost; {killer.REMEDY}, and "
+                "run again."
+            ) from exc
         session.log.error("a bug in tiw-fsm; the state is as last committed", exc_info=True)
         raise
     finally:

@@ -50,7 +50,8 @@ def resumed(ctx: Context, before: RunState, config_sha256: str) -> tuple[RunStat
     session = ctx.session
     if problems := data_problems(session.settings, session.kind):
         raise UsageProblem(problems)
-    run, facts = _reconciled(ctx, _found_again(session, before))
+    run, changed = reconciled(ctx, found_again(session, before))
+    facts = Started(changed=changed) if changed else Started()
     ctx.claim_run_root(run)
     for stage, progress in run.stages.items():
         ctx.metrics[stage].verify(progress.metrics)
@@ -96,7 +97,7 @@ def refuse_other_settings(session: Session, run: RunState) -> None:
         )
 
 
-def _found_again(session: Session, before: RunState) -> RunState:
+def found_again(session: Session, before: RunState) -> RunState:
     """The run where its files lie now. They are known by their content, which is looked at as at every start.
 
     Raises:
@@ -142,12 +143,17 @@ def _warm_starts(session: Session, run: RunState) -> dict[Stage, str]:
     return digests
 
 
-def _reconciled(ctx: Context, run: RunState) -> tuple[RunState, Started]:
-    """The run with what differs from its fingerprint accepted and recorded, or refused."""
+def reconciled(ctx: Context, run: RunState) -> tuple[RunState, list[str]]:
+    """The run with what differs from its fingerprint accepted and recorded, and that in words.
+
+    Raises:
+        UsageProblem: the frames cannot be read.
+        RunChanged: what decides the weights has changed, and was not accepted.
+    """
     session = ctx.session
     old, new = run.fingerprint, fingerprint.take(session.settings, ctx.hello, _warm_starts(session, run))
     if old is None:
-        return run, Started()
+        return run, []
     changes = fingerprint.changes(old, new)
     if changes and not session.accept_changes:
         raise RunChanged(
@@ -167,7 +173,7 @@ def _reconciled(ctx: Context, run: RunState) -> tuple[RunState, Started]:
         )
     new = _with_content(ctx, old, new)
     if not changes and not hardware:
-        return run.evolve(fingerprint=new), Started()
+        return run.evolve(fingerprint=new), []
     for what in changes + hardware:
         session.log.warning(f"from here on not bitwise the same run: {what}")
     stage = run.stage or Stage.DYNAMICS
@@ -177,7 +183,7 @@ def _reconciled(ctx: Context, run: RunState) -> tuple[RunState, Started]:
     first, *later = [*run.inexact, *new_entries]
     inexact = [first, *later[-INEXACT_KEPT:]]
     run = _with_new_training_config(run, old, new).evolve(fingerprint=new, inexact=inexact)
-    return run, Started(changed=changes + hardware)
+    return run, changes + hardware
 
 
 def _with_content(ctx: Context, old: Fingerprint, new: Fingerprint) -> Fingerprint:

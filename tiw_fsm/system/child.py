@@ -8,18 +8,29 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import subprocess
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import IO, Any, Self
 
-from tiw_fsm.errors import disk_errors
-from tiw_fsm.system import durable, signals
+from tiw_fsm.errors import EngineCrashed, UsageProblem, disk_errors
+from tiw_fsm.system import durable, killer, signals
+from tiw_fsm.system.silence import Silence
+from tiw_fsm.values.death import Killer
 
+JUDGED_WORDS = 8000
+"""Bytes of its output that are looked at for why it died, the last ones."""
 LAST_WORDS = 2000
 """Bytes of the output that are shown of a child that died, the last ones."""
+BY = {
+    Killer.MEMORY: " for want of memory",
+    Killer.OWN: "",
+    Killer.OUTSIDE: ", from outside: not by the kernel's memory killer, and by no error of its own",
+    Killer.UNKNOWN: "; by whom, this machine does not tell",
+}
+"""Who it was, to follow how it ended."""
 
 
 class Child:
@@ -31,7 +42,9 @@ class Child:
         pass_fds: descriptors that it inherits beside the standard ones.
 
     Raises:
-        DiskRefused: ``output`` cannot be opened, or the operating system cannot start the command.
+        UsageProblem: the command cannot be executed.
+        EngineCrashed: the operating system has no room for a process now.
+        DiskRefused: ``output`` cannot be opened.
         StateDamaged: no plain file stands in the place of ``output``.
     """
 
@@ -47,22 +60,22 @@ class Child:
     ) -> None:
         durable.require_plain(output)
         with disk_errors("opening", output), open(output, "ab") as sink:
-            begins = sink.tell()
-            # Ctrl-C and Slurm signal every process; this one decides what they mean.
-            with signals.held_back():
-                self._process = subprocess.Popen(
-                    command,
-                    cwd=cwd,
-                    env=dict(environment),
-                    stdin=subprocess.PIPE,
-                    stdout=sink,
-                    stderr=sink,
-                    pass_fds=pass_fds,
-                )
+            self._begins = sink.tell()
             self._output = open(output, "rb")  # noqa: SIM115 - for as long as it lives
-            self._output.seek(begins)
+            self._output.seek(self._begins)
+        with open(output, "ab") as sink:
+            self._process = _started(
+                command,
+                cwd=cwd,
+                env=dict(environment),
+                stdin=subprocess.PIPE,
+                stdout=sink,
+                stderr=sink,
+                pass_fds=pass_fds,
+            )
         self._max_silence = max_silence
-        self._last_sign = time.monotonic()
+        self._silence = Silence(self._process.pid, max_silence)
+        self._memory = killer.MemoryKills(self._process.pid)
         self._hung = False
 
     def __enter__(self) -> Self:
@@ -80,18 +93,21 @@ class Child:
 
     def speaks(self, pipe: IO[bytes]) -> bool:
         """Wait until it says something on an unbuffered ``pipe``, or ends; False if it hangs."""
-        self._hung = not select.select([pipe], [], [], self._max_silence)[0]
-        return not self._hung
+        self._silence.broken()
+        while not select.select([pipe], [], [], self._silence.pause)[0]:
+            if self.hangs():
+                return False
+        return True
 
     def new_output(self) -> bytes:
         """What it has written to its output since this was last asked. Raises OSError."""
         if new := self._output.read():
-            self._last_sign = time.monotonic()
+            self._silence.broken()
         return new
 
     def hangs(self) -> bool:
-        """Whether its output has been silent for too long."""
-        self._hung = time.monotonic() - self._last_sign > self._max_silence
+        """Whether it has been silent for too long, in time in which it was not stopped."""
+        self._hung = self._silence.too_long()
         return self._hung
 
     def last_words(self, count: int = LAST_WORDS) -> str:
@@ -100,6 +116,10 @@ class Child:
         size = os.fstat(descriptor).st_size
         return os.pread(descriptor, count, max(0, size - count)).decode(errors="replace")
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     # --- its end ------------------------------------------------------------------------------------------------
 
     def poll(self) -> int | None:
@@ -107,9 +127,14 @@ class Child:
         return self._process.poll()
 
     def let_go(self) -> None:
-        """End its standard input, at which it ends itself."""
+        """End its standard input, at which it ends itself, stopped or not."""
         assert self._process.stdin is not None
         self._process.stdin.close()
+        self.wake()
+
+    def wake(self) -> None:
+        """Have it go on if it was stopped: it is asked for something that a stopped process cannot do."""
+        self._process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
         """End it at once."""
@@ -122,8 +147,40 @@ class Child:
         self._process.wait()
         self._output.close()
 
+    def killed_by(self) -> Killer:
+        """What ended it before its work was done. Waits for its end, unless it hung."""
+        if self._hung:
+            return Killer.OWN
+        return killer.judge(self._process.wait(), self._own_words(), self._memory.seen())
+
+    def failed_by_itself(self) -> bool:
+        """Whether it ended with an error, and not by a signal. Waits for its end, unless it hung."""
+        return not self._hung and self._process.wait() != 0 and killer.signal_of(self._process.wait()) is None
+
     def how_it_ended(self) -> str:
         """What became of it, to follow its name. Waits for its end, unless it hung."""
         if self._hung:
             return f"gave no sign of life for {self._max_silence} seconds, and was ended"
-        return f"ended with status {self._process.wait()}"
+        status = self._process.wait()
+        number = killer.signal_of(status)
+        ended = f"was ended by {number.name}" if number else f"ended with status {status}"
+        return ended + BY[self.killed_by()] if status else ended
+
+    def _own_words(self) -> str:
+        """The last ones, without what others had said before it."""
+        descriptor = self._output.fileno()
+        size = os.fstat(descriptor).st_size
+        return os.pread(descriptor, JUDGED_WORDS, max(self._begins, size - JUDGED_WORDS)).decode(errors="replace")
+
+
+def _started(command: Sequence[str], **how: Any) -> subprocess.Popen[bytes]:
+    try:
+        with signals.held_back():  # Ctrl-C and Slurm signal every process; this one decides what they mean
+            return subprocess.Popen(command, **how)
+    except OSError as exc:
+        if exc.errno in killer.NO_ROOM:
+            by = Killer.MEMORY if killer.is_shortage(exc) else Killer.UNKNOWN
+            raise EngineCrashed(f"{command[0]} could not be started: {exc.strerror}", killed_by=by) from exc
+        raise UsageProblem(
+            f"{command[0]} cannot be executed: {exc.strerror or exc}; mend that, or name another with --python-exec"
+        ) from exc

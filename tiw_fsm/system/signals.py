@@ -1,18 +1,22 @@
 """What a run does when it is asked to stop: by Ctrl-C, by a scheduler, by a terminal that is closed.
 
-The same four signals mean the same thing everywhere; SIGUSR1 is the notice Slurm gives ahead of a preemption.
+The same signals mean the same thing everywhere. SIGUSR1 and SIGUSR2 are the notices that Slurm, LSF and Grid Engine
+give ahead of a preemption, SIGXCPU is theirs and the kernel's when the processor time that was granted is used up.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from tiw_fsm.errors import ExitCode
 
-STOP = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+STOP = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
+ONE_REQUEST = 1.0
+"""Seconds within which signals are one request: `timeout` and others send one to a process and one to its group."""
 
 
 def exit_when_asked() -> None:
@@ -25,20 +29,24 @@ def exit_when_asked() -> None:
 def asked_to_stop(tell: Callable[[], None]) -> Iterator[Callable[[], bool]]:
     """Within the block the first signal calls ``tell``, and the value of the block says so; a second ends at once.
 
-    Ending at once is as safe as a power cut: the newest commit stands, and the child sees its standard input end.
+    Ending at once is as safe as a power cut: the newest commit stands, and the child sees its standard input end. A
+    second one is one that comes later than what belongs to the first; SIGXCPU is none, since the kernel repeats it
+    every second.
     """
-    asked = False
+    asked: float | None = None
 
     def handle(number: int, frame: object) -> None:
         nonlocal asked
-        if asked:
+        now = time.monotonic()
+        if asked is None:
+            asked = now
+            tell()
+        elif now - asked > ONE_REQUEST and number != signal.SIGXCPU:
             _exit(number, frame)
-        asked = True
-        tell()
 
     before = {number: signal.signal(number, handle) for number in _heeded()}
     try:
-        yield lambda: asked
+        yield lambda: asked is not None
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -57,6 +65,18 @@ def held_back() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def processor_time_heeded(tell: Callable[[], None]) -> Iterator[None]:
+    """Within the block SIGXCPU alone, which the kernel sends to each process for its own time, calls ``tell``."""
+    before = signal.signal(signal.SIGXCPU, lambda number, frame: tell())
+    mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGXCPU})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGXCPU, before)
 
 
 def _heeded() -> list[signal.Signals]:

@@ -98,19 +98,6 @@ def test_output_that_ends_early_has_nothing_made_up() -> None:
     assert said.statistics == {}
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB", True),
-        ("RuntimeError: [enforce fail] DefaultCPUAllocator: can't allocate memory: you tried", True),
-        ("RuntimeError: CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling", True),
-        ("RuntimeError: shapes do not match", False),
-    ],
-)
-def test_out_of_memory_is_told_from_other_errors(text: str, expected: bool) -> None:
-    assert script_output.is_out_of_memory(f"Traceback\n{text}\n") is expected
-
-
 def test_bars_are_read_by_their_total() -> None:
     text = "Loading: 100%|#| 5/5 [00:00<00:00]\r 10%|# | 2/20 [00:01<00:09]\r 15%|# | 3/20 [00:01<00:08]"
     assert script_output.updates_done(text, 20) == 3

@@ -94,9 +94,11 @@ class Bench:
         """Have nothing in the folder but what the run begins with."""
         self.beginning.materialize(self.root)
 
-    def start(self) -> Started:
-        """One start that nobody waits for yet."""
-        return self._launcher.start(self.root, *self.setup.arguments, broken=self.broken, script=self.setup.script)
+    def start(self, *flags: str) -> Started:
+        """One start that nobody waits for yet, with more flags."""
+        return self._launcher.start(
+            self.root, *self.setup.arguments, *flags, broken=self.broken, script=self.setup.script
+        )
 
     def run(self, *flags: str, fault: Fault | None = None, log: Path | None = None, **script: Any) -> Ended:
         """One start, with more flags, or with other fields of the simulated engine's script."""

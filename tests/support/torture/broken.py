@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tiw_fsm.engines.native.engine import NativeEngine
-from tiw_fsm.engines.protocol import InferRequest, Progress, TrainRequest, TrainResult
+from tiw_fsm.engines.protocol import Hello, HelloRequest, InferRequest, Progress, TrainRequest, TrainResult
 from tiw_fsm.errors import RunHeld
 from tiw_fsm.fsm.inference_gate import InferenceResult
 from tiw_fsm.fsm.run_state import RunState
@@ -20,7 +20,8 @@ from tiw_fsm.run import activities, fingerprint, resume
 from tiw_fsm.run.session import Context
 from tiw_fsm.storage import checkpoints, places
 from tiw_fsm.storage.store import Store
-from tiw_fsm.system import append_log, durable, signals
+from tiw_fsm.system import append_log, durable, killer, signals
+from tiw_fsm.values.death import Killer
 
 
 def state_in_place() -> None:
@@ -133,6 +134,27 @@ def hangup_unheeded() -> None:
     signals.STOP = tuple(number for number in signals.STOP if number != signal.SIGHUP)
 
 
+def signals_apart() -> None:
+    """Each signal is a request of its own, however close they come."""
+    signals.ONE_REQUEST = 0.0
+
+
+def kills_blamed_on_the_child() -> None:
+    """Whoever ended a child, it is taken to have died of what it did."""
+    killer.judge = lambda status, words, kills: Killer.OWN
+
+
+def children_unheld() -> None:
+    """A new child is taken for what the one before it was."""
+    start = NativeEngine._start
+
+    def trusting(self: NativeEngine, request: HelloRequest) -> Hello:
+        found = start(self, request)
+        return self._hello or found
+
+    NativeEngine._start = trusting  # type: ignore[method-assign]
+
+
 def changes_unnoticed() -> None:
     """Whatever decides the weights may change, and nobody says so."""
     fingerprint.changes = lambda old, new: []
@@ -163,6 +185,9 @@ BROKEN: dict[str, Callable[[], None]] = {
     "hangup_unheeded": hangup_unheeded,
     "changes_unnoticed": changes_unnoticed,
     "frames_unheeded": frames_unheeded,
+    "children_unheld": children_unheld,
+    "kills_blamed_on_the_child": kills_blamed_on_the_child,
+    "signals_apart": signals_apart,
     "unpickled": unpickled,
     "links_followed": links_followed,
     "hashes_ignored": hashes_ignored,

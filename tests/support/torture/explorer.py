@@ -90,6 +90,7 @@ TRAINED = {
     "loss not finite": Happening(Script(losses=_each([None]))),
     "out of memory": Happening(Script(out_of_memory=_each(1))),
     "crash": Happening(Script(crashes=_each(1))),
+    "killed": Happening(Script(killed=_each(1))),
     "stopped": Happening(stop=True),
     "cut short": Happening(updates=1),
     "good": Happening(),
@@ -374,6 +375,7 @@ def world(size: Size, fallback: Path) -> Iterator[World]:
 BUDGETS = {
     "rejected": "max_train_retries",
     "crashed": "max_crashes",
+    "killed": "max_crashes",
     "out_of_memory": "max_crashes",
     "gate_failed": "max_inference_retries",
     "started": "max_stalled_starts",

@@ -11,8 +11,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from tiw_fsm.config.settings import Settings
 from tiw_fsm.data import frames
@@ -22,9 +23,11 @@ from tiw_fsm.engines.checkout.plan import Plan, expected_notes, undone_rate_note
 from tiw_fsm.engines.checkout.probe import probe
 from tiw_fsm.engines.checkout.scripts import Ended, run_script
 from tiw_fsm.engines.checkout.settings import CheckoutSettings
+from tiw_fsm.engines.code import code_digest
 from tiw_fsm.engines.native.engine import NativeEngine
 from tiw_fsm.engines.protocol import (
     Hello,
+    HelloChanged,
     HelloRequest,
     InferRequest,
     Progress,
@@ -39,7 +42,9 @@ from tiw_fsm.storage.paths import StatePaths
 from tiw_fsm.storage.torch_files import UnreadableFile
 from tiw_fsm.system import durable
 from tiw_fsm.tinyworlds.config import StageConfig
+from tiw_fsm.values.death import Killer
 
+T = TypeVar("T")
 UNDONE = {"WANDB_RUN_ID", "WANDB_RESUME", "WANDB_RUN_GROUP", "WANDB_NAME"}
 """Variables of the user's that would put the metrics elsewhere, or into an older run."""
 NO_METRICS = {"disabled", "dryrun"}
@@ -59,6 +64,8 @@ class CheckoutEngine:
         self._native = NativeEngine(sys.executable, paths, settings.loop.max_silence)
         self._native_device: str | None = None
         self._dialect: Dialect | None = None
+        self._hello: Hello | None = None
+        self._own_code = ""
         self._device, self._processes = "cpu", 1
         self._stopping = False
 
@@ -71,6 +78,7 @@ class CheckoutEngine:
                 f"WANDB_MODE={os.environ['WANDB_MODE']}: without W&B's files TinyWorlds leaves no metrics to judge; "
                 "unset it (then runs stay offline), or set it to offline or online"
             )
+        self._own_code = code_digest()
         found = probe(self._settings.python_exec, self._root)
         cuda = found.get("cuda")
         knows = found["torch"] is not None
@@ -89,7 +97,7 @@ class CheckoutEngine:
                     "give --nproc-per-node 1, or --device cuda"
                 )
             self._processes = 1
-        return Hello(
+        self._hello = Hello(
             device=cuda if self._device == "cuda" and cuda else self._device,
             torch=found["torch"] or "none",
             threads=found["threads"],
@@ -97,6 +105,20 @@ class CheckoutEngine:
             code=dialect.code_digest(self._root),
             dialect=self._dialect.model_dump(mode="json"),
         )
+        return self._hello
+
+    def _hold_to_account(self) -> None:
+        """Each script is a new process: what it would run must be what it was at the start.
+
+        Raises:
+            HelloChanged: it is not.
+        """
+        assert self._hello is not None, "hello comes first"
+        found = dialect.code_digest(self._root)
+        if found != self._hello.code:
+            self._dialect = dialect.read(self._root)
+            self._hello = self._hello.evolve(code=found, dialect=self._dialect.model_dump(mode="json"))
+            raise HelloChanged(self._hello)
 
     # --- train --------------------------------------------------------------------------------------------------
 
@@ -228,7 +250,7 @@ class CheckoutEngine:
         if ended.how == "stopped":
             raise Interrupted("asked to stop; the attempt leaves nothing")
         crashed = self._crashed(INFERENCE_SCRIPT, ended) if ended.how != "done" else None
-        if crashed and (ended.how == "hung" or ended.code >= 128 or crashed.out_of_memory):
+        if crashed and (ended.how == "hung" or ended.code >= 128 or crashed.killed_by == Killer.MEMORY):
             raise crashed
         report = script_output.inference(ended.output)
         used, wrong = inference.used_checkpoints(request.checkpoints, given, report.checkpoints)
@@ -263,7 +285,7 @@ class CheckoutEngine:
             return given
         files = {stage: folder / f"{path.name}.pth" for stage, path in given.items()}
         for stage, path in given.items():
-            self._ours("cpu").pack(path, files[stage])
+            self._ask_ours("cpu", partial(NativeEngine.pack, folder=path, file=files[stage]))
         return files
 
     def _judged_by_us(self, request: InferRequest, progress: Progress, errors: list[str]) -> dict[str, Any]:
@@ -275,7 +297,8 @@ class CheckoutEngine:
             errors.append("our inference has no mixture of experts, so there are no baselines; see --allow-trivial")
             return {}
         try:
-            found = self._ours("cpu" if self._device == "cpu" else "auto").infer(inference.own(request), progress)
+            device = "cpu" if self._device == "cpu" else "auto"
+            found = self._ask_ours(device, lambda ours: ours.infer(inference.own(request), progress))
         except EngineCrashed as exc:
             errors.append(f"our own inference of the same checkpoints died: {script_output.last_lines(str(exc))}")
             return {}
@@ -320,7 +343,7 @@ class CheckoutEngine:
     def problems(self, stage: Stage, config: StageConfig, folder: Path, sha256: str | None) -> list[str]:
         if self._checkout.mixture and stage is Stage.DYNAMICS:
             return checkpoints.problems(folder, sha256=sha256)
-        return self._ours("cpu").problems(stage, config, folder, sha256)
+        return self._ask_ours("cpu", lambda ours: ours.problems(stage, config, folder, sha256))
 
     def stop(self) -> None:
         self._stopping = True
@@ -329,12 +352,29 @@ class CheckoutEngine:
     def close(self) -> None:
         self._native.close()
 
-    def _ours(self, device: str) -> NativeEngine:
-        """The native engine, in our own interpreter, on ``device``."""
+    def _ask_ours(self, device: str, ask: Callable[[NativeEngine], T]) -> T:
+        """The native engine's answer, in our own interpreter, on ``device``.
+
+        It only judges, so that all its processes are held to is our code.
+
+        Raises:
+            HelloChanged: that has changed.
+        """
         if self._native_device != device:
-            self._native.hello(HelloRequest(device=device, threads=None))
+            hello = self._native.hello(HelloRequest(device=device, threads=None))
             self._native_device = device
-        return self._native
+            self._hold_ours_to_account(hello)
+        try:
+            return ask(self._native)
+        except HelloChanged as exc:
+            self._hold_ours_to_account(exc.hello)
+            return ask(self._native)
+
+    def _hold_ours_to_account(self, found: Hello) -> None:
+        assert self._hello is not None, "hello comes first"
+        if found.own_code != self._own_code:
+            self._own_code = found.own_code
+            raise HelloChanged(self._hello.evolve(own_code=found.own_code))
 
     def _run(self, command: Sequence[str], folder: Path, relay: Callable[[str], None]) -> Ended:
         durable.make_folder(folder / "wandb")
@@ -346,7 +386,8 @@ class CheckoutEngine:
             "WANDB_DIR": str(folder),
         }
         defaults = {"WANDB_MODE": "offline", "TQDM_MININTERVAL": "1", "MPLBACKEND": "Agg"}
-        return run_script(
+        self._hold_to_account()
+        ended = run_script(
             command,
             cwd=self._root,
             environment=defaults | environment,
@@ -356,11 +397,14 @@ class CheckoutEngine:
             stopping=lambda: self._stopping,
             relay=relay,
         )
+        if ended.how == "done":
+            self._hold_to_account()
+        return ended
 
     def _crashed(self, script: str, ended: Ended) -> EngineCrashed:
         return EngineCrashed(
             f"{script} {ended.words}; its last lines:\n{script_output.last_lines(ended.output)}",
-            out_of_memory=ended.how == "failed" and script_output.is_out_of_memory(ended.output),
+            killed_by=ended.killed_by,
         )
 
 

@@ -7,11 +7,6 @@ from typing import NamedTuple
 
 from tiw_fsm.stages import Stage
 
-OUT_OF_MEMORY = re.compile(
-    r"out of memory|OutOfMemoryError|MemoryError|can't allocate memory|not enough memory|"
-    r"CUBLAS_STATUS_ALLOC_FAILED|std::bad_alloc",
-    re.IGNORECASE,
-)
 BAR = re.compile(r"\b(\d+)/(\d+) \[")
 """A progress bar's count, as tqdm draws it."""
 USING = re.compile(r"^Using (\w+) checkpoint: (.+)$", re.MULTILINE)
@@ -67,11 +62,6 @@ def frame(text: str) -> int | None:
     """The newest frame that inference began."""
     found = FRAME.findall(text)
     return int(found[-1][0]) if found else None
-
-
-def is_out_of_memory(text: str) -> bool:
-    """Whether a script that failed said that memory did not suffice."""
-    return OUT_OF_MEMORY.search(last_lines(text, 60)) is not None
 
 
 def last_lines(text: str, count: int = LINES_SHOWN) -> str:

@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 from tiw_fsm.errors import disk_errors
 from tiw_fsm.system import durable, reaper
 from tiw_fsm.system.child import Child
+from tiw_fsm.values.death import Killer
 
 LONGEST_OUTPUT = 1 << 20
 """Bytes of a script's output that are read for what it said, the last ones."""
@@ -26,6 +27,7 @@ class Ended(NamedTuple):
     words: str
     """The same in words, to follow its name."""
     output: str
+    killed_by: Killer
 
 
 def run_script(
@@ -71,5 +73,5 @@ def run_script(
                 child.let_go()  # the reaper sees to it
             else:
                 time.sleep(POLL)
-        words, output_end = child.how_it_ended(), child.last_words(LONGEST_OUTPUT)
-    return Ended(how or ("failed" if ended else "done"), ended, words, output_end)
+        words, output_end, killed_by = child.how_it_ended(), child.last_words(LONGEST_OUTPUT), child.killed_by()
+    return Ended(how or ("failed" if ended else "done"), ended, words, output_end, killed_by)

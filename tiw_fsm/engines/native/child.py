@@ -1,8 +1,11 @@
-"""The native engine's child: ``python -m tiw_fsm.engines.native.child PARENT_PID PIPE_FD RESULT_FILE``.
+"""The native engine's child: ``python -P child.py PARENT_PID PIPE_FD RESULT_FILE``.
 
 It reads requests as JSON lines from standard input, leaves each answer in RESULT_FILE as ``[status, content]`` and
 then writes ``answered`` to the pipe, where it also reports progress. It ends when its controller does: an orphan that
 went on writing would write into the next one's files.
+
+It is started by its file, not by its module's name: so it is the package around this file, which is the controller's,
+that trains, whatever else of that name the interpreter would find.
 """
 
 from __future__ import annotations
@@ -14,19 +17,23 @@ import queue
 import signal
 import sys
 import threading
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
-from tiw_fsm.system import durable
-
+PACKAGE = Path(__file__).absolute().parents[2]
 PR_SET_PDEATHSIG = 1
 
 
 def serve(pipe_descriptor: int, result_file: Path) -> None:
     """Answer requests until standard input ends."""
-    from tiw_fsm.engines.native.worker import Worker, answer  # torch takes seconds to import; first things first
+    from tiw_fsm.engines import code
+
+    digest = code.import_recorded()
+    from tiw_fsm.engines.native.worker import Worker, answer
+    from tiw_fsm.system import durable, signals
 
     pipe = os.fdopen(pipe_descriptor, "w", buffering=1)
-    worker = Worker(lambda line: print(line, file=pipe))
+    worker = Worker(lambda line: print(line, file=pipe), digest)
     requests: queue.SimpleQueue[bytes] = queue.SimpleQueue()
 
     def read() -> None:
@@ -38,16 +45,28 @@ def serve(pipe_descriptor: int, result_file: Path) -> None:
         os._exit(0)  # the controller is gone
 
     threading.Thread(target=read, daemon=True).start()
-    while True:
-        content = json.dumps(answer(worker, requests.get()))
-        temporary = result_file.with_suffix(".tmp")
-        try:
-            with durable.open_new(temporary) as file:
-                file.write(content)
-            temporary.replace(result_file)
-        except OSError as exc:
-            print(json.dumps(f"the child's answer: {exc}"), file=pipe)
-        print("answered", file=pipe)
+    with signals.processor_time_heeded(worker.stop.set):
+        while True:
+            content = json.dumps(answer(worker, requests.get()))
+            temporary = result_file.with_suffix(".tmp")
+            try:
+                with durable.open_new(temporary) as file:
+                    file.write(content)
+                temporary.replace(result_file)
+            except OSError as exc:
+                print(json.dumps(f"the child's answer: {exc}"), file=pipe)
+            print("answered", file=pipe)
+
+
+def load_package() -> None:
+    """Have ``import tiw_fsm`` mean the package around this file."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "tiw_fsm"]:
+        del sys.modules[name]  # an interpreter may import at its start what it likes
+    spec = spec_from_file_location("tiw_fsm", PACKAGE / "__init__.py", submodule_search_locations=[str(PACKAGE)])
+    assert spec is not None
+    assert spec.loader is not None
+    sys.modules["tiw_fsm"] = package = module_from_spec(spec)
+    spec.loader.exec_module(package)
 
 
 def die_with_parent(parent: int) -> None:
@@ -60,4 +79,5 @@ def die_with_parent(parent: int) -> None:
 
 if __name__ == "__main__":
     die_with_parent(int(sys.argv[1]))
+    load_package()
     serve(int(sys.argv[2]), Path(sys.argv[3]))

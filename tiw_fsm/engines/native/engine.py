@@ -12,8 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any, ClassVar
 
+from tiw_fsm.engines.native import child as child_program
 from tiw_fsm.engines.protocol import (
     Hello,
+    HelloChanged,
     HelloRequest,
     InferRequest,
     PackRequest,
@@ -30,13 +32,17 @@ from tiw_fsm.storage.paths import StatePaths
 from tiw_fsm.system.child import Child
 from tiw_fsm.tinyworlds import determinism
 from tiw_fsm.tinyworlds.config import StageConfig
+from tiw_fsm.values.death import Killer
 from tiw_fsm.values.frozen import FrozenModel
 
 STOP = b'{"kind": "stop"}\n'
 
 
 class NativeEngine:
-    """Drives ``python -m tiw_fsm.engines.native.child``; starts it when needed, and anew after it died."""
+    """Drives ``native/child.py``; starts it when needed, and anew after it died.
+
+    Each new one is held to what the first one said of itself.
+    """
 
     saves_within_chunk: ClassVar[bool] = False
 
@@ -46,18 +52,33 @@ class NativeEngine:
         self._max_silence = max_silence
         self._child: Child | None = None
         self._pipe: IO[bytes] | None = None
-        self._hello: HelloRequest | None = None
+        self._failed_by_itself = False
+        """The last child that died had ended with an error, not by a signal."""
+        self._request: HelloRequest | None = None
+        self._hello: Hello | None = None
+        """What the newest child said of itself, of which the controller knows."""
         self._shapes: dict[tuple[Stage, StageConfig], dict[str, tuple[int, ...]]] = {}
 
     def hello(self, request: HelloRequest) -> Hello:
-        self._hello = request
+        """As the protocol says. A child that is killed at its very start died like any other.
+
+        Raises:
+            UsageProblem: the interpreter cannot run it.
+            EngineCrashed: it was killed.
+        """
+        self._request = request
         try:
-            return Hello.model_validate(self._start(request))
-        except (EngineCrashed, OSError) as exc:
-            raise UsageProblem(
-                f"{self._python} cannot run the training process; name an interpreter that has tiw_fsm and torch with "
-                f"--python-exec. {exc}"
-            ) from exc
+            self._hello = self._start(request)
+        except EngineCrashed as exc:
+            if self._failed_by_itself and exc.killed_by == Killer.OWN:
+                raise UsageProblem(
+                    f"{self._python} cannot run the training process; name an interpreter that has torch and what else "
+                    f"tiw_fsm needs with --python-exec. {exc}"
+                ) from exc
+            raise
+        # The next ones compute with as many threads, whatever CPUs they may use by then: the bits depend on it.
+        self._request = request.evolve(threads=self._hello.threads)
+        return self._hello
 
     def train(self, request: TrainRequest, progress: Progress) -> TrainResult:
         return TrainResult.model_validate(self._ask(request, progress))
@@ -85,6 +106,7 @@ class NativeEngine:
         if self._child is not None:
             try:
                 self._child.tell(STOP)
+                self._child.wake()
             except OSError:
                 return  # the child is gone; whoever waits for its answer finds out
 
@@ -96,27 +118,29 @@ class NativeEngine:
             self._pipe.close()
             self._pipe = None
 
-    def _start(self, request: HelloRequest) -> Mapping[str, Any]:
+    def _start(self, request: HelloRequest) -> Hello:
         self.close()
         read_end, write_end = os.pipe()
-        command = [self._python, "-m", "tiw_fsm.engines.native.child"]
+        command = [self._python, "-P", child_program.__file__]
         try:
             self._child = Child(
                 [*command, str(os.getpid()), str(write_end), str(self._paths.child_result)],
                 output=self._paths.child_log,
                 max_silence=self._max_silence,
-                environment=os.environ | determinism.ENVIRONMENT,
+                environment=_environment(),
                 pass_fds=[write_end],
             )
         finally:
             os.close(write_end)
             self._pipe = os.fdopen(read_end, "rb", buffering=0)  # what is heard must not hide from select
-        return self._exchange(request, lambda done, total, loss: None)
+        return Hello.model_validate(self._exchange(request, lambda done, total, loss: None))
 
     def _ask(self, request: FrozenModel, progress: Progress) -> Mapping[str, Any]:
         if self._child is None:
-            assert self._hello is not None, "hello comes first"
-            self._start(self._hello)
+            assert self._request is not None, "hello comes first"
+            known, self._hello = self._hello, self._start(self._request)
+            if known is not None and self._hello != known:
+                raise HelloChanged(self._hello)
         return self._exchange(request, progress)
 
     def _exchange(self, request: FrozenModel, progress: Progress) -> Mapping[str, Any]:
@@ -151,7 +175,8 @@ class NativeEngine:
             raise StateDamaged(content)
         if status == "disk":
             raise _refused(content)
-        raise EngineCrashed(content, out_of_memory=status == "out_of_memory")
+        self._failed_by_itself = True
+        raise EngineCrashed(content, killed_by=Killer.MEMORY if status == "out_of_memory" else Killer.OWN)
 
     def _next_line(self) -> bytes:
         """The next line from the child; empty when it has ended.
@@ -162,17 +187,23 @@ class NativeEngine:
         assert self._child is not None
         assert self._pipe is not None
         if not self._child.speaks(self._pipe):
-            how = self._child.how_it_ended()
-            self.close()
-            raise EngineCrashed(f"the child {how}")
+            raise self._died()
         return self._pipe.readline()
 
     def _died(self) -> EngineCrashed:
-        assert self._child is not None
-        # 137 and SIGKILL are how the kernel's out-of-memory killer ends a process, but also how people do.
-        crashed = EngineCrashed(f"the child {self._child.how_it_ended()}\n{self._child.last_words().strip()}")
+        child = self._child
+        assert child is not None
+        message = f"the child {child.how_it_ended()}\n{child.last_words().strip()}"
+        crashed = EngineCrashed(message, killed_by=child.killed_by())
+        self._failed_by_itself = child.failed_by_itself()
         self.close()
         return crashed
+
+
+def _environment() -> dict[str, str]:
+    """The child's: ours, but that no module is looked for in the working directory, which an empty entry names too."""
+    path = os.pathsep.join(filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)))
+    return os.environ | determinism.ENVIRONMENT | {"PYTHONSAFEPATH": "1", "PYTHONPATH": path}
 
 
 def _refused(what: str) -> DiskRefused:

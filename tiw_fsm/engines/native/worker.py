@@ -25,7 +25,7 @@ from tiw_fsm.engines.protocol import (
 )
 from tiw_fsm.errors import DiskRefused, RunChanged, StateDamaged, UsageProblem
 from tiw_fsm.storage import checkpoints
-from tiw_fsm.system import durable
+from tiw_fsm.system import durable, killer
 from tiw_fsm.tinyworlds import checkpoint_files
 from tiw_fsm.tinyworlds.clips import FrameData, to_pixels
 from tiw_fsm.tinyworlds.config import DataSource
@@ -53,8 +53,9 @@ class Stopped(Exception):
 class Worker:
     """Serves requests; keeps frames, models and the stage in training between them."""
 
-    def __init__(self, tell: Callable[[str], None]) -> None:
+    def __init__(self, tell: Callable[[str], None], code: str = "") -> None:
         self.tell = tell
+        self.code = code
         self.stop = threading.Event()
         self.device = torch.device("cpu")
         self.data: tuple[DataSource, FrameData] | None = None
@@ -70,7 +71,12 @@ class Worker:
             raise UsageProblem("device cuda: this machine has no CUDA device that torch can use; give --device cpu")
         self.device = torch.device("cuda" if wants_cuda else "cpu")
         make_deterministic(request.threads)
-        return {"device": self._device_name(), "torch": torch.__version__, "threads": torch.get_num_threads()}
+        return {
+            "device": self._device_name(),
+            "torch": torch.__version__,
+            "threads": torch.get_num_threads(),
+            "own_code": self.code,
+        }
 
     def _device_name(self) -> str:
         if self.device.type == "cuda":
@@ -168,7 +174,9 @@ class Worker:
                 figures = self._infer(request, say)
             except (Stopped, StateDamaged, UsageProblem, RunChanged, DiskRefused, OSError):
                 raise
-            except Exception:
+            except Exception as exc:
+                if isinstance(exc, torch.OutOfMemoryError) or killer.is_shortage(exc):
+                    raise
                 say(traceback.format_exc())
                 return {"status": "error", "error": traceback.format_exc(), "seconds": time.monotonic() - began}
         used = {stage.value: ref.model_dump() for stage, ref in request.checkpoints.items()}
@@ -224,18 +232,16 @@ def answer(worker: Worker, line: bytes) -> tuple[str, Any]:
                 return "ok", worker.infer(request)
     except Stopped:
         return "stopped", None
-    except (torch.OutOfMemoryError, MemoryError):
-        worker.trainer = worker.standing = None
-        return "out_of_memory", traceback.format_exc()
     except UsageProblem as exc:
         return "usage", exc.problems
     except RunChanged as exc:
         return "changed", str(exc)
     except StateDamaged as exc:
         return "damaged", str(exc)
-    except (DiskRefused, OSError) as exc:
-        return "disk", str(exc)
-    except Exception:
+    except Exception as exc:
+        short = isinstance(exc, torch.OutOfMemoryError) or killer.is_shortage(exc)
+        if isinstance(exc, DiskRefused | OSError) and not short:
+            return "disk", str(exc)
         worker.trainer = worker.standing = None
-        return "error", traceback.format_exc()
+        return "out_of_memory" if short else "error", traceback.format_exc()
     raise AssertionError(request)

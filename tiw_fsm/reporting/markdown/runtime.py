@@ -98,7 +98,7 @@ def _calls(history: Iterable[Step]) -> Iterable[JsonObject]:
     calls: dict[tuple[str, int], JsonObject] = {}
     for step in history:
         stage = step.facts.get("stage")
-        if step.event not in (Event.SAVED, *CHUNK_JUDGED, *DEATHS) or stage is None:
+        if step.event not in (Event.SAVED, *CHUNK_JUDGED, *DEATHS.values()) or stage is None:
             continue
         before = step.before["stages"][stage]
         begun = {"stage": stage, "attempt": before["attempt"], "from": before["completed"], "to": before["completed"]}
@@ -107,12 +107,12 @@ def _calls(history: Iterable[Step]) -> Iterable[JsonObject]:
         call["to"] = max(call["to"], step.facts["completed"])
         call["saved"] += step.event == Event.SAVED
         call["seconds"] = round(call["seconds"] + step.facts.get("seconds", 0.0), 3)
-        call["deaths"] += step.event in DEATHS
+        call["deaths"] += step.event in DEATHS.values()
         call["decision"] = step.facts.get("decision", call["decision"])
     return calls.values()
 
 
-UNUSUAL = (*DEATHS, *RunnerEvent, Event.REOPENED, Event.STALLED, Event.RESULT_LOST)
+UNUSUAL = (*DEATHS.values(), *RunnerEvent, Event.REOPENED, Event.STALLED, Event.RESULT_LOST)
 """Journal events that are not the plain course of a run."""
 
 
