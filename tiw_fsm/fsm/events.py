@@ -36,6 +36,7 @@ class RunnerEvent(StrEnum):
 
     STARTED = "started"
     INTERRUPTED = "interrupted"
+    REFUSED = "refused"
 
 
 class Line(TypedDict):
@@ -149,13 +150,20 @@ class Started(TypedDict):
     """Accepted changes and other hardware, in words: from here on not bitwise the same run."""
 
 
+class Refused(TypedDict):
+    """The disk did not let a runner go on; its start does not count."""
+
+    error: str
+
+
 class Reopened(Started):
     """A failed run goes on with other budgets or thresholds."""
 
     budgets: dict[str, int]
 
 
-Facts = NoFacts | Aligned | Saved | Judged | Died | AttemptNumber | GateDecided | Retuned | Stalled | Started | Reopened
+OfTheMachine = Aligned | Saved | Judged | Died | AttemptNumber | GateDecided | Retuned | Stalled | Reopened
+Facts = NoFacts | OfTheMachine | Started | Refused
 
 FACTS: dict[Event | RunnerEvent, type] = {
     Event.ALIGNED: Aligned,
@@ -174,6 +182,7 @@ FACTS: dict[Event | RunnerEvent, type] = {
     Event.REOPENED: Reopened,
     RunnerEvent.STARTED: Started,
     RunnerEvent.INTERRUPTED: NoFacts,
+    RunnerEvent.REFUSED: Refused,
 }
 """The class of an event's facts."""
 

@@ -25,6 +25,7 @@ COLOURS: dict[str, str] = {
     Event.OUT_OF_MEMORY: "red",
     Event.STALLED: "red",
     RunnerEvent.INTERRUPTED: "cyan",
+    RunnerEvent.REFUSED: "yellow",
     RunnerEvent.STARTED: "cyan",
     Event.GATE_PASSED: "green",
 }
@@ -80,6 +81,7 @@ WORDS: dict[Event | RunnerEvent, Callable[[JsonObject], str]] = {
     Event.REOPENED: lambda facts: f"reopened with budgets {facts['budgets']}",
     RunnerEvent.STARTED: _how_started,
     RunnerEvent.INTERRUPTED: lambda facts: "asked to stop; all progress was saved",
+    RunnerEvent.REFUSED: lambda facts: f"ended, and this start does not count: {last_line(facts['error'])}",
 }
 """Events of the machine's table, and starts and stops, in words."""
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from tiw_fsm.engines.protocol import Engine, Hello, HelloRequest
-from tiw_fsm.errors import ExitCode, Interrupted, UsageProblem
-from tiw_fsm.fsm.events import Event, Facts, NoFacts, RunnerEvent, Stalled
+from tiw_fsm.errors import DiskRefused, ExitCode, Interrupted, TiwFsmError, UsageProblem
+from tiw_fsm.fsm.events import Event, Facts, NoFacts, Refused, RunnerEvent, Stalled
 from tiw_fsm.fsm.machine import Machine
 from tiw_fsm.fsm.run_state import RunState
 from tiw_fsm.fsm.states import TERMINAL, State
@@ -37,6 +37,9 @@ class Controller:
         self.committed = session.before
         self._machine = Machine()
         self.kept: set[str] | None = None
+        self._left: list[str] = []
+        """What could not be removed when it was last tried, a sentence each."""
+        self._said: set[str] = set()
         effective = places.portable(session.settings.model_dump(mode="json"), Path(session.settings.repo_root))
         self._config = json.dumps(effective, indent=1).encode()
         self._config_sha256 = hashlib.sha256(self._config).hexdigest()
@@ -62,9 +65,17 @@ class Controller:
                 signals.asked_to_stop(engine.stop) as stopping,
             ):
                 context = Context(session, engine, hello, display, holding)
-                return _finished(self._drive(context, self.begin(context), stopping))
+                return self._work(context, stopping)
         finally:
             engine.close()
+
+    def _work(self, context: Context, stopping: Callable[[], bool]) -> ExitCode:
+        try:
+            return _finished(self._drive(context, self.begin(context), stopping))
+        except DiskRefused as exc:
+            with suppress(TiwFsmError):  # a disk that takes nothing at all: then the start has cost one of many
+                self._take_back(exc)
+            raise
 
     def _greeted(self, engine: Engine) -> Hello:
         """What the engine has. A first start that is refused is told what is wrong with the frames at once, too."""
@@ -79,6 +90,7 @@ class Controller:
 
     def begin(self, context: Context) -> RunState:
         """The run to go on with; of one that was there before, the start is committed."""
+        self._say(self._half_written())
         if self.committed is None:
             return resume.begun(self.session, self._config_sha256)
         run, event, facts = resume.resumed(context, self.committed, self._config_sha256)
@@ -107,7 +119,7 @@ class Controller:
 
     def _commit(self, after: RunState, event: Event | RunnerEvent, facts: Facts) -> RunState:
         """The single commit point. Checkpoints that neither this nor the previous generation names go."""
-        store, paths, before = self.session.store, self.session.paths, self.committed
+        store, before = self.session.store, self.committed
         starting = before is None or (after.runner is not None and after.runner != before.runner)
         if starting:
             self._save_config(before)
@@ -115,12 +127,49 @@ class Controller:
         if starting:
             store.started()
         named = self.committed.named_checkpoints() | (before.named_checkpoints() if before else set())
-        if named != self.kept:
+        if named != self.kept or self._left:
             self.kept = named
-            for stage in Stage:
-                checkpoints.sweep(paths.checkpoints(stage), {Path(path) for path in named}, self.committed.run_id)
+            self._sweep()
         self.session.on_commit()
         return self.committed
+
+    def _sweep(self) -> None:
+        """Remove the checkpoints that are not needed any more, and half of one that a failure left."""
+        assert self.committed is not None
+        kept = {Path(path) for path in self.kept or self.committed.named_checkpoints()}
+        self._left = [
+            sentence
+            for stage in Stage
+            for sentence in checkpoints.sweep(self.session.paths.checkpoints(stage), kept, self.committed.run_id)
+        ]
+        self._say(self._left)
+
+    def _half_written(self) -> list[str]:
+        """Remove the files that runners of this run left half written when they died; what cannot be removed yet."""
+        paths, run = self.session.paths, self.committed
+        own = [self.session.store.paths.folder, *paths.pictures_and_figures]
+        shared = [(folder, run.mark) for folder in (paths.inference_results, paths.reports)] if run else []
+        return [
+            sentence
+            for folder, named in [*((folder, "") for folder in own), *shared]
+            for sentence in durable.remove_half_written(folder, named)
+        ]
+
+    def _say(self, sentences: list[str]) -> None:
+        """Warn, of each thing once."""
+        for sentence in sentences:
+            if sentence not in self._said:
+                self._said.add(sentence)
+                self.session.log.warning(sentence)
+
+    def _take_back(self, exc: DiskRefused) -> None:
+        """A start that the disk refused costs nothing: it does not count as one without progress."""
+        run = self.committed
+        if run is None or run is self.session.before:
+            return
+        self._sweep()  # first: what is half written takes the place that the commit needs
+        starts = max(0, run.stalled_starts - 1)
+        self._commit(run.evolve(runner=None, stalled_starts=starts), RunnerEvent.REFUSED, Refused(error=str(exc)))
 
     def _save_config(self, before: RunState | None) -> None:
         """Lay the effective configuration beside the state; the commit that follows vouches for it."""

@@ -40,11 +40,8 @@ def serve(pipe_descriptor: int, result_file: Path) -> None:
     threading.Thread(target=read, daemon=True).start()
     while True:
         content = json.dumps(answer(worker, requests.get()))
-        temporary = result_file.with_suffix(".tmp")
         try:
-            with durable.open_new(temporary) as file:
-                file.write(content)
-            temporary.replace(result_file)
+            durable.exchange(result_file, content.encode(), synced=False)
         except OSError as exc:
             print(json.dumps(f"the child's answer: {exc}"), file=pipe)
         print("answered", file=pipe)
@@ -60,4 +57,6 @@ def die_with_parent(parent: int) -> None:
 
 if __name__ == "__main__":
     die_with_parent(int(sys.argv[1]))
-    serve(int(sys.argv[2]), Path(sys.argv[3]))
+    answers = Path(sys.argv[3])
+    with durable.kept_to(answers.parent, os.open(answers.parent, os.O_RDONLY)):
+        serve(int(sys.argv[2]), answers)

@@ -22,11 +22,20 @@ from tiw_fsm.engines.protocol import (
     TrainRequest,
     TrainResult,
 )
-from tiw_fsm.errors import DiskRefused, EngineCrashed, Interrupted, StateDamaged, UsageProblem, disk_errors
+from tiw_fsm.errors import (
+    DiskRefused,
+    EngineCrashed,
+    Interrupted,
+    NotPermitted,
+    StateDamaged,
+    UsageProblem,
+    disk_errors,
+)
 from tiw_fsm.fsm.inference_gate import InferenceResult
 from tiw_fsm.stages import Stage
 from tiw_fsm.storage import checkpoints
 from tiw_fsm.storage.paths import StatePaths
+from tiw_fsm.system import durable
 from tiw_fsm.system.child import Child
 from tiw_fsm.tinyworlds import determinism
 from tiw_fsm.tinyworlds.config import StageConfig
@@ -125,7 +134,7 @@ class NativeEngine:
         assert self._pipe is not None
         result_file = self._paths.child_result
         with disk_errors("removing", result_file):
-            result_file.unlink(missing_ok=True)
+            durable.unlink(result_file)
         try:
             self._child.tell(request.model_dump_json().encode() + b"\n")
         except BrokenPipeError:
@@ -147,6 +156,8 @@ class NativeEngine:
             raise UsageProblem(content)
         if status == "damaged":
             raise StateDamaged(content)
+        if status == "not_permitted":
+            raise NotPermitted(content)
         if status == "disk":
             raise _refused(content)
         raise EngineCrashed(content, out_of_memory=status == "out_of_memory")

@@ -15,7 +15,7 @@ import torch
 
 from tiw_fsm.data import pictures
 from tiw_fsm.engines.protocol import HelloRequest, InferRequest, PackRequest, ShapesRequest, TrainRequest
-from tiw_fsm.errors import DiskRefused, StateDamaged, UsageProblem
+from tiw_fsm.errors import DiskRefused, NotPermitted, StateDamaged, UsageProblem, refusal
 from tiw_fsm.storage import checkpoints
 from tiw_fsm.system import durable
 from tiw_fsm.tinyworlds import checkpoint_files
@@ -95,7 +95,7 @@ class Worker:
         trainer.save(folder, completed, request.tuning)
         sha256 = checkpoints.write_manifest(folder, request.stage, completed, request.owner)
         if request.picture and completed == request.stop_at:
-            self._draw_chunk(trainer, Path(request.picture), completed)
+            self._draw_chunk(trainer, request, completed)
         self.standing = (*self._identity(request), sha256)
         return {"completed": completed, "sha256": sha256, "rows": rows, "seconds": seconds}
 
@@ -124,12 +124,14 @@ class Worker:
             self.data = (source, FrameData(source, self.device))
         return self.data[1]
 
-    def _draw_chunk(self, trainer: Trainer, path: Path, completed: int) -> None:
+    def _draw_chunk(self, trainer: Trainer, request: TrainRequest, completed: int) -> None:
+        assert request.picture is not None
         truth, shown = (to_pixels(frames) for frames in trainer.show())
         rows = []
         for clip, version in zip(truth, shown, strict=True):
             rows += [("true", clip[-len(version) :]), ("model", version)]
-        pictures.draw_strips(path, f"{trainer.stage} after {completed} updates, held-out clips", rows)
+        title = f"{request.run}: {trainer.stage} after {completed} updates, held-out clips"
+        pictures.draw_strips(Path(request.picture), title, rows)
 
     # --- infer ---
 
@@ -173,7 +175,7 @@ class Worker:
         rows = []
         for clip, frames in list(zip(truth, predicted, strict=True))[:SHOWN_CLIPS]:
             rows += [("true", clip), ("model", [*clip[:split], *frames])]
-        title = f"ground truth and prediction after {split} true frames; MSE {figures['mse']:.4f}"
+        title = f"{request.run}: ground truth and prediction after {split} true frames; MSE {figures['mse']:.4f}"
         pictures.draw_strips(Path(request.picture), title, rows)
         say(f"Visualization saved to: {request.picture}")
         return {**figures, "png": request.picture}
@@ -210,6 +212,9 @@ def answer(worker: Worker, line: bytes) -> tuple[str, Any]:
         return "usage", exc.problems
     except StateDamaged as exc:
         return "damaged", str(exc)
+    except (NotPermitted, PermissionError) as exc:
+        told = exc if isinstance(exc, NotPermitted) else refusal("using", Path(exc.filename or os.getcwd()), exc)
+        return "not_permitted", str(told)
     except (DiskRefused, OSError) as exc:
         return "disk", str(exc)
     except Exception:
