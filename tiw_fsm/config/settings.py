@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 from pydantic import ValidationError
 
+from tiw_fsm import ownership
 from tiw_fsm.config import alignment
 from tiw_fsm.config.flags import FLAGS
 from tiw_fsm.config.loop import LoopConfig
@@ -240,7 +241,8 @@ def unwritable(path: Path) -> str | None:
     if there.is_dir() and os.access(there, os.W_OK | os.X_OK) and os.statvfs(there).f_blocks:
         return None
     what = "is no folder" if not there.is_dir() else "cannot be written to"
-    return f"{path}: {there} {what}; mend its permissions, or give another --repo-root or --run-root"
+    whose = "" if os.access(there, os.W_OK | os.X_OK) else f" {ownership.shut_out(there)}"
+    return f"{path}: {there} {what}; mend its permissions, or give another --repo-root or --run-root.{whose}"
 
 
 def _interpreter(flags: Mapping[str, Any], repo_root: Path, needs: str, problems: list[str]) -> str:
