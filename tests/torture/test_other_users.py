@@ -1,5 +1,5 @@
-"""Files that another user owns, or that their mode closes: said to be so, with whose they are and what to do, and with an
-exit code that no scheduler tries again."""
+"""Files that another user owns, or that their mode closes: said to be so, with whose they are and what to do, and with
+an exit code that no scheduler tries again."""
 
 from __future__ import annotations
 

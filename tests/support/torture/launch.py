@@ -174,7 +174,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class Refusal:
-    """What the system refuses, again and again: every ``call`` on a path with ``part`` in it, while ``lasts`` exists."""
+    """What the system refuses, every time: every ``call`` on a path with ``part`` in it, while ``lasts`` is there."""
 
     call: Literal["open", "write", "rename", "mkdir", "unlink", "rmdir", "flock"]
     errno: int
