@@ -90,10 +90,10 @@ class Controller:
 
     def begin(self, context: Context) -> RunState:
         """The run to go on with; of one that was there before, the start is committed."""
-        self._say(self._half_written())
         if self.committed is None:
             return resume.begun(self.session, self._config_sha256)
         run, event, facts = resume.resumed(context, self.committed, self._config_sha256)
+        self._say(self._half_written(run))
         if isinstance(event, Event):
             return self._step(run, event, facts)
         run = self._commit(run, event, facts)
@@ -136,6 +136,7 @@ class Controller:
     def _sweep(self) -> None:
         """Remove the checkpoints that are not needed any more, and half of one that a failure left."""
         assert self.committed is not None
+        self.session.store.require_lock()  # else another runner's may be among them
         kept = {Path(path) for path in self.kept or self.committed.named_checkpoints()}
         self._left = [
             sentence
@@ -144,14 +145,14 @@ class Controller:
         ]
         self._say(self._left)
 
-    def _half_written(self) -> list[str]:
+    def _half_written(self, run: RunState) -> list[str]:
         """Remove the files that runners of this run left half written when they died; what cannot be removed yet."""
-        paths, run = self.session.paths, self.committed
-        own = [self.session.store.paths.folder, *paths.pictures_and_figures]
-        shared = [(folder, run.mark) for folder in (paths.inference_results, paths.reports)] if run else []
+        paths = self.session.paths
+        own = dict.fromkeys([self.session.store.paths.folder, *paths.pictures_and_figures], "")
+        shared = dict.fromkeys([paths.inference_results, paths.reports], run.mark)
         return [
             sentence
-            for folder, named in [*((folder, "") for folder in own), *shared]
+            for folder, named in {**own, **shared}.items()
             for sentence in durable.remove_half_written(folder, named)
         ]
 

@@ -19,7 +19,7 @@ from tiw_fsm.run import fingerprint, resume
 from tiw_fsm.run.session import Context
 from tiw_fsm.storage import checkpoints, places
 from tiw_fsm.storage.store import Store
-from tiw_fsm.system import append_log, durable, signals
+from tiw_fsm.system import append_log, durable, locking, signals
 
 
 def state_in_place() -> None:
@@ -90,6 +90,17 @@ def pid_file() -> None:
     Store.hold = guarded  # type: ignore[method-assign]
 
 
+def folders_unlocked() -> None:
+    """Not broken, but as on NFS, which locks no folders: the file has to do alone."""
+    locking._takes_folder = lambda descriptor, how: None
+
+
+def lock_unchecked() -> None:
+    """The same, and whoever once has the lock never looks whether it is still the one that others find."""
+    folders_unlocked()
+    locking.Lock.require = lambda self: None  # type: ignore[method-assign]
+
+
 def hashes_ignored() -> None:
     """Whatever lies where a file should be is taken for it."""
     append_log.AppendLog.problem = lambda self, mark: None  # type: ignore[method-assign]
@@ -151,6 +162,8 @@ BROKEN: dict[str, Callable[[], None]] = {
     "links_followed": links_followed,
     "hashes_ignored": hashes_ignored,
     "no_lock": no_lock,
+    "folders_unlocked": folders_unlocked,
+    "lock_unchecked": lock_unchecked,
     "pid_file": pid_file,
     "state_in_place": state_in_place,
     "no_fsync": no_fsync,

@@ -161,9 +161,10 @@ def group_ended(group: int) -> bool:
 
 @dataclass(frozen=True)
 class Fault:
-    """What shall go wrong at operation number ``at``, as ``shim.c`` says; ``marked`` is a death after commit ``at``."""
+    """What shall go wrong at operation number ``at``, as ``shim.c`` says; ``marked`` is a death after commit ``at``,
+    ``stop`` a standstill there."""
 
-    how: Literal["before", "after", "torn", "fail", "fail-from", "short", "marked"]
+    how: Literal["before", "after", "torn", "fail", "fail-from", "short", "marked", "stop"]
     at: int
     errno: int = 0
     whom: Literal["group", "self"] = "group"

@@ -14,6 +14,7 @@
  *                    fail-from  it and all that follow fail with ERRNO
  *                    short      a write: half of it is performed; all that follows fails with ERRNO, as on a full disk
  *                    marked     die at remark number N of those that torture_mark makes
+ *                    stop       stop there, until somebody continues the process
  *                    WHOM dies is `group` (the process group: everybody at once) or `self` (who performs N).
  *
  *   TORTURE_REFUSE   "CALL ERRNO PART WHILE": every CALL (the names in the log; also rmdir, and flock) on a path with PART
@@ -219,8 +220,11 @@ void torture_mark(const char *text)
 {
     static long marks;
     struct operation op = {.name = "mark"};
-    if (is("marked") && ++marks == fault_at)
-        die();
+    if ((is("marked") || is("stop")) && ++marks == fault_at) {
+        if (is("marked"))
+            die();
+        raise(SIGSTOP);
+    }
     if (!root_length || log_fd < 0)
         return;
     pthread_mutex_lock(&threads);
