@@ -112,6 +112,7 @@ def publish(temporary: Path, final: Path, owner: str) -> None:
     Raises:
         DiskRefused: the disk did not take it.
     """
+    _remove_if_empty(final)
     if final.is_symlink():
         durable.set_aside(final)
     elif owner_of(final) == owner:
@@ -185,6 +186,12 @@ def remove(folder: Path) -> str | None:
     return durable.discard(discarded)
 
 
+def _remove_if_empty(folder: Path) -> None:
+    """What a kill leaves of a removal in place, or of a copy."""
+    with suppress(OSError):
+        folder.rmdir()
+
+
 def _remove_in_place(folder: Path) -> str | None:
     """As ``remove``, where folders cannot be renamed: without its model no checkpoint passes for a whole one, and the
     manifest, which says whose it is, goes last."""
@@ -217,8 +224,9 @@ def sweep(checkpoints_dir: Path, keep: set[Path], owner: str) -> list[str]:
     for folder in _folders(checkpoints_dir):
         if folder.name.startswith((TEMPORARY_PREFIX, DISCARDED_PREFIX)):
             left.append(durable.discard(folder))
-        elif completed_of(folder) is not None and folder.resolve() not in kept and owner_of(folder) == owner:
-            left.append(remove(folder))
+        elif completed_of(folder) is not None and folder.resolve() not in kept:
+            _remove_if_empty(folder)
+            left.append(remove(folder) if owner_of(folder) == owner else None)
     return [sentence for sentence in left if sentence]
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from tests.support.configs import LENIENT, OPTIONS, write_configs, write_frames
 from tests.support.torture.disk import Operation, Tree, read_log, replayed
-from tests.support.torture.launch import Ended, Fault, Launcher, Started
+from tests.support.torture.launch import Ended, Fault, Launcher, Refusal, Started
 from tests.support.torture.outcome import TIMES_AND_NAMES, differences, outcome
 from tiw_fsm.errors import ExitCode, StateDamaged, TiwFsmError
 from tiw_fsm.fsm.events import RunnerEvent
@@ -96,9 +96,16 @@ class Bench:
         """Have nothing in the folder but what the run begins with."""
         self.beginning.materialize(self.root)
 
-    def start(self) -> Started:
-        """One start that nobody waits for yet."""
-        return self._launcher.start(self.root, *self.setup.arguments, broken=self.broken, script=self.setup.script)
+    def start(self, *command: str, fault: Fault | None = None, refusal: Refusal | None = None) -> Started:
+        """One start that nobody waits for yet, or another command."""
+        return self._launcher.start(
+            self.root,
+            *(command or self.setup.arguments),
+            fault=fault,
+            refusal=refusal,
+            broken=self.broken,
+            script=self.setup.script,
+        )
 
     def run(self, *flags: str, fault: Fault | None = None, log: Path | None = None, **script: Any) -> Ended:
         """One start, with more flags, or with other fields of the simulated engine's script."""
