@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.configs import write_configs
+from tests.support.configs import write_configs, write_frames
 from tests.support.torture.launch import Ended, Fault, Launcher, Refusal
 from tiw_fsm.errors import ExitCode
 
 NOBODY = 65534
 RUN = ("run", "--engine", "simulated")
+NATIVE = ("check", "--engine", "native", "--run", "another")
 READERS = [("status",), ("history",), ("verify",), ("report",), ("check", "--engine", "simulated"), ("graph",)]
 STATE = "state/default/state.json"
 CHECKPOINT = "results/default/video_tokenizer/checkpoints/video_tokenizer_step_9/model_state_dict.pt"
@@ -35,11 +36,13 @@ CLOSED = {
     "the metrics": ("results/default/video_tokenizer/metrics.jsonl", 0o600, [RUN, ("verify",)]),
     "a checkpoint's file": (CHECKPOINT, 0o600, [RUN, ("verify",), ("check", "--engine", "simulated")]),
     "a checkpoint": (str(Path(CHECKPOINT).parent), 0o700, [RUN, ("verify",), ("check", "--engine", "simulated")]),
+    "a config": ("configs/loop.yaml", 0o600, [RUN, NATIVE]),
+    "the configs": ("configs", 0o700, [RUN, NATIVE]),
+    "the frames": ("frames.h5", 0o600, [NATIVE]),
     "the results": ("results", 0o700, [RUN, ("verify",), ("check", "--engine", "simulated")]),
     "a results folder that may be read": ("results/default/video_tokenizer/checkpoints", 0o755, [RUN]),
 }
 """A path of the run, the mode that its owner gives it, and the commands that need it."""
-OPEN_FOR_RUN = ("the log", "a results folder that may be read", "the metrics", "a checkpoint's file", "a checkpoint")
 
 
 @pytest.fixture
@@ -50,6 +53,7 @@ def theirs(launcher: Launcher) -> Iterator[Path]:
     root = Path(tempfile.mkdtemp(dir="/tmp"))
     root.chmod(0o755)
     write_configs(root / "configs")
+    write_frames(root / "frames.h5")
     launcher.start(root, *RUN, fault=Fault("marked", 3)).wait()
     yield root
     shutil.rmtree(root)

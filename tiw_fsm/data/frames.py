@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 
 from tiw_fsm.errors import UsageProblem, disk_errors
+from tiw_fsm.system import durable
 from tiw_fsm.tinyworlds.config import DataSource
 from tiw_fsm.tinyworlds.episodes import clip_starts, first_share, split_rows
 
@@ -102,8 +103,12 @@ def inspect(
         training_length: frames of a training clip.
         held_out: what the gate wants.
         key_hints: whether recorded keys are wanted as a hint to the latent actions.
+
+    Raises:
+        NotPermitted: it may not be read.
     """
     path, skip, stride, ratio = Path(source.path), source.skip, source.stride, source.preload_ratio
+    durable.require_permission(path)
     try:
         if not path.is_file():
             return [f"{path}: no such file; record one with `tiw-fsm record`, or correct the dataset"]
