@@ -182,6 +182,18 @@ class Store(StateFolder):
             raise ValueError("it is not the configuration of the last start")
         return places.absolute(json.loads(content), Path(run.root))
 
+    def keep_command(self, command: str | None) -> None:
+        """Keep what shall be run at the end where its owner alone can read it.
+
+        Raises:
+            DiskRefused: the disk did not take it.
+        """
+        if command:
+            durable.replace(self.paths.on_finish, command.encode() + b"\n", mode=durable.OWNER_ONLY)
+        else:
+            with disk_errors("removing", self.paths.on_finish):
+                self.paths.on_finish.unlink(missing_ok=True)
+
     def refuse(self, code: ExitCode, message: str) -> None:
         """Leave word for ``status`` that a start was refused, and why."""
         word = {"time": now(), "exit_code": int(code), "message": message}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import IO
@@ -54,10 +55,15 @@ def make_folder(folder: Path) -> None:
             _named.add(path)
 
 
-def replace(path: Path, content: bytes, *, named_later: bool = False) -> None:
+OWNER_ONLY = 0o600
+"""The mode of a file that nobody else may read."""
+
+
+def replace(path: Path, content: bytes, *, named_later: bool = False, mode: int | None = None) -> None:
     """Give ``path`` new content: afterwards it is whole and on disk, before it is the old one; never in between.
 
     ``named_later`` leaves it to the caller to sync the folder: until then a power cut may bring the old one back.
+    ``mode`` is the file's from before its first byte on, whatever the umask; without it, the umask decides.
 
     Raises:
         DiskRefused: the operating system refused; ``path`` is the old one, or whole and new.
@@ -66,7 +72,9 @@ def replace(path: Path, content: bytes, *, named_later: bool = False) -> None:
     make_folder(path.parent)
     with disk_errors("writing", path):
         temporary.unlink(missing_ok=True)
-        with open(temporary, "xb") as file:
+        with open(temporary, "xb", opener=partial(os.open, mode=0o666 if mode is None else mode)) as file:
+            if mode is not None:
+                os.fchmod(file.fileno(), mode)
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

@@ -26,13 +26,13 @@ def state_in_place() -> None:
     """The state is written over the old one, and the generation before is not kept."""
     replace = durable.replace
 
-    def in_place(path: Path, content: bytes, *, named_later: bool = False) -> None:
+    def in_place(path: Path, content: bytes, *, named_later: bool = False, **how: Any) -> None:
         if path.name == "state.json":
             path.write_bytes(content)
             durable.sync(path)
             durable.sync(path.parent)
         elif path.name != "state.prev.json":
-            replace(path, content)
+            replace(path, content, **how)
 
     durable.replace = in_place
 
