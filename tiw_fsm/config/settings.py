@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar, get_args
 from pydantic import SecretStr, ValidationError
 
 from tiw_fsm.config import alignment
-from tiw_fsm.config.flags import FLAGS
+from tiw_fsm.config.flags import FLAGS, unfit_paths
 from tiw_fsm.config.loop import LoopConfig
 from tiw_fsm.config.schema import DynamicsFile, InferenceFile, LatentFile, StageFile, TrainingFile
 from tiw_fsm.config.yaml_source import Source, told
@@ -135,14 +135,20 @@ def load_settings(flags: Mapping[str, Any], *, run: str, repo_root: Path, engine
 
 
 def _load_settings(flags: Mapping[str, Any], run: str, repo_root: Path, engine: EngineRules) -> Settings:
-    problems: list[str] = []
+    texts = {FLAGS[name].option: value for name, value in flags.items() if isinstance(value, str) and name in FLAGS}
+    if problems := unfit_paths({"--run": run, "--repo-root": repo_root, **texts}):
+        raise UsageProblem(problems)
     sources = _read_sources(flags, repo_root, problems)
     on_disk = {name: dict(source.data) for name, source in sources.items()}
     _apply_flags(sources, flags)
     parsed = {}
     for name, source in sources.items():
+        if not source.is_read:
+            continue
         defaults = _deep_merge(LoopConfig().model_dump(mode="json"), engine.loop_defaults) if name == "loop" else {}
         parsed[name] = _validated(FILES[name].schema, _deep_merge(defaults, source.data), source, problems)
+    if len(parsed) < len(sources):  # of what a file would have said nothing can be told
+        raise UsageProblem(dict.fromkeys(problems))
     problems += alignment.misaligned(on_disk, lambda name, key: sources[name].where((key,)))
     training, inference, loop = parsed["training"], parsed["inference"], parsed["loop"]
     run_root = Path(os.path.normpath(repo_root / flags.get("run_root", f"results/{run}")))
@@ -301,8 +307,8 @@ def _read_sources(flags: Mapping[str, Any], repo_root: Path, problems: list[str]
         if path.is_file():
             sources[name] = Source.read(path, problems)
             continue
-        sources[name] = Source(label=str(path))
-        if typed or not kind.optional:
+        sources[name] = Source(label=str(path), is_read=kind.optional and not typed)
+        if not sources[name].is_read:
             option = FLAGS[kind.flag].option
             problems.append(f"{path}: no such file; create it, or name another with {option} or --config-dir")
     return sources

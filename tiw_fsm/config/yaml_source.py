@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from tiw_fsm.values.printable import excerpt
+from tiw_fsm.values.printable import excerpt, unfit
 
 LARGEST_YAML = 1 << 16
 """Bytes; a config has some kilobytes."""
@@ -75,11 +75,13 @@ class Source:
     label: str
     data: dict[str, Any] = field(default_factory=dict)
     lines: dict[tuple[str, ...], str] = field(default_factory=dict)
+    is_read: bool = True
+    """Else it is not known what the file says."""
 
     @classmethod
     def read(cls, path: Path, problems: list[str]) -> Source:
         """Read a YAML mapping; what is wrong with the file itself is added to ``problems``."""
-        source = cls(label=str(path))
+        source = cls(label=str(path), is_read=False)
         try:
             root = _root(path)
         except (yaml.YAMLError, OSError, ValueError, LookupError, TypeError, AttributeError) as exc:
@@ -88,6 +90,7 @@ class Source:
             problems.append(f"{where}: not readable as YAML ({excerpt(str(getattr(exc, 'problem', exc)))}); correct it")
             return source
         if root is None or (isinstance(root, yaml.ScalarNode) and _tag(root) == NULL):
+            source.is_read = True
             return source
         if not isinstance(root, yaml.MappingNode):
             problems.append(f"{path}:1: expected `key: value` lines; write some")
@@ -95,9 +98,8 @@ class Source:
         if mistakes := sorted(_mistakes(root)):
             problems += told([f"{path}:{line}: {mistake}" for line, mistake in mistakes], str(path))
             return source
-        source.data = _value(root)
-        source.lines = {keys: f"{path}:{line}" for keys, line in _key_lines(root)}
-        return source
+        lines = {keys: f"{path}:{line}" for keys, line in _key_lines(root)}
+        return cls(str(path), _value(root), lines)
 
     def override(self, keys: list[str], value: Any, flag: str) -> None:
         """Let a typed flag win over what the file says."""
@@ -159,8 +161,8 @@ def _mistakes(node: yaml.Node) -> Iterator[tuple[int, str]]:
 
 def _mistake(node: yaml.ScalarNode) -> str | None:
     text, tag = node.value, _tag(node)
-    if tag == TEXT and (unfit := next((c for c in text if c == "\0" or "\ud800" <= c <= "\udfff"), None)):
-        return f"text with {unfit!a} in it, which no path or command can have; remove it"
+    if tag == TEXT and (letter := unfit(text)):
+        return f"text with {letter!a} in it, which no path or command can have; remove it"
     if node.style is None and (why := _ambiguous(text, tag)):
         return f"{excerpt(text)} is not the same to every reader of YAML: {why}"
     if tag in (INT, FLOAT) and len(text) > LONGEST_NUMBER:

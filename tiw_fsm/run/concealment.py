@@ -39,8 +39,8 @@ def concealed(store: Store, before: RunState | None, root: str, log: FilteringBo
         _write_page(store)
     log.warning(
         f"{', '.join(path.name for path in exposing)} in {paths.folder} had the command of on_finish in them for all "
-        f"to read, and have it no more. {paths.journal.name} cannot be rewritten, nor what {paths.log.name} has said: if "
-        "there is a password in the command, use another one from now on, or let nobody else read these two"
+        f"to read, and have it no more. {paths.journal.name} cannot be rewritten, nor what {paths.log.name} has said: "
+        "if there is a password in the command, use another one from now on, or let nobody else read these two"
     )
     return after
 

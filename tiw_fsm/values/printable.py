@@ -19,6 +19,14 @@ def printable(text: str, *, lines: bool = False) -> str:
     return "".join(c if c.isprintable() or (lines and c == "\n") else ascii(c)[1:-1] for c in text)
 
 
+def unfit(text: str) -> str | None:
+    """The first letter of ``text`` that no path, name or command of a run can have; None if there is none.
+
+    That is NUL, or what stands for a byte of a path that is not UTF-8.
+    """
+    return next((c for c in text if c == "\0" or "\ud800" <= c <= "\udfff"), None)
+
+
 def excerpt(text: str) -> str:
     """The beginning of ``text``, printable."""
     return printable(text[:LONGEST]) + ("…" if len(text) > LONGEST else "")
