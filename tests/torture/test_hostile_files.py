@@ -138,7 +138,8 @@ def _counted(figures: Counter[str], request: pytest.FixtureRequest) -> None:
 # --- links ------------------------------------------------------------------------------------------------------
 
 STATE_FILES = (
-    "on_finish", "on_finish.tmp", "state.json", "state.prev.json", "journal.jsonl", "lock", "log.jsonl", "config.json", "refused.json", "report.html",
+    "on_finish", "on_finish.tmp",
+    "state.json", "state.prev.json", "journal.jsonl", "lock", "log.jsonl", "config.json", "refused.json", "report.html",
     "state.json.tmp", "state.prev.json.tmp", "config.json.tmp", "refused.json.tmp", "report.html.tmp",
 )  # fmt: skip
 RESULTS = {
@@ -366,13 +367,17 @@ YAML = {
 """What a line or more of training.yaml may say."""
 
 
-@pytest.mark.parametrize("what", YAML)
-def test_hostile_yaml_is_refused(scene: Scene, what: str) -> None:
+def yaml_with(what: str) -> Hostile:
     def lay(scene: Scene) -> None:
         with (scene.root / "configs/training.yaml").open("a") as file:
             file.write(YAML[what].replace("CANARY", str(scene.canary)) + "\n")
 
-    assert harm(scene, Hostile(lay, str(scene.root), (FRESH,), REFUSED)) == []
+    return Hostile(lay, "training.yaml", (FRESH,), REFUSED)
+
+
+@pytest.mark.parametrize("what", YAML)
+def test_hostile_yaml_is_refused(scene: Scene, what: str) -> None:
+    assert harm(scene, yaml_with(what)) == []
 
 
 def test_yaml_of_absurd_size_is_not_read_to_its_end(scene: Scene) -> None:
@@ -545,9 +550,8 @@ def one_within_the_other(path: Path) -> None:
         fields = struct.pack("<HHHHHIIIHH", 20, 0, 0, 0, 33, crc, size, size, len(name), 0)
         tail = b"PK\3\4" + fields + name + tail if number else tail  # in reverse, from the last to the first
         entries.append((name, crc, size, len(tail)))
-    views = {
-        str(n): View(Stored(f"{n:03}", size), (size,)) for n, (_, _, size, _) in zip(range(1, count), entries[-2::-1])
-    }
+    sizes = [size for _, _, size, _ in entries[-2::-1]]
+    views = {str(n): View(Stored(f"{n:03}", size), (size,)) for n, size in enumerate(sizes, start=1)}
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr(f"{path.stem}/data.pkl", described(views))
         assert archive.fp is not None
@@ -619,14 +623,17 @@ HARMLESS = ("3,000 tensors in one storage of 100 MB", "a long name above many th
 """Models that are only unusual."""
 
 
-@pytest.mark.parametrize("what", MODELS)
-def test_a_hostile_model_is_judged_within_seconds(scene: Scene, what: str) -> None:
+def model_of(what: str) -> Hostile:
     def lay(scene: Scene) -> None:
         make_checkpoint(scene.root / "given/video_tokenizer_step_4")
         MODELS[what](scene.root / "given/video_tokenizer_step_4" / MODEL)
 
-    ends = GONE_WELL if what in HARMLESS else REFUSED
-    assert harm(scene, Hostile(lay, MODEL, (("check", "given"),), ends)) == []
+    return Hostile(lay, MODEL, (("check", "given"),), GONE_WELL if what in HARMLESS else REFUSED)
+
+
+@pytest.mark.parametrize("what", MODELS)
+def test_a_hostile_model_is_judged_within_seconds(scene: Scene, what: str) -> None:
+    assert harm(scene, model_of(what)) == []
 
 
 def poisoned(name: str) -> Hostile:
@@ -713,6 +720,16 @@ def test_what_links_in_the_place_of_the_childs_files_point_to_stays_as_it_is(
 
 def test_the_bench_catches_a_reader_that_unpickles(scene: Scene) -> None:
     assert f"outside: {scene.canary.name} is in one of them only" in harm(scene, poisoned(MODEL), broken="unpickled")
+
+
+def test_the_bench_catches_a_reader_of_yaml_that_takes_the_last_of_two(scene: Scene) -> None:
+    troubles = harm(scene, yaml_with("a key twice"), broken="last_key_wins")
+    assert any("ended with 0" in trouble for trouble in troubles)
+
+
+def test_the_bench_catches_a_reader_that_takes_any_number_for_a_key(scene: Scene) -> None:
+    troubles = harm(scene, model_of("a key of 5,000 digits"), broken="numbers_believed")
+    assert any("ended with 0" in trouble or "ended with 70" in trouble for trouble in troubles)
 
 
 def test_the_bench_catches_links_that_are_followed(scene: Scene) -> None:

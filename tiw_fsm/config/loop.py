@@ -156,4 +156,4 @@ class LoopConfig(FrozenModel):
 
     @field_serializer("on_finish")
     def _hidden(self, command: Command | None) -> str | None:
-        return HIDDEN if command else None
+        return str(command) if command else None
