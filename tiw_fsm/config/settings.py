@@ -7,6 +7,7 @@ needs is read by that engine: ``load_settings`` is given its rules.
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 from collections.abc import Mapping
@@ -136,7 +137,13 @@ def load_settings(flags: Mapping[str, Any], *, run: str, repo_root: Path, engine
 
 def _load_settings(flags: Mapping[str, Any], run: str, repo_root: Path, engine: EngineRules) -> Settings:
     texts = {FLAGS[name].option: value for name, value in flags.items() if isinstance(value, str) and name in FLAGS}
-    if problems := unfit_paths({"--run": run, "--repo-root": repo_root, **texts}):
+    problems = unfit_paths({"--run": run, "--repo-root": repo_root, **texts})
+    problems += [
+        f"{FLAGS[name].option}: {value} is no finite number; give one"
+        for name, value in flags.items()
+        if isinstance(value, float) and not math.isfinite(value)
+    ]
+    if problems:
         raise UsageProblem(problems)
     sources = _read_sources(flags, repo_root, problems)
     on_disk = {name: dict(source.data) for name, source in sources.items()}

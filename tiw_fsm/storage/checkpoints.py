@@ -29,7 +29,7 @@ from tiw_fsm.storage.torch_files import (
 from tiw_fsm.system import durable
 from tiw_fsm.tinyworlds.checkpoint_files import MODEL, OPTIMIZER, STATE
 from tiw_fsm.values.frozen import CheckpointRef
-from tiw_fsm.values.printable import excerpt
+from tiw_fsm.values.printable import excerpt, quoted
 
 MANIFEST = "manifest.json"
 FILES = (MODEL, OPTIMIZER, STATE)
@@ -358,12 +358,14 @@ def _listed(path: Path) -> tuple[FileHashes | None, list[str]]:
     except (ValueError, LookupError, TypeError, RecursionError):
         return None, [f"{path} is damaged: it is not a manifest."]
     if schema != _SCHEMA:
-        return None, [f"{path} has schema {schema}, this version reads {_SCHEMA}: use the version that wrote it."]
+        return None, [
+            f"{path} has schema {quoted(schema)}, this version reads {_SCHEMA}: use the version that wrote it."
+        ]
     manifest.pop("checksum", None)
     if content != _manifest_bytes(manifest):
         return None, [f"{path} was altered or damaged: its checksum does not match its content."]
     if completed_of(path.parent) not in (None, completed):
-        return None, [f"{path} says {completed} updates are done, which its folder's name contradicts."]
+        return None, [f"{path} says {quoted(completed)} updates are done, which its folder's name contradicts."]
     return files, []
 
 

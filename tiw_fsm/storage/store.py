@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -190,7 +191,7 @@ class Store(StateFolder):
         """
         if command:
             durable.replace(self.paths.on_finish, command.encode() + b"\n", mode=durable.OWNER_ONLY)
-        else:
+        elif os.path.lexists(self.paths.on_finish):
             with disk_errors("removing", self.paths.on_finish):
                 self.paths.on_finish.unlink(missing_ok=True)
 
