@@ -19,6 +19,10 @@ WORDS = {
     "Several": "integer from 2",
     "Count": "integer from 0",
     "Rate": "number above 0",
+    "Factor": "number above 0, at most 10",
+    "Finite": "number",
+    "Change": "integer",
+    "Command": "text",
     "Share": "number above 0, at most 1",
     "Annotated[float, Field(ge=0)]": "number from 0",
     "Annotated[float, Field(ge=0, lt=1)]": "number from 0, below 1",
@@ -39,7 +43,8 @@ Made from the code by `python docs/generate.py > docs/configs.md`; a test keeps 
 Five files have TinyWorlds' own names and keys, so yours work unchanged; `loop.yaml` holds what is ours, and every
 key of it may be left out. A key that several files have is taken from a typed flag first, then from `training.yaml`,
 then from the stage's own file, then from the default. A mistake is named with its file and line before anything
-starts."""
+starts. So are a key given twice, and what readers of YAML do not agree on: `010`, `1:30`, `1_000`, `yes`, dates, tags,
+aliases and merge keys. Write the number itself, `true` or `false`, or text in quotes."""
 
 
 def words(annotation: str) -> str:

@@ -9,21 +9,23 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 
-from tiw_fsm.config.flags import FLAGS, Flag, typed
+from tiw_fsm.config.flags import FLAGS, Flag, typed, unfit_paths
 from tiw_fsm.errors import ExitCode, Interrupted, RunHeld, TiwFsmError, UsageProblem, refusal
 from tiw_fsm.reporting.wording import near, not_begun
 from tiw_fsm.scheduling import Scheduler
 from tiw_fsm.storage.paths import StatePaths
 from tiw_fsm.storage.state_folder import StateFolder
 from tiw_fsm.system import killer
+from tiw_fsm.values.printable import printable
 from tiw_fsm.version import __version__
 
 if TYPE_CHECKING:
@@ -41,7 +43,14 @@ app = typer.Typer(
 
 
 class Terminal(Console):
-    """Where people read. When nobody does any more it is silent; Rich would end the process, and that with 1."""
+    """Where people read. When nobody does any more it is silent; Rich would end the process, and that with 1.
+
+    A path or an error may have anything in it: nothing but Rich itself tells the terminal what to do.
+    """
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=printable(segment.text, lines=True))
 
     def on_broken_pipe(self) -> None:
         self.quiet = True
@@ -72,7 +81,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object for 
 def folder_of(run: str, repo_root: Path, state_dir: Path | None) -> Path:
     if not re.fullmatch(r"\w[\w.-]{0,99}", run, re.ASCII):
         raise UsageProblem(f"--run {run!r}: cannot be the name of a folder; use up to 100 letters, digits, - and _")
-    return (state_dir or repo_root / "state").resolve() / run
+    given = {"--repo-root": repo_root, "--state-dir": state_dir or repo_root / "state"}
+    if problems := unfit_paths(given) or unfit_paths({flag: path.resolve() for flag, path in given.items()}):
+        raise UsageProblem(problems)
+    return given["--state-dir"].resolve() / run
 
 
 def store_of(run: str, repo_root: Path, state_dir: Path | None) -> Store:
@@ -108,10 +120,11 @@ def run(
     from tiw_fsm.config.settings import unwritable
     from tiw_fsm.run.launch import run_once
 
+    store = store_of(run_name, repo_root, state_dir)
     if state_dir is None and (problem := unwritable(repo_root.resolve())):
         raise UsageProblem(problem)
     code = run_once(
-        store_of(run_name, repo_root, state_dir),
+        store,
         typed(flags),
         repo_root=repo_root,
         err=err,

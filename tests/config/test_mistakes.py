@@ -86,6 +86,10 @@ def test_numbers_in_scientific_notation_are_numbers_as_omegaconf_reads_them(root
         ({"dynamics_config": "nowhere.yaml"}, "nowhere.yaml: no such file"),
         ({"max_train_retries": -1}, "--max-train-retries: budgets.max_train_retries"),
         ({"context_window": 1}, "--context-window: context_window"),
+        ({"dataset": "a\0.h5"}, "--dataset a\\x00.h5: has '\\x00' in it"),
+        ({"run_root": "caf\udce9"}, "--run-root caf\\udce9: has '\\udce9' in it, which is no UTF-8 text"),
+        ({"temperature": float("inf")}, "--temperature: inf is no finite number"),
+        ({"min_skill": float("nan")}, "--min-skill: nan is no finite number"),
     ],
 )
 def test_a_mistake_in_a_flag_is_named_with_its_remedy(root: Path, flags: dict[str, Any], said: str) -> None:

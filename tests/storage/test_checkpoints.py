@@ -8,8 +8,10 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -371,3 +373,35 @@ def test_inspecting_checkpoints_never_imports_torch() -> None:
 
 def test_an_import_of_torch_would_be_noticed() -> None:
     assert imports_torch("import tiw_fsm.storage.checkpoints, torch")
+
+
+# --- Manifests made to do harm ---
+
+
+MANIFESTS: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "files without their sizes": lambda manifest: manifest["files"].update({name: {"sha256": "0"} for name in FILES}),
+    "files that are numbers": lambda manifest: manifest["files"].update(dict.fromkeys(FILES, 7)),
+    "a schema of a million letters": lambda manifest: manifest.update(schema="\x1b" * 100_000),
+    "updates of 4,000 digits": lambda manifest: manifest.update(completed=10**4000),
+    "updates that are a list": lambda manifest: manifest.update(completed=[[]] * 1000),
+    "no files": lambda manifest: manifest.update(files=[]),
+}
+"""Changes of a manifest, whose checksum is right."""
+
+
+@pytest.mark.parametrize("what", MANIFESTS)
+def test_a_hostile_manifest_is_refused_in_a_sentence(folder: Path, what: str) -> None:
+    manifest = json.loads((folder / MANIFEST).read_bytes())
+    del manifest["checksum"]
+    MANIFESTS[what](manifest)
+    (folder / MANIFEST).write_bytes(checkpoints._manifest_bytes(manifest))
+    (problem,) = checkpoints.problems(folder)
+    assert MANIFEST in problem
+    assert len(problem) < 1000
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"completed": ' + "9" * 5000 + "}", "NaN", "[]", '"', "{}", "\x00"])
+def test_a_manifest_that_is_none_is_refused_in_a_sentence(folder: Path, text: str) -> None:
+    (folder / MANIFEST).write_text(text)
+    assert checkpoints.problems(folder) == [f"{folder / MANIFEST} is damaged: it is not a manifest."]
+    assert checkpoints.owner_of(folder) is None

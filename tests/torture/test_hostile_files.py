@@ -3,12 +3,15 @@ they claim, the command ends within seconds, with a documented exit code and a s
 
 from __future__ import annotations
 
+import io
 import os
+import pickle
 import resource
 import shutil
 import struct
 import zipfile
-from collections import Counter
+import zlib
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,6 +138,7 @@ def _counted(figures: Counter[str], request: pytest.FixtureRequest) -> None:
 # --- links ------------------------------------------------------------------------------------------------------
 
 STATE_FILES = (
+    "on_finish", "on_finish.tmp",
     "state.json", "state.prev.json", "journal.jsonl", "lock", "log.jsonl", "config.json", "refused.json", "report.html",
     "state.json.tmp", "state.prev.json.tmp", "config.json.tmp", "refused.json.tmp", "report.html.tmp",
 )  # fmt: skip
@@ -345,19 +349,35 @@ YAML = {
     "a key of bytes": "? !!binary aGVsbG8=\n: 1",
     "a day as a key": "2024-01-01: 1",
     "a path longer than any": f"dataset: {'a' * 5_000}.h5",
+    "a list where a number is wanted": "n_updates: [16]",
+    "a mapping where a number is wanted": "n_updates: {a: 1}",
+    "a number of 9,000 hexadecimal digits": "n_updates: 0x" + "f" * 9_000,
+    "a number that is none": "learning_rate: .nan",
+    "a length in bytes": "n_updates: !!binary aGVsbG8=",
+    "what cannot be in a path": 'wandb_project: "a\\0b"',
+    "half a letter": 'wandb_project: "\\ud800"',
+    "a key twice": "learning_rate: 0.1\nlearning_rate: 0.2",
+    "what counts in eights": "n_updates: 010",
+    "what counts in sixties": "n_updates: 1:30",
+    "a thousand unknown keys": "".join(f"key{n}: {{}}\n" for n in range(1000)),
+    "orders to the terminal": '"\\e[31m": "\\e[2J"',
     "a comment of 100 MB": "#" * 100_000_000,
     "a list of 100 MB": "x: [" + "1," * 50_000_000 + "]",
 }
 """What a line or more of training.yaml may say."""
 
 
-@pytest.mark.parametrize("what", YAML)
-def test_hostile_yaml_is_refused(scene: Scene, what: str) -> None:
+def yaml_with(what: str) -> Hostile:
     def lay(scene: Scene) -> None:
         with (scene.root / "configs/training.yaml").open("a") as file:
             file.write(YAML[what].replace("CANARY", str(scene.canary)) + "\n")
 
-    assert harm(scene, Hostile(lay, str(scene.root), (FRESH,), REFUSED)) == []
+    return Hostile(lay, "training.yaml", (FRESH,), REFUSED)
+
+
+@pytest.mark.parametrize("what", YAML)
+def test_hostile_yaml_is_refused(scene: Scene, what: str) -> None:
+    assert harm(scene, yaml_with(what)) == []
 
 
 def test_yaml_of_absurd_size_is_not_read_to_its_end(scene: Scene) -> None:
@@ -478,6 +498,84 @@ def bomb(path: Path) -> None:
         archive.writestr(f"{path.stem}/data/9", bytes(1 << 28))
 
 
+@dataclass(frozen=True)
+class Stored:
+    """Bytes in a record of the archive, as a pickle of torch's describes them."""
+
+    record: str
+    length: int
+
+
+@dataclass(frozen=True)
+class View:
+    """Saved as a tensor of those bytes."""
+
+    stored: Stored
+    shape: tuple[int, ...]
+    strides: tuple[int, ...] = (1,)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return torch._utils._rebuild_tensor_v2, (self.stored, 0, self.shape, self.strides, False, OrderedDict())
+
+
+class Describer(pickle.Pickler):
+    def persistent_id(self, thing: Any) -> Any:
+        return ("storage", torch.ByteStorage, thing.record, "cpu", thing.length) if isinstance(thing, Stored) else None
+
+
+def described(content: Any) -> bytes:
+    pickled = io.BytesIO()
+    Describer(pickled, protocol=2).dump(content)
+    return pickled.getvalue()
+
+
+def full_of_holes(path: Path) -> None:
+    """One record of 60 GiB, of which nothing is on the disk."""
+    size = 60 << 30
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(f"{path.stem}/data.pkl", described({"weight": View(Stored("0", size), (size,))}))
+        with archive.open(f"{path.stem}/data/0", "w", force_zip64=True) as record:
+            assert archive.fp is not None
+            archive.fp.seek(size, os.SEEK_CUR)
+            record._file_size = size  # type: ignore[attr-defined]
+
+
+def one_within_the_other(path: Path) -> None:
+    """A thousand records, each of which is all that come after it, headers and all, and the same megabyte."""
+    content, count = bytes(4 << 20), 1000
+    entries, tail = [], content
+    for number in reversed(range(count)):
+        name = f"{path.stem}/data/{number:03}".encode()
+        crc, size = zlib.crc32(tail), len(tail)
+        fields = struct.pack("<HHHHHIIIHH", 20, 0, 0, 0, 33, crc, size, size, len(name), 0)
+        tail = b"PK\3\4" + fields + name + tail if number else tail  # in reverse, from the last to the first
+        entries.append((name, crc, size, len(tail)))
+    sizes = [size for _, _, size, _ in entries[-2::-1]]
+    views = {str(n): View(Stored(f"{n:03}", size), (size,)) for n, size in enumerate(sizes, start=1)}
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(f"{path.stem}/data.pkl", described(views))
+        assert archive.fp is not None
+        archive.fp.seek(archive.start_dir)
+        archive.fp.write(tail)
+        end = archive.fp.tell()
+        for name, crc, size, from_end in entries[:-1]:
+            entry = zipfile.ZipInfo(name.decode(), (1980, 1, 1, 0, 0, 0))
+            entry.header_offset, entry.CRC, entry.file_size, entry.compress_size = end - from_end, crc, size, size
+            archive.filelist.append(entry)
+        archive.start_dir = end
+
+
+def integer(value: int) -> bytes:
+    content = value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)
+    return b"\x8b" + struct.pack("<i", len(content)) + content
+
+
+MERSENNE = 2**61 - 1
+"""Python's hash of an integer is its rest in the division by it."""
+HUGE = integer(10**5000)
+TEXT_KEY = text(1)
+
+
 def views_of_one_storage() -> dict[str, Any]:
     storage = torch.zeros(25_000_000)
     return {str(n): storage[n:] for n in range(3000)}
@@ -490,19 +588,52 @@ MODELS: dict[str, Callable[[Path], None]] = {
     "a tensor of one number repeated 10**18 times": saved(lambda: {"weight": torch.zeros(1).expand(10**9, 10**9)}),
     "3,000 tensors in one storage of 100 MB": saved(views_of_one_storage),
     "a name no terminal can show": saved(lambda: {"\ud800": torch.full((400,), torch.nan)}),
+    "60 GiB of holes": full_of_holes,
+    "a thousand records over the same bytes": one_within_the_other,
+    "60,000 numbers as keys of one hash": pickled(
+        b"}(", *(integer(MERSENNE * n) + b"N" for n in range(1, 60_000)), b"u"
+    ),
+    "a key of 5,000 digits": pickled(b"}", HUGE, b"Ns"),
+    "a number of 5,000 digits": pickled(b"}", TEXT_KEY, HUGE, b"s"),
+    "a shape of 5,000 digits": saved(lambda: {"weight": View(Stored("0", 1600), (10**5000,), (0,))}),
+    "a shape of a million numbers": saved(lambda: {"weight": View(Stored("0", 1600), (1,) * 10**6, (0,) * 10**6)}),
+    "100,000 classes of one long name": pickled(
+        b"}", text(1 << 20), b"q\x00", b"h\x00h\x00\x93" * 100_000, b"0" * 100_000, TEXT_KEY, b"Ns"
+    ),
+    "a long name of 100,000 storages": pickled(
+        b"}", text(1 << 20), b"q\x00", (b"(X\x07\0\0\0storagectorch\nByteStorage\nh\x00NK\x01tQ") * 10_000, b"s"
+    ),
+    "100,000 keys of one long text of bytes": pickled(
+        b"}](", b"B", struct.pack("<I", 1 << 20), bytes(1 << 20), b"q\x00", b"}h\x00Ns" * 100_000, b"es"
+    ),
+    "keys within keys without end": pickled(
+        b"}", b")q\x00", *(b"h%ch%c\x86q%c" % (n, n, n + 1) for n in range(200)), b"Ns"
+    ),
+    "things remembered under numbers of its own": pickled(
+        b"}", *(b"Nr" + struct.pack("<I", n << 16) for n in range(9999))
+    ),
+    "more than a million instructions": pickled(b"}", TEXT_KEY, b"](", b"N" * (1 << 21), b"es"),
     "60 million instructions": pickled(b"N" * 60_000_000),
     "lists nested five million deep": pickled(b"}", text(8), b"]" * 5_000_000, b"a" * 4_999_999, b"s"),
     "a long name above many things": pickled(b"}", text(1 << 20), b"](", b"K\x01" * 100_000, b"es"),
 }
 
 
-@pytest.mark.parametrize("what", MODELS)
-def test_a_hostile_model_is_judged_within_seconds(scene: Scene, what: str) -> None:
+HARMLESS = ("3,000 tensors in one storage of 100 MB", "a long name above many things")
+"""Models that are only unusual."""
+
+
+def model_of(what: str) -> Hostile:
     def lay(scene: Scene) -> None:
         make_checkpoint(scene.root / "given/video_tokenizer_step_4")
         MODELS[what](scene.root / "given/video_tokenizer_step_4" / MODEL)
 
-    assert harm(scene, Hostile(lay, MODEL, (("check", "given"),))) == []
+    return Hostile(lay, MODEL, (("check", "given"),), GONE_WELL if what in HARMLESS else REFUSED)
+
+
+@pytest.mark.parametrize("what", MODELS)
+def test_a_hostile_model_is_judged_within_seconds(scene: Scene, what: str) -> None:
+    assert harm(scene, model_of(what)) == []
 
 
 def poisoned(name: str) -> Hostile:
@@ -589,6 +720,16 @@ def test_what_links_in_the_place_of_the_childs_files_point_to_stays_as_it_is(
 
 def test_the_bench_catches_a_reader_that_unpickles(scene: Scene) -> None:
     assert f"outside: {scene.canary.name} is in one of them only" in harm(scene, poisoned(MODEL), broken="unpickled")
+
+
+def test_the_bench_catches_a_reader_of_yaml_that_takes_the_last_of_two(scene: Scene) -> None:
+    troubles = harm(scene, yaml_with("a key twice"), broken="last_key_wins")
+    assert any("ended with 0" in trouble for trouble in troubles)
+
+
+def test_the_bench_catches_a_reader_that_takes_any_number_for_a_key(scene: Scene) -> None:
+    troubles = harm(scene, model_of("a key of 5,000 digits"), broken="numbers_believed")
+    assert any("ended with 0" in trouble or "ended with 70" in trouble for trouble in troubles)
 
 
 def test_the_bench_catches_links_that_are_followed(scene: Scene) -> None:

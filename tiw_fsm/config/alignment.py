@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from tiw_fsm.stages import Stage
+from tiw_fsm.values.printable import quoted
 
 FROM_TRAINING = ("patch_size", "context_length", "frame_size", "latent_dim", "num_bins", "n_actions")
 BACKBONE = ("embed_dim", "num_heads", "hidden_dim", "num_blocks")
@@ -36,10 +37,13 @@ def misaligned(files: Files, where: Where) -> list[str]:
     ]
     for key in FROM_TRAINING + BACKBONE:
         stated = _stated(files, key)
-        if len({value for _, value in stated}) > 1:
-            (first, value), *others = stated
-            listing = ", ".join(f"{other} at {where(name, key)}" for name, other in others if other != value)
-            problems.append(f"{where(first, key)}: {key} is {value} here but {listing}; give all stages one value")
+        differing = [(name, value) for name, value in stated if value != stated[0][1]]
+        if differing:
+            (first, value), *_ = stated
+            listing = ", ".join(f"{quoted(other)} at {where(name, key)}" for name, other in differing)
+            problems.append(
+                f"{where(first, key)}: {key} is {quoted(value)} here but {listing}; give all stages one value"
+            )
     for key in BACKBONE:
         if files["training"].get(key) is None:
             silent = [stage.value for stage in Stage if files[stage.value].get(key) is None]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tiw_fsm.stages import STAGES, Stage
+from tiw_fsm.values.printable import excerpt, unfit
 
 
 class Flag(NamedTuple):
@@ -175,3 +176,24 @@ def to_remember(given: Mapping[str, Any], repo_root: Path) -> dict[str, Any]:
 def typed(given: Mapping[str, Any]) -> dict[str, Any]:
     """Those of the ``given`` values that are flags to remember, and were typed."""
     return {name: given[name] for name in FLAGS if given.get(name) is not None}
+
+
+LONGEST_NAME, LONGEST_PATH = 255, 4095
+"""Bytes of a file's name, and of a path, beyond which no system takes them."""
+
+
+def unfit_paths(paths: Mapping[str, str | Path]) -> list[str]:
+    """Why nothing that a run writes can name some of the ``paths``, by the flags that give them; none if it can."""
+    return [
+        f"{flag} {excerpt(str(path))}: {why}; rename it, or give another"
+        for flag, path in paths.items()
+        if (why := _unfit(str(path)))
+    ]
+
+
+def _unfit(path: str) -> str | None:
+    if letter := unfit(path):
+        return f"has {letter!a} in it, which is no UTF-8 text, and a run's files name their places in UTF-8"
+    if len(path.encode()) > LONGEST_PATH or any(len(name.encode()) > LONGEST_NAME for name in path.split(os.sep)):
+        return "is longer than any path"
+    return None

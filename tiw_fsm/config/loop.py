@@ -2,25 +2,52 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field, SecretStr, field_serializer
 
 from tiw_fsm.stages import STAGES, Stage
 from tiw_fsm.tinyworlds.config import Baseline
-from tiw_fsm.values.frozen import Count, FrozenModel, Positive, Rate
+from tiw_fsm.values.frozen import LARGEST, Count, FrozenModel, Positive, Rate
+from tiw_fsm.values.plain import HIDDEN
 
 Metric = Literal["final", "late_over_mid", "rise", "unique_actions", "action_entropy"]
 """What a stage gate can bound."""
-Least = float | Literal["none"]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Change = Annotated[int, Field(ge=-LARGEST, le=LARGEST)]
+Factor = Annotated[float, Field(gt=0, le=10)]
+LONGEST_COMMAND = 4000
+"""Letters."""
+Least = Finite | Literal["none"]
 """What a figure has to be above. Not null where nothing is asked: in a state, null is what is left out."""
 Verdict = Literal["continue", "watch", "retune"]
 """What a stage gate can decide by its bounds."""
 
 
+class Command(SecretStr):
+    """A shell command that may have a password in it: wherever it is written out, a word stands in its place.
+
+    Raises:
+        ValueError: it is too long for a setting.
+    """
+
+    def __init__(self, secret_value: str) -> None:
+        if len(secret_value) > LONGEST_COMMAND:
+            raise ValueError(
+                f"a command of {len(secret_value)} letters, and at most {LONGEST_COMMAND} can be kept; "
+                "write it into a script, and name that here"
+            )
+        super().__init__(secret_value)
+
+    def _display(self) -> str:
+        return HIDDEN
+
+
 class Bound(FrozenModel):
     """A closed interval a metric must lie in."""
 
-    min: float | None = None
-    max: float | None = None
+    min: Finite | None = None
+    max: Finite | None = None
 
     def holds(self, value: float | None) -> bool:
         """Whether ``value`` lies inside; a value that was not measured does not."""
@@ -41,9 +68,9 @@ class StageGate(FrozenModel):
 class Ladder(FrozenModel):
     """One step of a stage's retune."""
 
-    learning_rate_factor: Rate
+    learning_rate_factor: Factor
     """What the learning rate is multiplied by."""
-    accumulation_step: int = 0
+    accumulation_step: Change = 0
     """Added to gradient_accumulation_steps, which never falls below 1."""
     log_interval_floor: Positive
     """log_interval is halved down to this, and never exceeds the chunk."""
@@ -92,7 +119,7 @@ class Retune(FrozenModel):
     """Dynamics updates added by each retune."""
     init_learning_rate: Rate = 0.0005
     """Peak learning rate of the first retune."""
-    lr_decay: Rate = 0.7
+    lr_decay: Factor = 0.7
     """Factor from one retune to the next."""
     lr_floor: Rate = 1e-6
     """The rate never falls below this."""
@@ -123,5 +150,10 @@ class LoopConfig(FrozenModel):
     """Seconds without a sign of life after which a training process counts as hung, and is ended as a crash."""
     retune_policy: Literal["dynamics", "cause"] = "dynamics"
     """What a retune trains: dynamics alone, or the stage at fault and then dynamics."""
-    on_finish: str | None = None
-    """Shell command to run when a run has ended; the outcome stands in TIW_RUN, TIW_OUTCOME, and so on."""
+    on_finish: Command | None = None
+    """Shell command to run when a run has ended; the outcome stands in TIW_RUN, TIW_OUTCOME, and so on. It may hold
+    a secret: it is kept in a file of its own that only its owner can read, and shown nowhere."""
+
+    @field_serializer("on_finish")
+    def _hidden(self, command: Command | None) -> str | None:
+        return str(command) if command else None

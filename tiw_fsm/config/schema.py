@@ -5,12 +5,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+import math
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from tiw_fsm.tinyworlds.config import DecoderContext, InferenceConfig, Masking
 from tiw_fsm.values.frozen import Count, FrozenModel, Positive, Rate, Several, Share
+
+MOST_CODE_BITS = 31
+"""Of the video tokenizer's codebook."""
 
 
 class SharedKeys(FrozenModel):
@@ -132,6 +136,15 @@ class TrainingFile(SharedKeys):
     """Here --train-stage says it."""
     run_dynamics: bool | None = None
     """Here --train-stage says it."""
+
+    @model_validator(mode="after")
+    def _codes_that_can_be_counted(self) -> Self:
+        if self.num_bins and self.latent_dim and self.latent_dim * math.log2(self.num_bins) > MOST_CODE_BITS:
+            raise ValueError(
+                f"num_bins {self.num_bins} to the power of latent_dim {self.latent_dim} is the number of codes, and at "
+                f"most 2 ** {MOST_CODE_BITS} can be counted; lower one of them"
+            )
+        return self
 
 
 class InferenceFile(InferenceConfig):

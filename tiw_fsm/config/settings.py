@@ -7,20 +7,22 @@ needs is read by that engine: ``load_settings`` is given its rules.
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar, get_args
 
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
 from tiw_fsm import ownership
 from tiw_fsm.config import alignment
-from tiw_fsm.config.flags import FLAGS
+from tiw_fsm.config.flags import FLAGS, unfit_paths
 from tiw_fsm.config.loop import LoopConfig
 from tiw_fsm.config.schema import DynamicsFile, InferenceFile, LatentFile, StageFile, TrainingFile
-from tiw_fsm.config.yaml_source import Source
+from tiw_fsm.config.yaml_source import Source, told
 from tiw_fsm.data import frames
 from tiw_fsm.errors import UsageProblem
 from tiw_fsm.stages import STAGES, Stage
@@ -28,6 +30,7 @@ from tiw_fsm.system import durable
 from tiw_fsm.tinyworlds.config import DataSource, InferenceConfig, StageConfig
 from tiw_fsm.values.frozen import FrozenModel
 from tiw_fsm.values.plain import JsonObject
+from tiw_fsm.values.printable import excerpt, quoted
 
 
 class Settings(FrozenModel):
@@ -118,6 +121,8 @@ FILES = {
 }
 
 V = TypeVar("V", bound=FrozenModel)
+KEY = "[key]"
+"""With what pydantic's location of a mistake ends where the key is wrong, and not the value."""
 
 
 def load_settings(flags: Mapping[str, Any], *, run: str, repo_root: Path, engine: EngineRules) -> Settings:
@@ -134,14 +139,26 @@ def load_settings(flags: Mapping[str, Any], *, run: str, repo_root: Path, engine
 
 
 def _load_settings(flags: Mapping[str, Any], run: str, repo_root: Path, engine: EngineRules) -> Settings:
-    problems: list[str] = []
+    texts = {FLAGS[name].option: value for name, value in flags.items() if isinstance(value, str) and name in FLAGS}
+    problems = unfit_paths({"--run": run, "--repo-root": repo_root, **texts})
+    problems += [
+        f"{FLAGS[name].option}: {value} is no finite number; give one"
+        for name, value in flags.items()
+        if isinstance(value, float) and not math.isfinite(value)
+    ]
+    if problems:
+        raise UsageProblem(problems)
     sources = _read_sources(flags, repo_root, problems)
     on_disk = {name: dict(source.data) for name, source in sources.items()}
     _apply_flags(sources, flags)
     parsed = {}
     for name, source in sources.items():
+        if not source.is_read:
+            continue
         defaults = _deep_merge(LoopConfig().model_dump(mode="json"), engine.loop_defaults) if name == "loop" else {}
         parsed[name] = _validated(FILES[name].schema, _deep_merge(defaults, source.data), source, problems)
+    if len(parsed) < len(sources):  # of what a file would have said nothing can be told
+        raise UsageProblem(dict.fromkeys(problems))
     problems += alignment.misaligned(on_disk, lambda name, key: sources[name].where((key,)))
     training, inference, loop = parsed["training"], parsed["inference"], parsed["loop"]
     run_root = Path(os.path.normpath(repo_root / flags.get("run_root", f"results/{run}")))
@@ -149,7 +166,7 @@ def _load_settings(flags: Mapping[str, Any], run: str, repo_root: Path, engine: 
     stages = _stage_configs(parsed, sources, problems)
     data = None
     if isinstance(training, TrainingFile) and isinstance(inference, InferenceFile):
-        data = _data_source(training, inference, repo_root, problems)
+        data = _data_source(training, inference, sources, repo_root, problems)
     warm_starts = {
         stage: os.path.normpath(repo_root / flags[spec.checkpoint_flag])
         for stage, spec in STAGES.items()
@@ -195,23 +212,53 @@ def _missing_checkpoints(train_stage: str, warm_starts: Mapping[Stage, str]) -> 
 
 def _validated(schema: type[V], data: Mapping[str, Any], source: Source, problems: list[str]) -> V | None:
     try:
-        return schema.model_validate_json(json.dumps(data, default=str))
+        return schema.model_validate_json(json.dumps(data))
     except ValidationError as exc:
-        for error in exc.errors():
-            name = ".".join(str(part) for part in error["loc"] if part != "[key]")
-            meaning = _meaning(schema, str(error["loc"][0])) if error["loc"] else None
-            if error["type"] == "extra_forbidden":
-                message = "unknown key; remove it, or correct its spelling"
-            else:
-                given = f", not {error['input']!r}" if error["type"] != "missing" else ""
-                message = error["msg"].removeprefix("Value error, ") + given
-            explained = f" ({meaning})" if meaning else ""
-            problems.append(f"{source.where(error['loc'])}: {name}: {message}{explained}")
+        errors = exc.errors(include_url=False, include_context=False, include_input=False)
+        mistakes = [_mistake(schema, data, error["loc"], error["type"], error["msg"]) for error in errors]
+        # What is wrong with several values together is told of the one that the sentence begins with.
+        places = [source.where(error["loc"] or (_sentence(error["msg"]).split()[0],)) for error in errors]
+        problems += told([f"{place}: {mistake}" for place, mistake in zip(places, mistakes, strict=True)], source.label)
         return None
+
+
+def _mistake(
+    schema: type[FrozenModel], data: Mapping[str, Any], location: tuple[int | str, ...], kind: str, message: str
+) -> str:
+    """What is wrong at a ``location``, in a sentence that quotes it; but nothing of what may be a secret."""
+    name = excerpt(".".join(str(part) for part in location if part != KEY))
+    meaning = _meaning(schema, str(location[0])) if location else None
+    if kind == "extra_forbidden":
+        message = "unknown key; remove it, or correct its spelling"
+    else:
+        unsaid = not location or kind == "missing" or _is_secret(schema, str(location[0]))
+        message = _sentence(message) + ("" if unsaid else f", not {quoted(_given(data, location))}")
+    return (f"{name}: " if name else "") + message + (f" ({meaning})" if meaning else "")
+
+
+def _sentence(message: str) -> str:
+    return message.removeprefix("Value error, ")
+
+
+def _given(data: Any, location: tuple[int | str, ...]) -> Any:
+    """What stands at a ``location``; for a key that is wrong itself, the key."""
+    for part, after in pairwise([*location, None]):
+        if after == KEY:
+            return part
+        inside = isinstance(data, Mapping) and part in data
+        if not inside and not (isinstance(data, list) and isinstance(part, int) and part < len(data)):
+            return data  # the rest of the location is pydantic's: which of several types it tried
+        data = data[part]
+    return data
 
 
 def _meaning(schema: type[FrozenModel], key: str) -> str | None:
     return schema.model_fields[key].description if key in schema.model_fields else None
+
+
+def _is_secret(schema: type[FrozenModel], key: str) -> bool:
+    kind = schema.model_fields[key].annotation if key in schema.model_fields else None
+    return any(isinstance(part, type) and issubclass(part, SecretStr) for part in get_args(kind))
 
 
 def _deep_merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -230,8 +277,12 @@ def _stage_configs(
     for stage in Stage:
         file = parsed[stage.value]
         if isinstance(training, TrainingFile) and isinstance(file, StageFile):
-            values = {**_stated(file, StageConfig), **_stated(training, StageConfig)}
-            config = _validated(StageConfig, values, sources[stage.value], problems)
+            own, shared = _stated(file, StageConfig), _stated(training, StageConfig)
+            said = sources[stage.value].lines | {
+                keys: line for keys, line in sources["training"].lines.items() if keys[0] in shared
+            }
+            merged = Source(sources[stage.value].label, lines=said)
+            config = _validated(StageConfig, {**own, **shared}, merged, problems)
             if config is not None:
                 stages[stage] = config
     return stages
@@ -268,8 +319,8 @@ def _read_sources(flags: Mapping[str, Any], repo_root: Path, problems: list[str]
         if path.is_file():
             sources[name] = Source.read(path, problems)
             continue
-        sources[name] = Source(label=str(path))
-        if typed or not kind.optional:
+        sources[name] = Source(label=str(path), is_read=kind.optional and not typed)
+        if not sources[name].is_read:
             option = FLAGS[kind.flag].option
             problems.append(f"{path}: no such file; create it, or name another with {option} or --config-dir")
     return sources
@@ -289,18 +340,24 @@ def _stated(file: FrozenModel, schema: type[FrozenModel]) -> dict[str, Any]:
 
 
 def _data_source(
-    training: TrainingFile, inference: InferenceFile, repo_root: Path, problems: list[str]
+    training: TrainingFile,
+    inference: InferenceFile,
+    sources: Mapping[str, Source],
+    repo_root: Path,
+    problems: list[str],
 ) -> DataSource | None:
     if training.dataset is None:
-        problems.append(f"training.yaml names no dataset; {frames.known_datasets()}")
+        problems.append(f"{sources['training'].label}: training.yaml names no dataset; {frames.known_datasets()}")
         return None
-    if inference.dataset not in (None, training.dataset):
+    if inference.dataset is not None and inference.dataset != training.dataset:
         problems.append(
-            f"inference.yaml judges on dataset {inference.dataset}, training.yaml trains on {training.dataset}; "
+            f"{sources['inference'].where(('dataset',))}: inference.yaml judges on dataset "
+            f"{excerpt(inference.dataset)}, training.yaml trains on {excerpt(training.dataset)}; "
             "make them the same, or give --dataset for both"
         )
     try:
         return frames.resolve_dataset(training.dataset, repo_root, training.fps, training.preload_ratio)
     except UsageProblem as exc:
-        problems += exc.problems
+        where = sources["training"].where(("dataset",))
+        problems += [f"{where}: {problem}" for problem in exc.problems]
         return None

@@ -16,6 +16,7 @@ from tiw_fsm.errors import DiskRefused, UsageProblem
 from tiw_fsm.system import durable
 from tiw_fsm.tinyworlds.config import DataSource
 from tiw_fsm.tinyworlds.episodes import clip_starts, first_share, split_rows
+from tiw_fsm.values.printable import quoted
 
 SOURCE_FPS = 60
 DEFAULT_STRIDE = 4
@@ -69,7 +70,7 @@ def resolve_dataset(name: str, repo_root: Path, fps: int | None, preload_ratio: 
         stride = stride or SOURCE_FPS // known.fps
         return DataSource(path=str(path), skip=known.skip, stride=stride, preload_ratio=preload_ratio)
     if not name.endswith((".h5", ".hdf5")) and "/" not in name:
-        raise UsageProblem(f"dataset {name!r} is not known; {known_datasets()}")
+        raise UsageProblem(f"dataset {quoted(name)} is not known; {known_datasets()}")
     path = repo_root / name
     stride = stride or _stride_attribute(path) or DEFAULT_STRIDE
     return DataSource(path=str(path), skip=0, stride=stride, preload_ratio=preload_ratio)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -79,7 +80,7 @@ def checkpoint_findings(path: Path) -> list[Finding]:
 
     A run root is ready for inference when it has all three stages, and they were made for each other.
     """
-    if not path.is_dir():
+    if not os.path.isdir(path):  # and not pathlib's, which takes offence at a path longer than any
         return [Finding(str(path), ["no such folder; give a checkpoint, a folder of checkpoints, or a run root"])]
     folders = {stage: path / stage / "checkpoints" for stage in Stage}
     is_run_root = any(folder.is_dir() for folder in folders.values())

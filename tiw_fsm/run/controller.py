@@ -191,6 +191,7 @@ class Controller:
         starting = before is None or (after.runner is not None and after.runner != before.runner)
         if starting:
             self._save_config(before)
+            store.keep_command(self.session.command)
         self.committed = store.commit(before, after, event, facts)
         if starting:
             store.started()

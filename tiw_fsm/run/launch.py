@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from structlog.typing import FilteringBoundLogger
 
 from tiw_fsm.errors import (
+    DiskRefused,
     ExitCode,
     MemoryRefused,
     NoLocks,
@@ -64,11 +64,22 @@ def run_once(
         code, ended = run_session(session)
         with suppress(OSError):  # a full disk behind standard output: the run has ended all the same
             say_how_it_ended(out, ended)
-    before, command = session.before, session.settings.loop.on_finish
-    had_ended = before and before.state in TERMINAL and before.generation == ended.generation
-    if command and not had_ended:
-        tell_the_user(command, ended, code, Path(session.settings.repo_root), session.log)
+        before = session.before
+        had_ended = before and before.state in TERMINAL and before.generation == ended.generation
+        told = had_ended or not session.command or not command_is_kept(session)
+    if not told:
+        tell_the_user(session, ended, code)
     return code
+
+
+def command_is_kept(session: Session) -> bool:
+    """Whether the command of ``on_finish`` stands in its file, as this start has read it, to be run from there."""
+    try:
+        session.store.keep_command(session.command)
+    except DiskRefused as exc:
+        session.log.warning(f"on_finish is not run: {exc}")
+        return False
+    return True
 
 
 def run_session(session: Session) -> tuple[ExitCode, RunState]:
@@ -99,8 +110,11 @@ def run_session(session: Session) -> tuple[ExitCode, RunState]:
     return code, controller.committed
 
 
-def tell_the_user(command: str, run: RunState, code: ExitCode, folder: Path, log: FilteringBoundLogger) -> None:
-    """Run ``on_finish``, once, with the run let go of. Whatever becomes of it, the outcome stands."""
+def tell_the_user(session: Session, run: RunState, code: ExitCode) -> None:
+    """Run ``on_finish``, once, with the run let go of. Whatever becomes of it, the outcome stands.
+
+    It is run from its file, for what is typed on a command line is there for all to see.
+    """
     attempt = run.inference.attempts[-1] if run.inference.attempts else None
     outcome = {
         "TIW_RUN": run.run,
@@ -112,9 +126,12 @@ def tell_the_user(command: str, run: RunState, code: ExitCode, folder: Path, log
         "TIW_REPORT": run.reports[0] if run.reports else None,
     }
     environment = {name: str(value) for name, value in outcome.items() if value is not None}
-    done = subprocess.run(command, shell=True, cwd=folder, env=os.environ | environment, check=False)
+    script = session.store.paths.on_finish
+    done = subprocess.run(
+        ["/bin/sh", script], cwd=session.settings.repo_root, env=os.environ | environment, check=False
+    )
     if done.returncode:
-        log.warning(f"on_finish ended with {done.returncode}; the outcome stands: {command}")
+        session.log.warning(f"on_finish ended with {done.returncode}; the outcome stands. The command is in {script}")
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from tiw_fsm.config.settings import Settings, load_settings
 from tiw_fsm.engines import registry
 from tiw_fsm.engines.protocol import Engine, EngineKind, Hello
 from tiw_fsm.fsm.run_state import RunState
+from tiw_fsm.run.concealment import concealed
 from tiw_fsm.run.display import Display
 from tiw_fsm.run.log import make_log
 from tiw_fsm.stages import Stage
@@ -73,7 +74,14 @@ class Session:
         log = make_log(console, store.paths.log)
         for what in damage:
             log.warning(f"{what} Going on from the generation before.")
+        before = concealed(store, before, settings.repo_root, log)
         return cls(store, before, settings, flags, kind, console, log, accept_changes, require_exact)
+
+    @property
+    def command(self) -> str | None:
+        """What shall be run when the run has ended."""
+        command = self.settings.loop.on_finish
+        return command.get_secret_value() if command else None
 
     @property
     def paths(self) -> RunPaths:

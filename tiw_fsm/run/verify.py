@@ -84,7 +84,7 @@ def _refold_problems(store: Store, run: RunState) -> list[str]:
         lines = store.journal()
     except StateDamaged as exc:
         return [str(exc)]
-    if [line["generation"] for line in lines] != list(range(1, run.generation + 1)):
+    if len(lines) != run.generation or any(line["generation"] != n for n, line in enumerate(lines, start=1)):
         return [f"its lines are not the generations 1 to {run.generation}. {BACKUP}"]
     try:  # as this version reads it: lines of an older one say nothing of what is newer
         told = document_of(RunState.model_validate_json(json.dumps(migrated(fold(lines), store.paths.state))))

@@ -18,10 +18,20 @@ from pathlib import Path
 from typing import Any
 
 from tiw_fsm.errors import DiskRefused, StateDamaged, TiwFsmError, disk_errors, refusal
-from tiw_fsm.storage.torch_files import Record, StoredTensor, UnreadableFile, read, read_with_globals, tensors
+from tiw_fsm.storage.torch_archive import refuse_holes
+from tiw_fsm.storage.torch_files import (
+    Record,
+    StoredTensor,
+    UnreadableFile,
+    read,
+    read_with_globals,
+    shown_key,
+    tensors,
+)
 from tiw_fsm.system import durable
 from tiw_fsm.tinyworlds.checkpoint_files import MODEL, OPTIMIZER, STATE
 from tiw_fsm.values.frozen import CheckpointRef
+from tiw_fsm.values.printable import excerpt, quoted
 
 MANIFEST = "manifest.json"
 FILES = (MODEL, OPTIMIZER, STATE)
@@ -36,6 +46,8 @@ _REMEDY = (
 )
 _SMALLEST = 1000  # bytes; below, a model or optimizer file cannot hold one of TinyWorlds' models
 _DIFFERENCES_NAMED = 3
+_MOST_EXPANDED = 1024
+"""How many times more than the file itself one tensor may claim by repeating what is stored."""
 _NAME = re.compile(r"(?P<stage>[^.].*)_step_(?P<last>[0-9]+)")  # the dot is for half-done folders
 
 FileHashes = dict[str, dict[str, Any]]
@@ -308,7 +320,11 @@ def saved_config(folder: Path) -> dict[str, Any]:
     if isinstance(config, Record):
         config = config.state
     plain = {key: _plain(value) for key, value in config.items()} if isinstance(config, dict) else {}
-    return {key: value for key, value in plain.items() if isinstance(value, str | int | float | None)}
+    return {
+        shown_key(key): excerpt(value) if isinstance(value, str) else value
+        for key, value in plain.items()
+        if isinstance(value, str | int | float | None)
+    }
 
 
 def _plain(value: Any) -> Any:
@@ -382,16 +398,18 @@ def _listed(path: Path) -> tuple[FileHashes | None, list[str]]:
         content = durable.read_small(path)
         manifest = json.loads(content)
         schema, completed = manifest["schema"], manifest["completed"]
-        files = {name: dict(manifest["files"][name]) for name in FILES}
+        files = {name: {key: manifest["files"][name][key] for key in ("sha256", "bytes")} for name in FILES}
     except (ValueError, LookupError, TypeError, RecursionError):
         return None, [f"{path} is damaged: it is not a manifest."]
     if schema != _SCHEMA:
-        return None, [f"{path} has schema {schema}, this version reads {_SCHEMA}: use the version that wrote it."]
+        return None, [
+            f"{path} has schema {quoted(schema)}, this version reads {_SCHEMA}: use the version that wrote it."
+        ]
     manifest.pop("checksum", None)
     if content != _manifest_bytes(manifest):
         return None, [f"{path} was altered or damaged: its checksum does not match its content."]
     if completed_of(path.parent) not in (None, completed):
-        return None, [f"{path} says {completed} updates are done, which its folder's name contradicts."]
+        return None, [f"{path} says {quoted(completed)} updates are done, which its folder's name contradicts."]
     return files, []
 
 
@@ -413,23 +431,32 @@ def _file_problems(path: Path, expect: dict[str, tuple[int, ...]] | None) -> lis
     """
     content, named = read_with_globals(path)
     if named and path.name != STATE:  # TinyWorlds' state.pt always names its config classes
-        return [f"{path} refers to code that loading it could run ({', '.join(named)}): do not use it."]
+        return [f"{path} refers to code that loading it could run ({_first_few(named)}): do not use it."]
     if not isinstance(content, dict) or not content:
         return [f"{path} holds nothing to load."]
-    broken = next((name for name, tensor in tensors(content) if not tensor.is_finite()), None)
-    found = [] if broken is None else [f"{path} has values that are NaN or infinite, first in {broken}."]
-    return found if expect is None else found + _architecture_problems(path, content, expect)
+    most = _MOST_EXPANDED * path.stat().st_size
+    for name, tensor in tensors(content):
+        if tensor.claims > most:
+            return [f"{path} claims far more numbers than it holds, first in {name}: no checkpoint does."]
+        if not tensor.is_finite():
+            return [f"{path} has values that are NaN or infinite, first in {name}."]
+    return [] if expect is None else _architecture_problems(path, content, expect)
+
+
+def _first_few(names: list[str]) -> str:
+    more = len(names) - _DIFFERENCES_NAMED
+    return ", ".join(names[:_DIFFERENCES_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _architecture_problems(path: Path, model: dict[Any, Any], expect: dict[str, tuple[int, ...]]) -> list[str]:
-    shapes = {str(name): value.shape for name, value in model.items() if isinstance(value, StoredTensor)}
+    shapes = {name: value.shape for name, value in model.items() if isinstance(value, StoredTensor)}
     lacking = [f"{name} is missing" for name in expect if name not in shapes]
     reshaped = [
         f"{name} is {shapes[name]} where {shape} is expected"
         for name, shape in expect.items()
         if name in shapes and shapes[name] != tuple(shape)
     ]
-    unknown = [f"{name} is not expected" for name in shapes if name not in expect]
+    unknown = [f"{shown_key(name)} is not expected" for name in shapes if name not in expect]
     differing = [*reshaped, *lacking, *unknown]
     if not differing:
         return []
@@ -447,6 +474,7 @@ def _hash_files(folder: Path) -> FileHashes:
 
 
 def _hash_file(path: Path) -> dict[str, Any]:
+    refuse_holes(path)
     try:
         with path.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()

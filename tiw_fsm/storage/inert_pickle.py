@@ -17,7 +17,12 @@ from tiw_fsm.storage.stored_tensors import DTYPES, STORAGES, Storage, StoredTens
 from tiw_fsm.storage.torch_archive import Archive, UnreadableFile, damage_as
 
 _LARGEST_PICKLE = 8 * 2**20  # a state_dict's is some hundred bytes per tensor
-_SCALARS = (str, int, float, bytes, type(None))
+_MOST_INSTRUCTIONS = 2**20  # some thirty per tensor
+_LONGEST_NAME = 200  # letters of a class's, a function's or a record's: what is put together of them stays small
+_MOST_ARGUMENTS = 16
+_LONGEST_INTEGER = 64  # bits
+# Python's dicts take time beyond all bounds to keep integers or tuples that were chosen for it apart.
+_LARGEST_KEY = 2**16
 
 
 @dataclass(eq=False)
@@ -54,7 +59,7 @@ class PickleMachine:
         self._archive = archive
         self._stack: list[Any] = []
         self._marks: list[int] = []
-        self._memo: dict[int, Any] = {}
+        self._memo: list[Any] = []
 
     def run(self) -> Any:
         """The object the pickle describes.
@@ -67,7 +72,9 @@ class PickleMachine:
             raise UnreadableFile(f"{path} has a data.pkl too large for a checkpoint's.")
         data = self._archive.read("data.pkl")
         with damage_as(path, "has a malformed data.pkl"):
-            for opcode, argument, _ in pickletools.genops(data):
+            for number, (opcode, argument, _) in enumerate(pickletools.genops(data)):
+                if number == _MOST_INSTRUCTIONS:
+                    raise ValueError(f"it has more than {_MOST_INSTRUCTIONS} instructions")
                 self._do(opcode.name, argument)
             return self._stack.pop()
 
@@ -77,9 +84,13 @@ class PickleMachine:
             case "PROTO" | "FRAME" | "STOP":
                 pass
             case (
-                "BININT" | "BININT1" | "BININT2" | "LONG1" | "LONG4" | "BINFLOAT" | "BINUNICODE"
-                | "SHORT_BINUNICODE" | "BINUNICODE8" | "BINBYTES" | "SHORT_BINBYTES" | "BINBYTES8"
+                "BININT" | "BININT1" | "BININT2" | "BINFLOAT" | "BINUNICODE" | "SHORT_BINUNICODE" | "BINUNICODE8"
+                | "BINBYTES" | "SHORT_BINBYTES" | "BINBYTES8"
             ):  # fmt: skip
+                stack.append(argument)
+            case "LONG1" | "LONG4":
+                if argument.bit_length() > _LONGEST_INTEGER:
+                    raise ValueError(f"it has an integer of {argument.bit_length()} bits")
                 stack.append(argument)
             case "NONE":
                 stack.append(None)
@@ -106,9 +117,11 @@ class PickleMachine:
             case "SETITEMS":
                 self._set_items(self._marks.pop())
             case "BINPUT" | "LONG_BINPUT":
-                self._memo[argument] = stack[-1]
+                if argument != len(self._memo):
+                    raise ValueError("it numbers what it remembers otherwise than pickle does")
+                self._memo.append(stack[-1])
             case "MEMOIZE":
-                self._memo[len(self._memo)] = stack[-1]
+                self._memo.append(stack[-1])
             case "BINGET" | "LONG_BINGET":
                 stack.append(self._memo[argument])
             case "GLOBAL":
@@ -152,9 +165,12 @@ class PickleMachine:
         elif isinstance(target, dict) and all(_is_key(key) for key, _ in pairs):
             target.update(pairs)
         else:
-            raise TypeError(f"items are set in a {type(target).__name__}, or under a key that is not plain")
+            plain = "a key that is not plain: no word and no small number"
+            raise TypeError(f"items are set in a {type(target).__name__}, or under {plain}")
 
-    def _name(self, module: str, name: str) -> None:
+    def _name(self, module: Any, name: Any) -> None:
+        if not (_is_name(module) and _is_name(name)):
+            raise ValueError("it names something by no word, or by a word longer than any")
         reference = Record(module, name)
         self.named.append(reference.qualified)
         self._stack.append(reference)
@@ -163,6 +179,8 @@ class PickleMachine:
         """Rebuild what this module knows; describe everything else."""
         if not isinstance(function, Record) or not isinstance(arguments, tuple):
             raise TypeError("something that is no function is called")
+        if len(arguments) > _MOST_ARGUMENTS:
+            raise ValueError(f"it calls something with {len(arguments)} arguments")
         if rebuild := _REBUILD.get(function.qualified):
             self._stack.append(rebuild(*arguments))
         else:
@@ -177,16 +195,20 @@ class PickleMachine:
             raise TypeError(f"attributes are set on a {type(target).__name__}")
 
     def _storage(self, tag: Any, kind: Any, key: Any, _location: Any, length: Any) -> Storage:
-        if tag != "storage" or not isinstance(kind, Record) or not isinstance(key, str):
+        if tag != "storage" or not isinstance(kind, Record) or not _is_name(key):
             raise TypeError("a storage is described otherwise than torch.save does")
         return Storage(self._archive, f"data/{key}", kind.qualified, length)
 
 
+def _is_name(word: Any) -> bool:
+    return isinstance(word, str) and len(word) <= _LONGEST_NAME
+
+
 def _is_key(key: Any) -> bool:
-    """Whether ``key`` is safe to hash: a tuple nested into itself often enough would take for ever."""
-    return isinstance(key, (*_SCALARS, Record)) or (
-        isinstance(key, tuple) and all(isinstance(part, _SCALARS) for part in key)
-    )
+    """Whether a dict keeps ``key`` apart from others in little time, whoever chose them."""
+    if isinstance(key, int):
+        return -_LARGEST_KEY < key < _LARGEST_KEY
+    return isinstance(key, str | bytes | Record | None)
 
 
 def _rebuild_tensor_v2(

@@ -57,6 +57,11 @@ class StatePaths:
         return self.folder / "config.json"
 
     @property
+    def on_finish(self) -> Path:
+        """The command to run at the end: for its owner alone, as it may have a password in it."""
+        return self.folder / "on_finish"
+
+    @property
     def refused(self) -> Path:
         """Why the last start was refused, if it was."""
         return self.folder / "refused.json"

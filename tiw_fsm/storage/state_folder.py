@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeVar
 
 from tiw_fsm.errors import StateDamaged, disk_errors
 from tiw_fsm.fsm.states import SCHEMA_VERSION
-from tiw_fsm.storage import places
+from tiw_fsm.storage import places, secrets
 from tiw_fsm.storage.paths import StatePaths
 from tiw_fsm.system import append_log, durable, locking
 from tiw_fsm.values.plain import JsonObject, LogPosition
@@ -134,6 +134,7 @@ class StateFolder:
             lines = file.read(position.bytes - start).splitlines()[1 if start else 0 :]  # the first may be half of one
         try:
             found = [json.loads(line) for line in lines]
+            found = [{**line, "changes": secrets.hidden(line["changes"])} for line in found]
             return [places.absolute(line, root) for line in found] if root else found
         except (ValueError, RecursionError) as exc:
             raise StateDamaged(f"{self.paths.journal} is damaged: not all its lines are JSON. {WHAT_TO_DO}") from exc
@@ -155,6 +156,7 @@ def read(path: Path) -> Document:
     _refuse_other_schemas(document, path)
     if document.pop("checksum", None) != _checksum(document):
         raise ValueError("its checksum does not match its content")
+    document = secrets.hidden(document)
     match document.pop("journal", None):
         case {"bytes": int(length), "sha256": str(sha256)} if length >= 0:
             return Document(migrated(document, path), LogPosition(length, sha256), document)

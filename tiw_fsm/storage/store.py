@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -202,6 +203,18 @@ class Store(StateFolder):
         if hashlib.sha256(content).hexdigest() != run.config_sha256:
             raise ValueError("it is not the configuration of the last start")
         return places.absolute(json.loads(content), Path(run.root))
+
+    def keep_command(self, command: str | None) -> None:
+        """Keep what shall be run at the end where its owner alone can read it.
+
+        Raises:
+            DiskRefused: the disk did not take it.
+        """
+        if command:
+            durable.replace(self.paths.on_finish, command.encode() + b"\n", mode=durable.OWNER_ONLY)
+        elif os.path.lexists(self.paths.on_finish):
+            with disk_errors("removing", self.paths.on_finish):
+                self.paths.on_finish.unlink(missing_ok=True)
 
     def refuse(self, code: ExitCode, message: str) -> None:
         """Leave word for ``status`` that a start was refused, and why."""

@@ -27,6 +27,8 @@ STORAGES = {
     "torch.ComplexFloatStorage": "complex64",
 }  # fmt: skip
 
+_MOST_DIMENSIONS = 64  # torch's own limit
+
 
 @dataclass(frozen=True)
 class StoredTensor:
@@ -50,6 +52,11 @@ class StoredTensor:
             view = np.lib.stride_tricks.as_strided(elements[self.offset :], self.shape, strides, writeable=False)
             return _decode(view, self.dtype)
 
+    @property
+    def claims(self) -> int:
+        """Bytes that its elements would take, one beside the other."""
+        return math.prod(self.shape) * width(self.dtype)
+
     def is_finite(self) -> bool:
         """Whether the storage it views has no NaN and nothing infinite. Reads, and so checks, integer tensors too.
 
@@ -69,16 +76,21 @@ class Storage:
     length: int  # in elements; for an untyped storage in bytes
 
     def elements(self, dtype: str) -> NDArray[Any]:
-        layout = np.dtype(DTYPES[dtype]).newbyteorder(self.archive.byte_order)  # type: ignore[arg-type]
-        return np.frombuffer(self.archive.read(self.record), layout)
+        return np.frombuffer(self.archive.read(self.record), self._layout(dtype))
 
     def is_finite(self, dtype: str) -> bool:
         """Whether it has no NaN and nothing infinite, looked at only once however many tensors view it."""
         known = self.archive.finite
-        if (self.record, dtype) not in known:
+        if self.record not in known:
             with damage_as(self.archive.path, "holds a tensor of impossible size"):
-                known[self.record, dtype] = bool(np.isfinite(_decode(self.elements(dtype), dtype)).all())
-        return known[self.record, dtype]
+                layout, finite = self._layout(dtype), True
+                for block in self.archive.blocks(self.record):  # to the end, for their checksum
+                    finite = finite and bool(np.isfinite(_decode(np.frombuffer(block, layout), dtype)).all())
+                known[self.record] = finite
+        return known[self.record]
+
+    def _layout(self, dtype: str) -> np.dtype[Any]:
+        return np.dtype(DTYPES[dtype]).newbyteorder(self.archive.byte_order)  # type: ignore[arg-type]
 
 
 def width(dtype: str) -> int:
@@ -98,9 +110,13 @@ def view_of(storage: Storage, offset: int, shape: Any, strides: Any, dtype: str,
     Raises:
         ValueError, TypeError: its numbers are impossible, or its dtype unknown here.
     """
+    if not all(isinstance(numbers, tuple | list) and len(numbers) <= _MOST_DIMENSIONS for numbers in (shape, strides)):
+        raise ValueError(f"a tensor's shape or strides are no list, or one of more than {_MOST_DIMENSIONS}")
     shape, strides = tuple(shape), tuple(strides)
     if not all(type(number) is int and number >= 0 for number in (offset, *shape, *strides)):
         raise ValueError("a tensor's shape, strides or offset is not a whole number")
+    if storage.archive.types.setdefault(storage.record, dtype) != dtype:
+        raise ValueError("a tensor views as one type of numbers what another views as a second")
     sizes = list(zip(shape, strides, strict=True))
     stored = storage.archive.size(storage.record) // width(dtype)
     end = offset + 1 + sum((size - 1) * stride for size, stride in sizes)

@@ -105,39 +105,48 @@ def make_folder(folder: Path) -> None:
             _named.add(path)
 
 
-def replace(path: Path, content: bytes, *, named_later: bool = False) -> None:
+OWNER_ONLY = 0o600
+"""The mode of a file that nobody else may read."""
+
+
+def replace(path: Path, content: bytes, *, named_later: bool = False, mode: int | None = None) -> None:
     """Give ``path`` new content: afterwards it is whole and on disk, before it is the old one; never in between.
 
     ``named_later`` leaves it to the caller to sync the folder: until then a power cut may bring the old one back.
+    ``mode`` is the file's from before its first byte on, whatever the umask; without it, the umask decides.
 
     Raises:
         DiskRefused: the operating system refused; ``path`` is the old one, or whole and new.
     """
     make_folder(path.parent)
     with disk_errors("writing", path):
-        exchange(path, content)
+        exchange(path, content, mode=mode)
         if not named_later:
             sync(path.parent)
 
 
-def exchange(path: Path, content: bytes, *, synced: bool = True) -> None:
+def exchange(path: Path, content: bytes, *, synced: bool = True, mode: int | None = None) -> None:
     """Give ``path`` new content at once; its name is not brought to the disk, its bytes only if ``synced``.
+
+    ``mode`` is as in ``replace``.
 
     Raises:
         OSError: the operating system refused.
     """
     try:
-        _exchange(path, content, synced)
+        _exchange(path, content, synced, mode)
     except FileNotFoundError:  # a runner that begins takes what is half written for a leftover, and removes it
-        _exchange(path, content, synced)
+        _exchange(path, content, synced, mode)
 
 
-def _exchange(path: Path, content: bytes, synced: bool) -> None:
+def _exchange(path: Path, content: bytes, synced: bool, mode: int | None) -> None:
     name, folder = _place(path)
     temporary = name.with_name(f"{name.name}.{secrets.token_hex(4)}.tmp")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-    with open(os.open(temporary, flags, 0o666, dir_fd=folder), "wb") as file:
+    with open(os.open(temporary, flags, 0o666 if mode is None else mode, dir_fd=folder), "wb") as file:
         try:
+            if mode is not None:
+                os.fchmod(file.fileno(), mode)
             file.write(content)
             file.flush()
             if synced:

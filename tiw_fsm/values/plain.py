@@ -9,6 +9,9 @@ from typing import Any
 JsonObject = dict[str, Any]
 """A JSON object as Python reads it."""
 
+HIDDEN = "(kept in the file on_finish of the state folder)"
+"""What stands in the place of a secret in whatever others than its owner may read."""
+
 
 @dataclass(frozen=True)
 class LogPosition:

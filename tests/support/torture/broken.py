@@ -12,15 +12,20 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from tiw_fsm import cli
+from tiw_fsm.config import yaml_source
+from tiw_fsm.config.loop import Command
 from tiw_fsm.engines.native.engine import NativeEngine
 from tiw_fsm.engines.protocol import Hello, HelloRequest, InferRequest, Progress, TrainRequest, TrainResult
 from tiw_fsm.errors import RunHeld
 from tiw_fsm.fsm.inference_gate import InferenceResult
 from tiw_fsm.fsm.run_state import RunState
+from tiw_fsm.reporting.html import templating
+from tiw_fsm.reporting.markdown import tables
 from tiw_fsm.run import activities, fingerprint, resume
 from tiw_fsm.run.controller import Controller
 from tiw_fsm.run.session import Context
-from tiw_fsm.storage import checkpoints, places, store
+from tiw_fsm.storage import checkpoints, inert_pickle, places, secrets, store
 from tiw_fsm.storage.store import Store
 from tiw_fsm.system import append_log, durable, killer, locking, signals
 from tiw_fsm.values.death import Killer
@@ -30,13 +35,13 @@ def state_in_place() -> None:
     """The state is written over the old one, and the generation before is not kept."""
     replace = durable.replace
 
-    def in_place(path: Path, content: bytes, *, named_later: bool = False) -> None:
+    def in_place(path: Path, content: bytes, *, named_later: bool = False, **how: Any) -> None:
         if path.name == "state.json":
             path.write_bytes(content)
             durable.sync(path)
             durable.sync(path.parent)
         elif path.name != "state.prev.json":
-            replace(path, content)
+            replace(path, content, **how)
 
     durable.replace = in_place
 
@@ -219,7 +224,45 @@ def unmarked_names() -> None:
     RunState.mark = ""  # type: ignore[assignment, method-assign]
 
 
+def commands_shown() -> None:
+    """The command of ``on_finish`` stands in state, journal and configuration, as in older versions."""
+    Command._display = Command.get_secret_value  # type: ignore[method-assign]
+    secrets.hidden = lambda document: document
+
+
+def umask_obeyed() -> None:
+    """A file for its owner alone is made as every other."""
+    replace = durable.replace
+
+    def heedless(path: Path, content: bytes, *, named_later: bool = False, mode: int | None = None) -> None:
+        replace(path, content, named_later=named_later)
+
+    durable.replace = heedless
+
+
+def last_key_wins() -> None:
+    """YAML is read as it comes: of a key given twice the last counts."""
+    yaml_source._mistakes = lambda node: []
+
+
+def numbers_believed() -> None:
+    """A checkpoint may have any number as a key."""
+    inert_pickle._LONGEST_INTEGER = 10**9
+    inert_pickle._is_key = lambda key: True
+
+
+def shown_as_it_is() -> None:
+    """What comes from outside is written to the terminal and into reports as it is."""
+    for module in (cli, templating, tables):
+        module.printable = lambda text, lines=False: text  # type: ignore[attr-defined]
+
+
 BROKEN: dict[str, Callable[[], None]] = {
+    "commands_shown": commands_shown,
+    "umask_obeyed": umask_obeyed,
+    "last_key_wins": last_key_wins,
+    "numbers_believed": numbers_believed,
+    "shown_as_it_is": shown_as_it_is,
     "crashes_forgotten": crashes_forgotten,
     "paths_absolute": paths_absolute,
     "hangup_unheeded": hangup_unheeded,

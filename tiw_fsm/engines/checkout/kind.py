@@ -15,6 +15,7 @@ from tiw_fsm.storage.paths import StatePaths
 from tiw_fsm.tinyworlds.config import StageOptions
 from tiw_fsm.values.frozen import FrozenModel
 from tiw_fsm.values.plain import JsonObject
+from tiw_fsm.values.printable import quoted
 
 
 class CheckoutKind(EngineKind):
@@ -55,8 +56,8 @@ class CheckoutKind(EngineKind):
         name = (training.dataset or "").upper()
         if training.dataset and name not in found.datasets:
             problems.append(
-                f"{draft.sources['training'].where(('dataset',))}: dataset {training.dataset!r} is none that this "
-                f"checkout knows; it knows {', '.join(found.datasets)} (data/<name>_frames.h5 under its root)"
+                f"{draft.sources['training'].where(('dataset',))}: dataset {quoted(training.dataset)} is none that "
+                f"this checkout knows; it knows {', '.join(found.datasets)} (data/<name>_frames.h5 under its root)"
             )
         torchrun = _torchrun(draft, problems)
         wanted = draft.flags.get("nproc_per_node") or training.nproc_per_node or 1

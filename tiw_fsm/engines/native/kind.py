@@ -6,6 +6,7 @@ from tiw_fsm.config.settings import Draft, Settings
 from tiw_fsm.engines.protocol import Engine, EngineKind
 from tiw_fsm.storage.paths import StatePaths
 from tiw_fsm.values.frozen import FrozenModel
+from tiw_fsm.values.printable import quoted
 
 REFUSED = {
     "optimizer": ("adamw", "the native engine trains with AdamW only"),
@@ -25,7 +26,8 @@ class NativeKind(EngineKind):
                 value = getattr(file, key, None)
                 if value not in (None, default):
                     where = draft.sources[name].where((key,))
-                    problems.append(f"{where}: {key}: {value} is refused because {reason}; set {key}: {default}")
+                    refused = f"{key}: {quoted(value)} is refused because {reason}"
+                    problems.append(f"{where}: {refused}; set {key}: {default}")
         if draft.flags.get("nproc_per_node", 1) > 1:
             problems.append(
                 "--nproc-per-node: the native engine trains in one process for now; leave it out, or give 1"

@@ -19,7 +19,7 @@ from tiw_fsm.fsm.inference_gate import Attempt
 from tiw_fsm.fsm.run_state import RunState
 from tiw_fsm.reporting.journal import attempts as journal_attempts
 from tiw_fsm.reporting.journal import best_of, steps
-from tiw_fsm.reporting.markdown.tables import Lines, bullets
+from tiw_fsm.reporting.markdown.tables import Lines, Markdown, bullets, escaped, link
 from tiw_fsm.stages import Stage
 from tiw_fsm.storage import places
 from tiw_fsm.storage.paths import RunPaths, StatePaths
@@ -49,12 +49,12 @@ class ReportData:
         """Whether the world that was judged had been told recorded keys in training."""
         return any(attempt.keys_used for attempt in self.attempts)
 
-    def link(self, path: str | Path | None, label: str | None = None) -> str:
+    def link(self, path: str | Path | None, label: str | None = None) -> Markdown:
         """A link that works from the reports' folder; only the name, when there is no such file."""
         if path is None:
-            return "none"
+            return Markdown("none")
         name = label or self.name(path)
-        return f"[{name}]({self._relative(path)})" if Path(path).exists() else f"{name} (gone)"
+        return link(name, self._relative(path)) if Path(path).exists() else escaped(f"{name} (gone)")
 
     def picture(self, path: str | Path | None, title: str) -> Lines:
         """An embedded picture with the name of its file, if there is one."""
@@ -107,7 +107,7 @@ def overview(data: ReportData) -> Lines:
     return [
         *bullets(
             {
-                "status": f"**{'failed' if run.failed_in else 'passed'}**",
+                "status": Markdown(f"**{'failed' if run.failed_in else 'passed'}**"),
                 "reason": run.reason,
                 "run root": data.name(data.settings.run_root),
                 "trained stages": run.train_stage,
@@ -125,7 +125,5 @@ def overview(data: ReportData) -> Lines:
 
 def _inexact(run: RunState) -> Lines:
     """From where on the run is not bitwise what one machine would have made."""
-    return [
-        f"- **no longer bitwise the same run** from update {i.completed} of {i.stage or 'no stage'} on: {i.what}"
-        for i in run.inexact
-    ]
+    begins = "- **no longer bitwise the same run** from update"
+    return [f"{begins} {i.completed} of {i.stage or 'no stage'} on: {escaped(i.what)}" for i in run.inexact]

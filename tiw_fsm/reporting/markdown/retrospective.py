@@ -15,7 +15,7 @@ from tiw_fsm.reporting.figures import FIGURES, GATES, figures, gate_of
 from tiw_fsm.reporting.journal import attempts as journal_attempts
 from tiw_fsm.reporting.journal import chunk_gates, tuning_change
 from tiw_fsm.reporting.markdown.report_data import ReportData, overview
-from tiw_fsm.reporting.markdown.tables import Lines, table
+from tiw_fsm.reporting.markdown.tables import Lines, escaped, table
 from tiw_fsm.reporting.wording import change
 from tiw_fsm.stages import Stage
 from tiw_fsm.values.plain import JsonObject
@@ -25,7 +25,7 @@ def retrospective(data: ReportData) -> Lines:
     """Why the run ended as it did, what each retune changed and did, what to try next."""
     best = data.best
     return [
-        f"# Train-to-inference retrospective: {data.run.run}",
+        f"# Train-to-inference retrospective: {escaped(data.run.run)}",
         "",
         *overview(data),
         f"## Why it {'failed' if data.run.failed_in else 'passed'}",
@@ -85,17 +85,17 @@ def _why(data: ReportData) -> Lines:
     else:
         budget = run.budget_used or ""
         allowed = run.loop.budgets.model_dump()[budget]
-        sentences = [f"{run.reason}: {SPENT[budget](run)}, and `{budget}` allows {allowed}."]
+        sentences = [f"{escaped(run.reason)}: {SPENT[budget](run)}, and `{budget}` allows {allowed}."]
     if run.failed_in is not None and run.failed_in not in (State.GATE, State.INFER):
         sentences += [
-            f"The last stage gate: {g['stage']}, {g['decision']} ({g['reason']})."
+            f"The last stage gate: {g['stage']}, {g['decision']} ({escaped(g['reason'])})."
             for g in chunk_gates(data.journal)[-1:]
         ]
         sentences += [] if last else ["The run never came to the inference gate."]
     if best and last and best.number != last.number:
-        sentences.append(f"Best attempt: {verdict_line(best.model_dump())}.")
+        sentences.append(f"Best attempt: {escaped(verdict_line(best.model_dump()))}.")
     if last:
-        sentences.append(f"Last attempt: {verdict_line(last.model_dump())}.")
+        sentences.append(f"Last attempt: {escaped(verdict_line(last.model_dump()))}.")
     if run.loop.inference.allow_trivial:
         sentences.append("With --allow-trivial nothing was asked beyond the MSE: passing says little about the world.")
     return sentences

@@ -11,7 +11,7 @@ from tiw_fsm.reporting.figures import GATES, figures, gate_of
 from tiw_fsm.reporting.history import words
 from tiw_fsm.reporting.journal import Step, tuning_change
 from tiw_fsm.reporting.markdown.report_data import ReportData, overview
-from tiw_fsm.reporting.markdown.tables import Lines, bullets, table
+from tiw_fsm.reporting.markdown.tables import Lines, bullets, code, escaped, table
 from tiw_fsm.reporting.wording import shown
 from tiw_fsm.values.plain import JsonObject
 
@@ -19,11 +19,11 @@ from tiw_fsm.values.plain import JsonObject
 def runtime_report(data: ReportData) -> Lines:
     """Checkpoints, inference attempts with every condition, training calls, events."""
     run = data.run
-    lines = [f"# Train-to-inference report: {run.run}", "", *overview(data), "## Checkpoints", ""]
+    lines = [f"# Train-to-inference report: {escaped(run.run)}", "", *overview(data), "## Checkpoints", ""]
     lines += table(
         ("stage", "updates", "target", "checkpoint", "SHA-256"),
         [
-            (stage, p.completed, p.target, *((data.link(p.checkpoint.path), f"`{p.checkpoint.sha256}`")))
+            (stage, p.completed, p.target, *((data.link(p.checkpoint.path), code(p.checkpoint.sha256))))
             if p.checkpoint
             else (stage, p.completed, p.target, "none", "")
             for stage, p in run.stages.items()
@@ -52,13 +52,13 @@ FIGURES = {
 def _attempt_section(data: ReportData, attempt: Attempt) -> Lines:
     result, document = data.result(attempt), attempt.model_dump()
     found = {key: meaning for key, meaning in FIGURES.items() if result.get(key) is not None}
-    rows = [(meaning, result[key], _interval(result, key), f"`{key}`") for key, meaning in found.items()]
-    rows += [(f"MSE of baseline {name}", mse, "", f"`baselines.{name}`") for name, mse in attempt.baselines.items()]
+    rows = [(meaning, result[key], _interval(result, key), code(key)) for key, meaning in found.items()]
+    rows += [(f"MSE of baseline {name}", mse, "", code(f"baselines.{name}")) for name, mse in attempt.baselines.items()]
     gate = gate_of(document)
     return [
         f"### Attempt {attempt.number}: {'passed' if attempt.passed else 'failed'}",
         "",
-        verdict_line(document) + ".",
+        escaped(verdict_line(document)) + ".",
         "",
         *bullets(
             {

@@ -9,7 +9,7 @@ from typing import Any
 from tiw_fsm.fsm.events import CHUNK_JUDGED, Event
 from tiw_fsm.reporting.journal import Step, tuning_change
 from tiw_fsm.reporting.markdown.report_data import ReportData, overview
-from tiw_fsm.reporting.markdown.tables import Lines, bullets, table
+from tiw_fsm.reporting.markdown.tables import Lines, bullets, code, escaped, table
 from tiw_fsm.stages import Stage
 from tiw_fsm.values.plain import JsonObject
 
@@ -18,7 +18,7 @@ GATE_COLUMNS = ("updates", "attempt", "decision", "reason", "resumes from", "con
 
 def training_report(data: ReportData) -> Lines:
     """Per stage, every gate: update, decision, metrics, resume point, config patch applied."""
-    lines = [f"# Auto training loop report: {data.run.run}", "", *overview(data), *data.curves_section()]
+    lines = [f"# Auto training loop report: {escaped(data.run.run)}", "", *overview(data), *data.curves_section()]
     for stage in Stage:
         if stage in data.run.stages:
             lines += _stage_section(data, stage)
@@ -56,7 +56,7 @@ def _stage_section(data: ReportData, stage: Stage) -> Lines:
 def _gate_row(data: ReportData, step: Step) -> tuple[Any, ...]:
     facts, resume = step.facts, step.after["stages"][step.facts["stage"]].get("checkpoint")
     picture = data.link(facts["picture"], Path(facts["picture"]).name) if facts["picture"] else "none"
-    start = f"`{Path(resume['path']).name}`" if resume else "the beginning"
+    start = code(Path(resume["path"]).name) if resume else "the beginning"
     verdict = (facts["completed"], facts["attempt"], facts["decision"], facts["reason"])
     return (*verdict, start, tuning_change(step, facts["stage"]) or "none", picture)
 
