@@ -261,7 +261,7 @@ def announce_retune(ctx: Context, run: RunState) -> Outcome:
 
 def report(ctx: Context, run: RunState) -> Outcome:
     """Write the three Markdown reports, whatever the end."""
-    written = reports.write(run, ctx.store.journal(), ctx.settings, ctx.paths, ctx.store.paths)
+    written = reports.write(run, ctx.store.lines(), ctx.settings, ctx.paths, ctx.store.paths)
     return Outcome(Event.REPORTED, run.evolve(reports=[str(path) for path in written]))
 
 
