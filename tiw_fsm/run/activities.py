@@ -82,7 +82,7 @@ def _train_request(ctx: Context, run: RunState, stage: Stage, end: int) -> Train
     interval = min(progress.tuning.log_interval, run.loop.checkpoint_interval)
     stop_at = end if ctx.engine.saves_within_chunk else min(end, (progress.completed // interval + 1) * interval)
     folder = ctx.paths.checkpoints(stage)
-    picture = ctx.paths.visualizations(stage) / f"{stage}_step_{end - 1}_attempt_{progress.attempt}.png"
+    picture = ctx.paths.chunk_picture(stage, end - 1, progress.attempt)
     durable.make_folder(folder)
     durable.make_folder(picture.parent)
     return TrainRequest(

@@ -21,6 +21,7 @@ from tiw_fsm.run.preflight import data_problems
 from tiw_fsm.run.session import Context, Session
 from tiw_fsm.stages import Stage
 from tiw_fsm.storage import checkpoints, places
+from tiw_fsm.storage.picture_sweep import PictureSweep
 from tiw_fsm.system import durable, signals
 
 
@@ -37,6 +38,7 @@ class Controller:
         self.committed = session.before
         self._machine = Machine()
         self.kept: set[str] | None = None
+        self._pictures = PictureSweep(session.paths, (session.before, session.store.previous()))
         effective = places.portable(session.settings.model_dump(mode="json"), Path(session.settings.repo_root))
         self._config = json.dumps(effective, indent=1).encode()
         self._config_sha256 = hashlib.sha256(self._config).hexdigest()
@@ -119,6 +121,7 @@ class Controller:
             self.kept = named
             for stage in Stage:
                 checkpoints.sweep(paths.checkpoints(stage), {Path(path) for path in named}, self.committed.run_id)
+        self._pictures.committed(self.committed)
         self.session.on_commit()
         return self.committed
 

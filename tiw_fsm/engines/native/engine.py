@@ -27,6 +27,7 @@ from tiw_fsm.fsm.inference_gate import InferenceResult
 from tiw_fsm.stages import Stage
 from tiw_fsm.storage import checkpoints
 from tiw_fsm.storage.paths import StatePaths
+from tiw_fsm.system import short_log
 from tiw_fsm.system.child import Child
 from tiw_fsm.tinyworlds import determinism
 from tiw_fsm.tinyworlds.config import StageConfig
@@ -98,6 +99,7 @@ class NativeEngine:
 
     def _start(self, request: HelloRequest) -> Mapping[str, Any]:
         self.close()
+        short_log.begin_anew_if_long(self._paths.child_log)
         read_end, write_end = os.pipe()
         command = [self._python, "-m", "tiw_fsm.engines.native.child"]
         try:
