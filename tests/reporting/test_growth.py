@@ -42,7 +42,11 @@ OFTEN = {
     "video_tokenizer": {"n_updates": 120, "log_interval": 1},
 }
 TRIES = 11
-THEIRS = ("video_tokenizer_step_3.png", "video_tokenizer_step_1_attempt_1.png.bak", "a_step_1_attempt_1.png")
+THEIRS = (
+    "video_tokenizer_step_3.png",
+    "video_tokenizer_step_1_attempt_1.png.bak",
+    "video_tokenizer_step_1_attempt_1_png",
+)
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,7 @@ class PictureSweep:
     def __init__(self, paths: RunPaths, states: Iterable[RunState | None]) -> None:
         self._paths = paths
         self._inferred = {name for run in states if run for name in _inferred(run)}
-        self._drawn: dict[Stage, str | None] = {}
+        self._drawn: dict[Stage, str] = {}
 
     def committed(self, run: RunState) -> None:
         """``run`` is the state on the disk. A picture that the disk does not let go stays."""
@@ -39,18 +39,18 @@ class PictureSweep:
             _remove(self._paths.inference_results / name)
         self._inferred = named
         for stage, progress in run.stages.items():
-            if self._drawn.get(stage, "") != progress.picture:
+            if progress.picture and self._drawn.get(stage) != progress.picture:
                 self._drawn[stage] = progress.picture
-                self._sweep(run, stage)
+                self._sweep(stage, Path(progress.picture).name, datetime.fromisoformat(run.created_at).timestamp())
 
-    def _sweep(self, run: RunState, stage: Stage) -> None:
-        progress, folder = run.stages[stage], self._paths.visualizations(stage)
-        pattern = re.compile(self._paths.chunk_picture(stage, r"\d+", r"(\d+)").name)
-        with suppress(OSError):
-            for path in list(folder.iterdir()):
-                found = pattern.fullmatch(path.name)
-                if found and int(found[1]) <= progress.attempt - CHUNKS and str(path) != progress.picture:
-                    _remove(path, since=datetime.fromisoformat(run.created_at).timestamp())
+    def _sweep(self, stage: Stage, newest: str, since: float) -> None:
+        pattern = re.compile(self._paths.chunk_picture(stage, r"\d+", r"(\d+)").name.replace(".", r"\."))
+        if last := pattern.fullmatch(newest):
+            with suppress(OSError):
+                for path in list(self._paths.visualizations(stage).iterdir()):
+                    found = pattern.fullmatch(path.name)
+                    if found and int(found[1]) <= int(last[1]) - CHUNKS:
+                        _remove(path, since)
 
 
 def _inferred(run: RunState) -> set[str]:

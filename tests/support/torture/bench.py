@@ -29,6 +29,7 @@ DIFFERS_BETWEEN_RUNS = (
     "interruptions",
     "stalled_starts",
     "result_sha256",
+    "root",
 )
 SHOWN = 400
 """Letters shown of a trouble."""
