@@ -3,10 +3,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 DATA := data/planet_frames.h5
 KILLS := 60
+SEED := 0
+LIFE :=
+RANDOM_KILLS = --kills $(KILLS) --torture-seed $(SEED) --torture-record build/torture.jsonl
 CHECKOUT_PYTHON = $(CHECKOUT)/.venv/bin/python
 DEMO := --config-dir configs/demo
 
-.PHONY: install run test test-quick check bench torture test-schedulers test-checkout
+.PHONY: install run test test-quick check bench torture torture-kills test-schedulers test-checkout
 
 install: $(VENV)/installed
 
@@ -43,7 +46,11 @@ bench: install
 	$(BIN)/python benchmarks/bench.py
 
 torture: install
-	$(BIN)/python -m pytest tests/torture --kills $(KILLS)
+	$(BIN)/python -m pytest tests/torture $(RANDOM_KILLS)
+
+# Interrupted, it goes on by the same command; with LIFE=N it repeats one of the killed runs alone.
+torture-kills: install
+	$(BIN)/python -m pytest tests/torture/test_random_kills.py -k random_instants $(RANDOM_KILLS) $(addprefix --torture-life ,$(LIFE))
 
 test-schedulers: install
 	$(BIN)/python -m pytest tests/test_scheduling.py tests/schedulers -rs

@@ -17,6 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import growth
 import parts
 import runs
 from rich.console import Console
@@ -38,6 +39,7 @@ MEASUREMENTS = (
     parts.rollout,
     runs.flat_state,
     parts.flat_updates,
+    growth.growth,
 )
 """In the order in which they are made: some need the finished run that ``whole_run`` leaves."""
 

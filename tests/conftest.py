@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, help="run the whole torture bench, with about this many random kills")
+    parser.addoption("--torture-seed", type=int, default=0, help="of the random kills")
+    parser.addoption("--torture-record", type=Path, metavar="FILE", help="go on with the random kills told of there")
+    parser.addoption("--torture-life", type=int, help="repeat this one of the randomly killed runs, and no other")
     parser.addoption("--checkout", metavar="PATH", help="run the engines' suite over the TinyWorlds checkout there")
     parser.addoption("--checkout-python", metavar="PATH", help="its interpreter [default: its .venv/bin/python]")
 
@@ -42,10 +45,15 @@ def pytest_testnodedown(node: Any) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """What the torture bench tried."""
-    if FIGURES:
+    told = [f"{number:>12,}  {name}" for name, number in FIGURES.items()]
+    if record := terminalreporter.config.getoption("--torture-record"):
+        from tests.support.torture.record import Record
+
+        told += [f"{record}: {sentence}" for sentence in Record(record).told()]
+    if told:
         terminalreporter.write_sep("-", "torture")
-        for name, number in FIGURES.items():
-            terminalreporter.write_line(f"{number:>12,}  {name}")
+    for line in told:
+        terminalreporter.write_line(line)
 
 
 @pytest.fixture

@@ -99,15 +99,15 @@ class Run:
 
     def history(self) -> list[JsonObject]:
         """What ``tiw-fsm history --json`` prints: every step, oldest first."""
-        return history.entries(self.store.journal())
+        return list(history.entries(self.store.lines()))
 
     def gates(self, stage: Stage | str | None = None) -> list[JsonObject]:
         """The facts of every stage gate, oldest first; of one stage or of all."""
-        return journal.chunk_gates(self.store.journal(), None if stage is None else Stage(stage))
+        return journal.chunk_gates(self.store.lines(), None if stage is None else Stage(stage))
 
     def verdicts(self) -> list[Attempt]:
         """Every judged inference attempt, oldest first."""
-        return journal.attempts(self.store.journal())
+        return journal.attempts(self.store.lines())
 
     @property
     def settings(self) -> Settings:

@@ -171,7 +171,7 @@ def graph(run: Run = "default", repo_root: RepoRoot = Path("."), state_dir: Stat
 
     store = store_of(run, repo_root, state_dir)
     found = store.load()
-    print(mermaid(found.state, taken(store.journal())) if found else mermaid())
+    print(mermaid(found.state, taken(store.lines())) if found else mermaid())
     if found is None:
         err.print(not_begun(run), soft_wrap=True)
 
@@ -183,6 +183,9 @@ def history(
     state_dir: StateDir = None,
     since: Annotated[str | None, option("Only from then on: 2026-01-31T12:00, or 2h for two hours ago.")] = None,
     state: Annotated[str | None, option("Only steps out of or into this state.")] = None,
+    all_steps: Annotated[
+        bool, typer.Option("--all", help="Every step, not the last 200 alone; --json has all.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """What happened, step by step, and how long each took."""
@@ -191,15 +194,16 @@ def history(
 
     if state is not None and state.upper() not in list(State):
         raise UsageProblem(f"--state {state} is none of {', '.join(State)}")
-    journal = store_of(run, repo_root, state_dir).journal()
-    found = module.entries(
-        journal, since=module.moment(since) if since else None, state=state.upper() if state else None
-    )
+    store = store_of(run, repo_root, state_dir)
+    begun = store.load()
+    moment = module.moment(since) if since else None
+    state = state and state.upper()
+    every = module.entries(store.lines(), since=moment, state=state)
     if as_json:
-        print(json.dumps(found, indent=1))
-    else:
-        module.show(out, found)
-        out.print(module.conclusion(journal, found, run), soft_wrap=True)
+        module.write_json(every, sys.stdout.write)
+        return
+    shown = module.show(out, every if all_steps else module.latest(store, since=moment, state=state))
+    out.print(module.conclusion(begun.generation if begun else 0, shown, run), soft_wrap=True)
 
 
 @app.command()

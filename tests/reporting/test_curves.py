@@ -16,12 +16,12 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 @pytest.mark.parametrize(("decision", "colour"), curves.COLOURS.items())
 def test_a_gate_is_marked_in_the_colour_of_its_decision(decision: str, colour: str) -> None:
-    curve = curves.Curve(np.ones(20), np.arange(1.0, 21), 1 / np.arange(1.0, 21), np.full(20, 0.1))
+    curve = curves.curve_of(np.ones(20), np.arange(1.0, 21), 1 / np.arange(1.0, 21), np.full(20, 0.1))
     gate = {"stage": Stage.VIDEO, "completed": 15, "attempt": 1, "decision": decision, "reason": "why"}
     other = {**gate, "stage": Stage.LATENT}
     marks = {}
-    for name, gates in (("marked", [gate, other]), ("plain", [])):
-        text = figure("default", {Stage.VIDEO: curve}, gates)
+    for name, gates in (("marked", {Stage.VIDEO: [gate], Stage.LATENT: [other]}), ("plain", {})):
+        text = figure("default", {Stage.VIDEO: curves.Losses([curve])}, gates)
         assert text is not None
         drawing = ElementTree.fromstring(text)
         marks[name] = [mark for mark in drawing.iter(f"{SVG}g") if (mark.get("class") or "").startswith("gate ")]
@@ -35,7 +35,7 @@ def test_a_gate_is_marked_in_the_colour_of_its_decision(decision: str, colour: s
 
 
 def test_nothing_is_drawn_where_no_update_was_recorded() -> None:
-    assert figure("default", {Stage.VIDEO: curves.read(b"")}, []) is None
+    assert figure("default", {Stage.VIDEO: curves.Losses(curves.read([]))}, {}) is None
 
 
 def test_long_curves_are_thinned_to_means_within_their_range() -> None:
@@ -43,9 +43,8 @@ def test_long_curves_are_thinned_to_means_within_their_range() -> None:
     loss = np.linspace(1, 2, n)
     loss[5000] = 50.0
     loss[0] = np.nan
-    curve = curves.Curve(np.ones(n), np.arange(1.0, n + 1), loss, np.full(n, 0.1))
-    thinned, lows, highs = curves.thin(curve)
+    thinned = curves.thin(curves.curve_of(np.ones(n), np.arange(1.0, n + 1), loss, np.full(n, 0.1)))
     assert len(thinned.loss) <= curves.POINTS
-    assert highs.max() == 50.0
+    assert thinned.high.max() == 50.0
     assert np.isfinite(thinned.loss).all()
-    assert ((lows <= thinned.loss) & (thinned.loss <= highs)).all()
+    assert ((thinned.low <= thinned.loss) & (thinned.loss <= thinned.high)).all()

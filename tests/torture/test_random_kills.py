@@ -5,12 +5,16 @@ Real frames, the native engine, all states on the way: a rejected chunk, a faile
 
 from __future__ import annotations
 
+import itertools
+import json
 import os
 import random
 import signal
 import time
 from collections import Counter
 from copy import copy
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -20,6 +24,7 @@ from tests.support.processes import children, process_state
 from tests.support.torture.bench import Bench, Setup
 from tests.support.torture.launch import Launcher, Started
 from tests.support.torture.outcome import updates_missing_or_twice
+from tests.support.torture.record import Life, Record
 from tiw_fsm.fsm.states import State
 
 AT_MOST = 20
@@ -52,8 +57,23 @@ EVERY_STATE = Setup(
 )
 
 
-def troubles(bench: Bench, chance: random.Random, kills: int, figures: Counter[str]) -> list[str]:
-    """How a run ends otherwise than an undisturbed one, if it is killed up to ``kills`` times on its way."""
+def lived(bench: Bench, seed: int, number: int, at_most: int = AT_MOST) -> Life:
+    """A run that is killed on its way, as seed and number say."""
+    chance, kills = random.Random(f"{seed} {number}"), Counter[str]()
+    wanted = min(chance.randint(1, AT_MOST), at_most)
+    try:
+        found = troubles(bench, chance, wanted, kills)
+    except TimeoutError as exc:
+        found = [str(exc)]
+    return Life(seed, number, dict(kills), found)
+
+
+def troubles(bench: Bench, chance: random.Random, kills: int, done: Counter[str]) -> list[str]:
+    """How a run ends otherwise than an undisturbed one, if it is killed up to ``kills`` times on its way.
+
+    Args:
+        done: counts the kills, by their kinds.
+    """
     bench.begin()
     run = dead = None
     for _ in range(kills):
@@ -66,10 +86,10 @@ def troubles(bench: Bench, chance: random.Random, kills: int, figures: Counter[s
         time.sleep(chance.uniform(0, LATER))
         what = chance.choice(("everything", "the controller alone", "the child alone"))
         if what == "the child alone" and kills_the_child(bench, run):
-            figures[f"kills of {what}"] += 1
+            done[what] += 1
             continue
         run.kill(group=what != "the controller alone")
-        figures[f"kills of {'the controller alone' if what == 'the controller alone' else 'everything'}"] += 1
+        done["the controller alone" if what == "the controller alone" else "everything"] += 1
         run, dead = None, run
     for last in (dead, run):
         if last:
@@ -114,17 +134,53 @@ def bench(launcher: Launcher, tmp_path_factory: pytest.TempPathFactory) -> Bench
     return Bench(launcher, tmp_path_factory.mktemp("random_kills"), EVERY_STATE)
 
 
+@dataclass(frozen=True)
+class Asked:
+    """Which lives were asked for."""
+
+    seed: int
+    record: Record
+    alone: int | None
+
+
+@pytest.fixture
+def asked(request: pytest.FixtureRequest) -> Asked:
+    option = request.config.getoption
+    return Asked(option("--torture-seed"), Record(option("--torture-record")), option("--torture-life"))
+
+
 def test_killed_at_random_instants_a_run_ends_as_if_nobody_had_touched_it(
-    bench: Bench, amount: Amount, figures: Counter[str]
+    bench: Bench, amount: Amount, whole_bench: bool, asked: Asked, figures: Counter[str]
 ) -> None:
-    left, chance = amount(6, 1), random.Random(0)
+    if asked.alone is not None:
+        again = lived(bench, asked.seed, asked.alone)
+        assert not again.troubles, again
+        return
+    before = asked.record.lives(asked.seed)
+    numbers = (number for number in itertools.count() if number not in {life.number for life in before})
+    left = amount(6, 1) - sum(life.killed for life in before)
     while left > 0:
-        kills = min(left, chance.randint(1, AT_MOST))
-        before = figures.total()
-        found = troubles(bench, chance, kills, figures)
-        assert found == []
-        left -= figures.total() - before
+        life = lived(bench, asked.seed, next(numbers), at_most=AT_MOST if whole_bench else left)
+        asked.record.add(life)
+        left -= life.killed
+        figures.update({f"kills of {what}": count for what, count in life.kills.items()})
         figures["runs killed and compared bit for bit"] += 1
+    wrong = [str(life) for life in asked.record.lives(asked.seed) if life.troubles]
+    assert wrong == []
+
+
+def test_what_a_record_tells_is_not_done_again(tmp_path: Path) -> None:
+    path = tmp_path / "build" / "kills.jsonl"
+    Record(path).add(Life(7, 0, {"everything": 3}, []))
+    with open(path, "a") as file:
+        file.write(json.dumps({"code": "of another day", "seed": 7, "number": 1, "kills": {}, "troubles": []}) + "\n")
+        file.write('{"code": "cut in the mid')
+    Record(path).add(Life(7, 2, {"the child alone": 2}, ["another weight"]))
+    assert [life.number for life in Record(path).lives(7)] == [0, 2]
+    assert Record(path).told() == [
+        "seed 7: 2 lives, 5 random kills (3 everything, 2 the child alone), 1 failures: lives 2"
+    ]
+    assert "make torture-kills SEED=7 LIFE=2" in str(Record(path).lives(7)[-1])
 
 
 def test_a_resume_that_forgets_the_optimizer_would_be_noticed(bench: Bench) -> None:

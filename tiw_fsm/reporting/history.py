@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 
 from rich.console import Console
@@ -12,11 +14,13 @@ from rich.text import Text
 from tiw_fsm.errors import UsageProblem
 from tiw_fsm.fsm.events import Event, RunnerEvent
 from tiw_fsm.reporting.advice import verdict_line
-from tiw_fsm.reporting.journal import Step, steps
-from tiw_fsm.reporting.wording import duration, not_begun
+from tiw_fsm.reporting.wording import duration, not_begun, seconds_between
+from tiw_fsm.storage.state_folder import StateFolder
 from tiw_fsm.values.plain import JsonObject
 
 EVENTS: dict[str, Event | RunnerEvent] = {event.value: event for event in (*Event, *RunnerEvent)}
+SHOWN = 200
+"""Steps that are shown where not all are asked for, the last ones."""
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 COLOURS: dict[str, str] = {
     Event.REJECTED: "yellow",
@@ -90,28 +94,42 @@ WORDS: dict[Event | RunnerEvent, Callable[[JsonObject], str]] = {
 """Events of the machine's table, and starts and stops, in words."""
 
 
-def words(step: Step) -> str:
-    """What happened, as a sentence."""
-    return WORDS[EVENTS[step.event]](step.facts)
+def words(line: JsonObject) -> str:
+    """What happened, as a sentence. ``line`` is of the journal."""
+    return WORDS[EVENTS[line["event"]]](line["facts"])
 
 
 # --- the command ------------------------------------------------------------------------------------------------
 
 
+def entry(line: JsonObject, seconds: float) -> JsonObject:
+    """A journal line in the timeline, so many seconds after the one before."""
+    kept = {key: line[key] for key in ("generation", "time", "event", "from", "to", "facts")}
+    return {**kept, "seconds": seconds, "what": words(line)}
+
+
 def entries(
-    journal: Sequence[JsonObject], *, since: datetime | None = None, state: str | None = None
-) -> list[JsonObject]:
+    journal: Iterable[JsonObject], *, since: datetime | None = None, state: str | None = None
+) -> Iterator[JsonObject]:
     """The timeline: one entry per journal line, with the seconds since the line before."""
-    found = []
-    before: datetime | None = None
-    for step in steps(journal):
-        at = datetime.fromisoformat(step.line["time"])
-        seconds = (at - before).total_seconds() if before else 0.0
-        before = at
-        if (since is None or at >= since) and state in (None, step.line["from"], step.line["to"]):
-            kept = {key: step.line[key] for key in ("generation", "time", "event", "from", "to", "facts")}
-            found.append({**kept, "seconds": seconds, "what": words(step)})
-    return found
+    before: str | None = None
+    for line in journal:
+        time = line["time"]
+        seconds = seconds_between(before or time, time)
+        before = time
+        if state in (None, line["from"], line["to"]) and (since is None or datetime.fromisoformat(time) >= since):
+            yield entry(line, seconds)
+
+
+def latest(folder: StateFolder, *, since: datetime | None = None, state: str | None = None) -> list[JsonObject]:
+    """The last ``SHOWN`` entries of the timeline. Where all count, no line before them is parsed.
+
+    Raises:
+        StateDamaged, DiskRefused: as ``StateFolder.lines``.
+    """
+    every = since is None and state is None
+    lines = folder.lines(last=SHOWN + 1 if every else None)  # of the one before them, the time is wanted
+    return list(deque(entries(lines, since=since, state=state), maxlen=SHOWN))
 
 
 def moment(text: str) -> datetime:
@@ -129,19 +147,31 @@ def moment(text: str) -> datetime:
     return given if given.tzinfo else given.replace(tzinfo=UTC)
 
 
-def show(console: Console, found: Sequence[JsonObject]) -> None:
-    """The timeline for people."""
-    for entry in found:
-        way = entry["to"] if entry["from"] in (None, entry["to"]) else f"{entry['from']} → {entry['to']}"
-        line = Text(f"{entry['time'].replace('T', ' ').removesuffix('Z')}  ", style="dim")
-        line.append(f"{'+' + duration(entry['seconds']):>12}  ", style="dim")
+def write_json(found: Iterable[JsonObject], write: Callable[[str], object]) -> None:
+    """The timeline for scripts: a JSON array, an entry per line, written as it is read."""
+    write("[")
+    for number, each in enumerate(found):
+        write(f"{',' if number else ''}\n{json.dumps(each)}")
+    write("\n]\n")
+
+
+def show(console: Console, found: Iterable[JsonObject]) -> int:
+    """The timeline for people; how many entries it had."""
+    shown = 0
+    for each in found:
+        shown += 1
+        way = each["to"] if each["from"] in (None, each["to"]) else f"{each['from']} → {each['to']}"
+        line = Text(f"{each['time'].replace('T', ' ').removesuffix('Z')}  ", style="dim")
+        line.append(f"{'+' + duration(each['seconds']):>12}  ", style="dim")
         line.append(f"{way:<32}")
-        line.append(entry["what"], style=COLOURS.get(entry["event"], ""))
+        line.append(each["what"], style=COLOURS.get(each["event"], ""))
         console.print(line, soft_wrap=True)
+    return shown
 
 
-def conclusion(journal: Sequence[JsonObject], found: Sequence[JsonObject], run: str) -> str:
+def conclusion(steps: int, shown: int, run: str) -> str:
     """One sentence: how much is shown of how much."""
-    if not journal:
+    if not steps:
         return not_begun(run)
-    return f"{len(found)} of {len(journal)} steps; `tiw-fsm status --run {run}` says where it is now."
+    rest = f" (the last {SHOWN} at most; --all shows all)" if SHOWN == shown < steps else ""
+    return f"{shown} of {steps} steps{rest}; `tiw-fsm status --run {run}` says where it is now."

@@ -18,6 +18,7 @@ from tiw_fsm.values.plain import JsonObject
 
 Way = tuple[State, Event, State]
 """A row of the machine's table: source, event, target."""
+EVENTS = frozenset(Event)
 
 
 class Step(NamedTuple):
@@ -46,13 +47,16 @@ def steps(journal: Iterable[JsonObject]) -> Iterator[Step]:
         before = after
 
 
+def way_of(line: JsonObject) -> Way | None:
+    """The way that a line tells of; None if it tells of the processes that run the run."""
+    if line["event"] not in EVENTS:
+        return None
+    return State(line["from"] or State.ALIGN), Event(line["event"]), State(line["to"])
+
+
 def taken(journal: Iterable[JsonObject]) -> Counter[Way]:
     """How often the run has taken each way of the machine's table."""
-    return Counter(
-        (State(line["from"] or State.ALIGN), Event(line["event"]), State(line["to"]))
-        for line in journal
-        if line["event"] in list(Event)
-    )
+    return Counter(way for line in journal if (way := way_of(line)))
 
 
 def chunk_gates(journal: Iterable[JsonObject], stage: Stage | None = None) -> list[JsonObject]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from datetime import datetime
 
 
 def duration(seconds: float) -> str:
@@ -13,6 +14,11 @@ def duration(seconds: float) -> str:
     parts = [(days, "d"), (hours, "h"), (minutes, "min"), (rest, "s")]
     first = next((n for n, (value, _) in enumerate(parts) if value), len(parts) - 1)
     return " ".join(f"{value} {unit}" for value, unit in parts[first : first + 2] if value or unit == "s")
+
+
+def seconds_between(before: str, after: str) -> float:
+    """From one moment to another, both in ISO 8601."""
+    return (datetime.fromisoformat(after) - datetime.fromisoformat(before)).total_seconds()
 
 
 def not_begun(run: str) -> str:

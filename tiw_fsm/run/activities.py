@@ -78,7 +78,7 @@ def _train_request(ctx: Context, run: RunState, stage: Stage, end: int) -> Train
     interval = min(progress.tuning.log_interval, run.loop.checkpoint_interval)
     stop_at = end if ctx.engine.saves_within_chunk else min(end, (progress.completed // interval + 1) * interval)
     folder = ctx.paths.checkpoints(stage)
-    picture = ctx.paths.visualizations(stage) / f"{stage}_step_{end - 1}_attempt_{progress.attempt}.png"
+    picture = ctx.paths.chunk_picture(stage, end - 1, progress.attempt)
     durable.make_folder(folder)
     durable.make_folder(picture.parent)
     return TrainRequest(
@@ -279,7 +279,7 @@ def announce_retune(ctx: Context, run: RunState) -> Outcome:
 
 def report(ctx: Context, run: RunState) -> Outcome:
     """Write the three Markdown reports, whatever the end."""
-    written = reports.write(run, ctx.store.journal(), ctx.settings, ctx.paths, ctx.store.paths)
+    written = reports.write(run, ctx.store.lines(), ctx.settings, ctx.paths, ctx.store.paths)
     return Outcome(Event.REPORTED, run.evolve(reports=[str(path) for path in written]))
 
 

@@ -22,6 +22,7 @@ from tiw_fsm.run.preflight import data_problems
 from tiw_fsm.run.session import Context, Session
 from tiw_fsm.stages import Stage
 from tiw_fsm.storage import checkpoints, places
+from tiw_fsm.storage.picture_sweep import PictureSweep
 from tiw_fsm.system import durable, signals
 
 
@@ -45,6 +46,7 @@ class Controller:
         self._left: list[str] = []
         """What could not be removed when it was last tried, a sentence each."""
         self._said: set[str] = set()
+        self._pictures = PictureSweep(session.paths, (session.before, session.store.previous()))
         effective = places.portable(session.settings.model_dump(mode="json"), Path(session.settings.repo_root))
         self._config = json.dumps(effective, indent=1).encode()
         self._config_sha256 = hashlib.sha256(self._config).hexdigest()
@@ -199,6 +201,7 @@ class Controller:
         if sweep and (named != self.kept or self._left):
             self.kept = named
             self._sweep()
+        self._pictures.committed(self.committed)
         self.session.on_commit()
         return self.committed
 

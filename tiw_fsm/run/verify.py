@@ -20,9 +20,10 @@ from tiw_fsm.stages import Stage
 from tiw_fsm.storage import checkpoints
 from tiw_fsm.storage.paths import LARGEST_RESULT, RunPaths
 from tiw_fsm.storage.state_folder import migrated
-from tiw_fsm.storage.store import Generation, Store, document_of, fold
+from tiw_fsm.storage.store import Generation, Store, document_of, merge
 from tiw_fsm.system import append_log, durable
 from tiw_fsm.values.frozen import CheckpointRef
+from tiw_fsm.values.plain import JsonObject
 
 LOOKS = 5
 """How often a run that goes on meanwhile is looked at, before what was seen is believed."""
@@ -68,29 +69,36 @@ def _look(store: Store, generations: list[Generation | str]) -> Iterator[Finding
         remedy = ANEW if readable else BACKUP
         yield Finding(str(store.paths.previous), [f"{before} {remedy}"] if isinstance(before, str) else [])
     journal = append_log.AppendLog(store.paths.journal)
-    torn = [(found, problem) for found in readable if (problem := journal.problem(found.journal))]
+    # The older first: the newer one goes on from there, and what lies before is not read twice.
+    torn = [(found, problem) for found in reversed(readable) if (problem := journal.problem(found.journal))]
     remedy = GOES_BACK if len(torn) < len(readable) else BACKUP
     if torn:
-        yield Finding(str(store.paths.journal), [f"{torn[0][1]} {remedy}"])
+        yield Finding(str(store.paths.journal), [f"{torn[-1][1]} {remedy}"])
     elif readable:
-        yield Finding(str(store.paths.journal), _refold_problems(store, readable[0].run))
+        yield Finding(str(store.paths.journal), _refold_problems(store, readable[0]))
     if readable:
         yield from _what_it_names(store, readable[0].run)
 
 
-def _refold_problems(store: Store, run: RunState) -> list[str]:
+def _refold_problems(store: Store, newest: Generation) -> list[str]:
     """Why the journal does not add up to the state; an intact one whose hash is right always does."""
+    run, told, count = newest.run, JsonObject(), 0
+    missing = [f"its lines are not the generations 1 to {run.generation}. {BACKUP}"]
     try:
-        lines = store.journal()
+        for count, line in enumerate(store.stored_lines(newest), start=1):
+            if line["generation"] != count:
+                return missing
+            merge(told, line["changes"])
     except StateDamaged as exc:
         return [str(exc)]
-    if len(lines) != run.generation or any(line["generation"] != n for n, line in enumerate(lines, start=1)):
-        return [f"its lines are not the generations 1 to {run.generation}. {BACKUP}"]
+    if count != run.generation:
+        return missing
     try:  # as this version reads it: lines of an older one say nothing of what is newer
-        told = document_of(RunState.model_validate_json(json.dumps(migrated(fold(lines), store.paths.state))))
+        told = migrated(told, store.paths.state)
+        same = document_of(RunState.model_validate_json(json.dumps(told))) == document_of(run)
     except ValidationError:
-        told = None
-    return [] if told == document_of(run) else [f"its lines do not add up to the state. {BACKUP}"]
+        same = False
+    return [] if same else [f"its lines do not add up to the state. {BACKUP}"]
 
 
 def _what_it_names(store: Store, run: RunState) -> Iterator[Finding]:

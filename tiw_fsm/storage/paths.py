@@ -88,8 +88,12 @@ class RunPaths:
         return self.run_root / stage / "warm_start"
 
     def visualizations(self, stage: Stage) -> Path:
-        """One picture per chunk."""
+        """One picture per chunk attempt, of the newest ones."""
         return self.run_root / stage / "visualizations"
+
+    def chunk_picture(self, stage: Stage, update: int | str, attempt: int | str) -> Path:
+        """The picture after a chunk's last update. A pattern in the place of a number gives a pattern."""
+        return self.visualizations(stage) / f"{stage}_step_{update}_attempt_{attempt}.png"
 
     def metrics(self, stage: Stage) -> Path:
         """One JSON line per update."""

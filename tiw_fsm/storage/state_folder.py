@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 from tiw_fsm.errors import StateDamaged, disk_errors
 from tiw_fsm.fsm.states import SCHEMA_VERSION
@@ -36,6 +37,20 @@ class Document(NamedTuple):
     state: JsonObject
     journal: LogPosition
     stored: JsonObject
+
+
+NOTHING = Document({}, LogPosition(), {})
+"""Of a run that has not begun."""
+
+
+class Vouching(Protocol):
+    """A state that vouches for a journal."""
+
+    @property
+    def journal(self) -> LogPosition: ...
+
+    @property
+    def stored(self) -> JsonObject: ...
 
 
 class StateFolder:
@@ -65,14 +80,34 @@ class StateFolder:
         """The lines that the newest readable state vouches for, oldest first.
 
         Raises:
+            StateDamaged: as ``lines``.
+        """
+        return list(self.lines())
+
+    def lines(
+        self, found: Vouching | None = None, start: LogPosition | None = None, last: int | None = None
+    ) -> Iterator[JsonObject]:
+        """Lines of the journal, oldest first, one at a time: those of a long run need not fit into memory.
+
+        Args:
+            found: up to what this state vouches for; the newest readable one by default.
+            start: from a line's beginning on that an earlier state vouched for.
+            last: only so many, the last ones.
+
+        Raises:
             StateDamaged: they are not what was written there, or no plain file stands in the journal's place.
         """
-        readable = (found for found in self._generations(read) if isinstance(found, Document))
-        if (newest := next(readable, None)) is None:
-            self._journal.verify(LogPosition())
-            return []
-        self._journal.verify(newest.journal)
-        return self._lines(newest)
+        found = found or next((each for each in self._generations(read) if isinstance(each, Document)), NOTHING)
+        root = places.root_of(found.stored, self.paths.folder)
+        lines = self.stored_lines(found, start, last)
+        return (places.absolute(line, root) for line in lines) if root else lines
+
+    def stored_lines(
+        self, found: Vouching, start: LogPosition | None = None, last: int | None = None
+    ) -> Iterator[JsonObject]:
+        """As ``lines``, as they stand in the file: with paths that are relative to the working root."""
+        raw = self._journal.lines(start or LogPosition(), found.journal)
+        return map(self._parsed, raw if last is None else deque(raw, maxlen=last))
 
     def recent(self, newest: Document) -> list[JsonObject]:
         """The last lines of the journal of the ``newest`` state, so few that it takes no longer however long the run.
@@ -80,7 +115,7 @@ class StateFolder:
         Raises:
             StateDamaged: a line is not JSON, or no plain file stands in the journal's place.
         """
-        return self._lines(newest, start=max(0, newest.journal.bytes - RECENT_BYTES))
+        return self._end(newest, max(0, newest.journal.bytes - RECENT_BYTES))
 
     def refused(self) -> JsonObject | None:
         """The word a refused start left, if no start has succeeded since: its time, exit code and message."""
@@ -123,21 +158,25 @@ class StateFolder:
         if damage:
             raise StateDamaged("\n".join([*dict.fromkeys(damage), WHAT_TO_DO]))
 
-    def _lines(self, newest: Document, start: int = 0) -> list[JsonObject]:
-        """Those from byte ``start`` on, their paths absolute."""
-        position, root = newest.journal, places.root_of(newest.state, self.paths.folder)
+    def _end(self, newest: Document, start: int) -> list[JsonObject]:
+        position = newest.journal
         durable.require_plain(self.paths.journal)
         if not position.bytes or not durable.is_there(self.paths.journal):
             return []
         with disk_errors("reading", self.paths.journal), open(self.paths.journal, "rb") as file:
             file.seek(start)
             lines = file.read(position.bytes - start).splitlines()[1 if start else 0 :]  # the first may be half of one
+        root = places.root_of(newest.state, self.paths.folder)
+        found = [self._parsed(line) for line in lines]
+        return [places.absolute(line, root) for line in found] if root else found
+
+    def _parsed(self, line: bytes) -> JsonObject:
         try:
-            found = [json.loads(line) for line in lines]
-            found = [{**line, "changes": secrets.hidden(line["changes"])} for line in found]
-            return [places.absolute(line, root) for line in found] if root else found
+            parsed: JsonObject = json.loads(line)
+            parsed["changes"] = secrets.hidden(parsed["changes"])
         except (ValueError, RecursionError) as exc:
             raise StateDamaged(f"{self.paths.journal} is damaged: not all its lines are JSON. {WHAT_TO_DO}") from exc
+        return parsed
 
 
 def read(path: Path) -> Document:

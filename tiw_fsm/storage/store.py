@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -123,8 +123,12 @@ class Store(StateFolder):
         Raises:
             StateDamaged: neither generation can be read, or a newer version wrote it.
         """
-        found = self._newest(self.generations())
+        found = self.newest()
         return found.run if found else None
+
+    def newest(self) -> Generation | None:
+        """As ``load``, with the journal that the state stands on."""
+        return self._newest(self.generations())
 
     def resume(self) -> tuple[RunState | None, list[str]]:
         """The state to go on from, and the damage that was passed over to find it.
@@ -240,9 +244,22 @@ def generation(path: Path) -> Generation:
         raise ValueError(str(exc)) from exc
 
 
-def fold(lines: list[JsonObject]) -> JsonObject:
+def fold(lines: Iterable[JsonObject]) -> JsonObject:
     """The state document that journal ``lines`` add up to."""
     document: JsonObject = {}
     for line in lines:
-        document = apply_patch(document, line["changes"])
+        merge(document, line["changes"])
     return document
+
+
+def merge(document: JsonObject, patch: JsonObject) -> None:
+    """Apply an RFC 7396 patch to ``document`` itself: a long journal is folded without a copy at each line."""
+    for key, value in patch.items():
+        if value is None:
+            document.pop(key, None)
+        elif isinstance(value, dict):
+            if not isinstance(document.get(key), dict):
+                document[key] = {}
+            merge(document[key], value)
+        else:
+            document[key] = value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from tiw_fsm.errors import StateDamaged, disk_errors
@@ -67,21 +68,34 @@ class AppendLog:
         require_plain(self.path)
         if position == self._known:
             return None
-        found = hashlib.sha256()
-        left = position.bytes
+        # What was vouched for before is not read again, as long as what is vouched for now goes on from there.
+        for known, begun in ((self._known, self._hash), (LogPosition(), hashlib.sha256())):
+            if known.bytes <= position.bytes:
+                reached = self._read_on(known, begun, position)
+                if self._known == position:
+                    return None
+        if reached < position.bytes:
+            gone = f"of the {position.bytes} bytes the state vouches for, the last {position.bytes - reached} are gone"
+            return f"{self.path} is damaged: {gone}."
+        return f"{self.path} is damaged: its first {position.bytes} bytes are not those the state vouches for."
+
+    def _read_on(self, known: LogPosition, begun: hashlib._Hash, position: LogPosition) -> int:
+        """Hash on from ``known`` to ``position``, which is known then if its hash comes out; the byte that was reached.
+
+        Raises:
+            DiskRefused: the file cannot be read.
+        """
+        found, reached = begun.copy(), known.bytes
         with disk_errors("reading", self.path):
             if position.bytes and is_there(self.path):
                 with open(self.path, "rb") as file:
-                    while left and (block := file.read(min(left, 1 << 20))):
+                    file.seek(known.bytes)
+                    while reached < position.bytes and (block := file.read(min(position.bytes - reached, 1 << 20))):
                         found.update(block)
-                        left -= len(block)
-        if left:
-            gone = f"of the {position.bytes} bytes the state vouches for, the last {left} are gone"
-            return f"{self.path} is damaged: {gone}."
-        if found.hexdigest() != position.sha256:
-            return f"{self.path} is damaged: its first {position.bytes} bytes are not those the state vouches for."
-        self._known, self._hash = position, found
-        return None
+                        reached += len(block)
+        if found.hexdigest() == position.sha256:
+            self._known, self._hash = position, found
+        return reached
 
     def read(self, start: LogPosition, end: LogPosition) -> bytes:
         """What lies between two marks.
@@ -89,9 +103,22 @@ class AppendLog:
         Raises:
             DiskRefused, StateDamaged: as ``verify``.
         """
+        return b"".join(self.lines(start, end))
+
+    def lines(self, start: LogPosition, end: LogPosition) -> Iterator[bytes]:
+        """The lines between two marks, one at a time: a file that only grows may not fit into memory.
+
+        Raises:
+            DiskRefused, StateDamaged: as ``verify``.
+        """
         self.verify(end)
+        return self._between(start.bytes, end.bytes)
+
+    def _between(self, start: int, end: int) -> Iterator[bytes]:
         if start == end:
-            return b""
+            return
         with disk_errors("reading", self.path), open(self.path, "rb") as file:
-            file.seek(start.bytes)
-            return file.read(end.bytes - start.bytes)
+            file.seek(start)
+            while start < end and (line := file.readline(end - start)):
+                start += len(line)
+                yield line

@@ -13,6 +13,7 @@ from tests.support.simulation import Simulation
 from tiw_fsm.engines.simulated import Script
 from tiw_fsm.fsm.run_state import RunState
 from tiw_fsm.reporting.html.page import page
+from tiw_fsm.reporting.past import Past
 
 
 def test_figures_of_every_attempt_are_there_and_skill_and_control_are_drawn_frame_by_frame(
@@ -41,7 +42,7 @@ def test_a_run_that_used_recorded_keys_says_so(simulation: Simulation) -> None:
 def test_a_page_of_a_run_that_an_older_version_judged_tells_what_there_is(eventful: Simulation) -> None:
     found = seen(eventful)
     run = RunState.model_validate_json(json.dumps(aged_state(found.run.model_dump(mode="json"))))
-    text = words(page(replace(found, run=run, journal=aged_journal(found.journal))))
+    text = words(page(replace(found, run=run, past=Past(aged_journal(eventful.store.journal())))))
     assert "Next: nothing: the world model passed the gate of MSE and baselines" in text
     assert "attempt skill 3 +0.38 2" in text
     assert "How long it holds" not in text

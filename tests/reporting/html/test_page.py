@@ -7,6 +7,7 @@ import json
 import os
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,11 +27,13 @@ from tiw_fsm.errors import DiskRefused, ExitCode
 from tiw_fsm.fsm.states import State
 from tiw_fsm.fsm.table import TABLE
 from tiw_fsm.reporting import journal
+from tiw_fsm.reporting.curves import Losses, curve_of
 from tiw_fsm.reporting.html import writer
 from tiw_fsm.reporting.html.loss import figure
-from tiw_fsm.reporting.html.page import KEPT_STEPS, SHOWN_STEPS, PageData, Picture, page
+from tiw_fsm.reporting.html.page import SHOWN_STEPS, PageData, Picture, page
 from tiw_fsm.reporting.html.scales import scale
 from tiw_fsm.reporting.html.writer import INTERVAL, SHARE, PageWriter
+from tiw_fsm.reporting.past import LATEST, Past
 from tiw_fsm.stages import Stage
 
 REFRESHES = '<meta http-equiv="refresh" content="15">'
@@ -109,12 +112,13 @@ def test_the_timeline_is_the_journal_latest_first_and_folded_when_long(eventful:
     found = seen(eventful)
     text = page(found)
     assert text.index("the reports are written") < text.index("configs aligned, data in order")
-    assert "steps before these" not in page(PageData(**{**vars(found), "journal": found.journal[:SHOWN_STEPS]}))
-    line = next(line for line in found.journal if line["event"] == "saved")
-    many = [*found.journal, *([{**line, "changes": {}}] * (KEPT_STEPS + 7))]
-    longer = words(page(PageData(**{**vars(found), "journal": many})))
-    assert f"{KEPT_STEPS - SHOWN_STEPS} steps before these" in longer
-    assert f"{len(many) - KEPT_STEPS} older steps: tiw-fsm history --run default" in longer
+    lines = eventful.store.journal()
+    assert "steps before these" not in page(replace(found, past=Past(lines[:SHOWN_STEPS])))
+    line = next(line for line in lines if line["event"] == "saved")
+    many = [*lines, *([{**line, "changes": {}}] * (LATEST + 7))]
+    longer = words(page(replace(found, past=Past(many))))
+    assert f"{LATEST - SHOWN_STEPS} steps before these" in longer
+    assert f"{len(many) - LATEST} older steps: tiw-fsm history --all --run default" in longer
 
 
 # --- runs of every kind -----------------------------------------------------------------------------------------
@@ -160,10 +164,8 @@ def test_a_loss_that_is_not_finite_can_be_drawn(simulation: Simulation) -> None:
 
 def test_curves_of_many_updates_are_thinned() -> None:
     n = 50_000
-    from tiw_fsm.reporting.curves import Curve
-
-    curve = Curve(np.ones(n), np.arange(1.0, n + 1), np.geomspace(1, 0.01, n), np.full(n, 0.1))
-    drawn = figure("default", {Stage.DYNAMICS: curve}, [])
+    curve = curve_of(np.ones(n), np.arange(1.0, n + 1), np.geomspace(1, 0.01, n), np.full(n, 0.1))
+    drawn = figure("default", {Stage.DYNAMICS: Losses([curve])}, {})
     assert drawn is not None
     assert len(drawn) < 40_000
 
@@ -183,16 +185,17 @@ EVIL = "<script>alert(1)</script>"
 def test_nothing_a_run_says_becomes_html(eventful: Simulation) -> None:
     found = seen(eventful)
     assert found.run
-    evil = json.loads(json.dumps(found.journal).replace("final 0.", f"{EVIL} 0."))
-    assert evil != found.journal
+    lines = eventful.store.journal()
+    evil = json.loads(json.dumps(lines).replace("final 0.", f"{EVIL} 0."))
+    assert evil != lines
     attribute = Picture(f'"><b>{EVIL}', problem=EVIL)
     text = page(
         PageData(
             name=EVIL,
             now=f'"{EVIL}',
             run=found.run.evolve(reason=EVIL, flags={EVIL: EVIL}, reports=[EVIL], state=State.FAILED),
-            journal=evil,
-            curves=found.curves,
+            past=Past(evil),
+            losses=found.losses,
             config={EVIL: {EVIL: EVIL}},
             attempts={3: attribute},
             refused={"message": EVIL},
@@ -343,7 +346,7 @@ def test_a_page_that_takes_long_is_written_the_more_seldom(
 ) -> None:
     clock, times = Clock(), []
 
-    def slow(store: object, *, alive: bool) -> None:
+    def slow(store: object, *, alive: bool, reader: object) -> None:
         times.append(clock.time)
         clock.time += 2
 

@@ -26,6 +26,7 @@ from tiw_fsm.run import activities, fingerprint, resume
 from tiw_fsm.run.controller import Controller
 from tiw_fsm.run.session import Context
 from tiw_fsm.storage import checkpoints, inert_pickle, places, secrets, store
+from tiw_fsm.storage.picture_sweep import PictureSweep
 from tiw_fsm.storage.store import Store
 from tiw_fsm.system import append_log, durable, killer, locking, signals
 from tiw_fsm.values.death import Killer
@@ -257,6 +258,12 @@ def shown_as_it_is() -> None:
         module.printable = lambda text, lines=False: text  # type: ignore[attr-defined]
 
 
+def leftovers_forgotten() -> None:
+    """A start knows only the pictures that it has seen named itself."""
+    begin = PictureSweep.__init__
+    PictureSweep.__init__ = lambda self, paths, states: begin(self, paths, ())  # type: ignore[method-assign]
+
+
 BROKEN: dict[str, Callable[[], None]] = {
     "commands_shown": commands_shown,
     "umask_obeyed": umask_obeyed,
@@ -264,6 +271,7 @@ BROKEN: dict[str, Callable[[], None]] = {
     "numbers_believed": numbers_believed,
     "shown_as_it_is": shown_as_it_is,
     "crashes_forgotten": crashes_forgotten,
+    "leftovers_forgotten": leftovers_forgotten,
     "paths_absolute": paths_absolute,
     "hangup_unheeded": hangup_unheeded,
     "changes_unnoticed": changes_unnoticed,

@@ -40,7 +40,7 @@ from tiw_fsm.stages import STAGES, Stage
 from tiw_fsm.storage import checkpoints
 from tiw_fsm.storage.paths import StatePaths
 from tiw_fsm.storage.torch_files import UnreadableFile
-from tiw_fsm.system import durable
+from tiw_fsm.system import durable, short_log
 from tiw_fsm.tinyworlds.config import StageConfig
 from tiw_fsm.values.death import Killer
 
@@ -378,6 +378,7 @@ class CheckoutEngine:
 
     def _run(self, command: Sequence[str], folder: Path, relay: Callable[[str], None]) -> Ended:
         durable.make_folder(folder / "wandb")
+        short_log.begin_anew_if_long(self._log)
         environment = {key: value for key, value in os.environ.items() if key not in UNDONE}
         environment |= {
             "PYTHONPATH": str(self._root),

@@ -38,7 +38,7 @@ from tiw_fsm.fsm.inference_gate import InferenceResult
 from tiw_fsm.stages import Stage
 from tiw_fsm.storage import checkpoints
 from tiw_fsm.storage.paths import StatePaths
-from tiw_fsm.system import durable
+from tiw_fsm.system import durable, short_log
 from tiw_fsm.system.child import Child
 from tiw_fsm.tinyworlds import determinism
 from tiw_fsm.tinyworlds.config import StageConfig
@@ -130,6 +130,7 @@ class NativeEngine:
 
     def _start(self, request: HelloRequest) -> Hello:
         self.close()
+        short_log.begin_anew_if_long(self._paths.child_log)
         read_end, write_end = os.pipe()
         command = [self._python, "-P", child_program.__file__]
         try:

@@ -17,17 +17,17 @@ from tiw_fsm.fsm.inference_gate import Attempt
 from tiw_fsm.fsm.run_state import RunState
 from tiw_fsm.fsm.states import TERMINAL, TRAINING, State
 from tiw_fsm.reporting.advice import HINTED, next_steps
-from tiw_fsm.reporting.curves import COLOURS, Curve
+from tiw_fsm.reporting.curves import COLOURS, Losses
 from tiw_fsm.reporting.figures import FIGURES, figures, gate_of
-from tiw_fsm.reporting.history import entries
+from tiw_fsm.reporting.history import words
 from tiw_fsm.reporting.html.attempts import attempts as attempts_drawing
 from tiw_fsm.reporting.html.attempts import baselines_of
 from tiw_fsm.reporting.html.loss import loss
 from tiw_fsm.reporting.html.machine import machine
 from tiw_fsm.reporting.html.per_step import per_step
 from tiw_fsm.reporting.html.templating import render
-from tiw_fsm.reporting.journal import Step, best_of, chunk_gates, steps, taken, tuning_change
-from tiw_fsm.reporting.journal import attempts as journal_attempts
+from tiw_fsm.reporting.journal import Step, best_of, tuning_change
+from tiw_fsm.reporting.past import LATEST, Past
 from tiw_fsm.reporting.status import what_next
 from tiw_fsm.reporting.wording import duration
 from tiw_fsm.stages import Stage
@@ -41,8 +41,8 @@ IF_OLD = (
     "was killed: `tiw-fsm status --run {}` knows."
 )
 """A runner that was killed cannot say so."""
-SHOWN_STEPS, KEPT_STEPS = 50, 1000
-"""Steps of the timeline that are seen at once, and that the page holds at all."""
+SHOWN_STEPS = 50
+"""Steps of the timeline that are seen at once."""
 SHOWN_ATTEMPTS = 30
 ENLARGED = 300
 """Height in pixels up to which the rollout in motion is enlarged, by a whole factor."""
@@ -66,8 +66,8 @@ class PageData:
     now: str
     run: RunState
     alive: bool = False
-    journal: Sequence[JsonObject] = ()
-    curves: Mapping[Stage, Curve] = field(default_factory=dict)
+    past: Past = field(default_factory=Past)
+    losses: Mapping[Stage, Losses] = field(default_factory=dict)
     config: JsonObject = field(default_factory=dict)
     """The effective configuration."""
     attempts: Mapping[int, Picture] = field(default_factory=dict)
@@ -81,7 +81,7 @@ class PageData:
 
 def page(data: PageData) -> str:
     """The page."""
-    run, history = data.run, list(steps(data.journal))
+    run, history = data.run, data.past.steps
     return render(
         "page.html.j2",
         data=data,
@@ -94,7 +94,7 @@ def page(data: PageData) -> str:
         advice=next_steps(run) if run.state is State.FAILED else [],
         if_old=IF_OLD.format(data.name) if data.alive else "",
         current_stage=TRAINING.get(run.state),
-        machine=machine(run, taken(data.journal)),
+        machine=machine(run, data.past.taken),
         attempts=_attempts(data),
         losses=_losses(data, history),
         budgets=_budgets(run),
@@ -163,7 +163,7 @@ MEANING = (
 
 def _attempts(data: PageData) -> dict[str, Any] | None:
     """None before an attempt was judged."""
-    found = journal_attempts(data.journal)
+    found = data.past.attempts
     if not found:
         return None
     names = baselines_of(found)
@@ -174,7 +174,8 @@ def _attempts(data: PageData) -> dict[str, Any] | None:
     return {
         "drawing": attempts_drawing(drawn),
         "drawn": len(drawn),
-        "all": len(found),
+        "all": data.past.judged,
+        "told": len(found),
         "table": _table(headers, [_attempt_row(attempt, names) for attempt in reversed(found)]),
         "figures": _figures(found),
         "meaning": MEANING,
@@ -232,24 +233,28 @@ def _losses(data: PageData, history: Sequence[Step]) -> list[dict[str, Any]]:
     """The stages of which an update was recorded."""
     parts = []
     for stage in Stage:
-        curve, gates = data.curves.get(stage), chunk_gates(data.journal, stage)
-        if curve is None or not len(curve.loss):
+        losses = data.losses.get(stage)
+        if not losses:
             continue
         retunes = [
             (step.after["stages"][stage]["completed"], step.facts["retune"])
             for step in history
             if step.event == "retuned" and stage in step.facts["stages"]
         ]
+        gates, marks = list(data.past.gates(stage)), data.past.marks(stage)
         rows = [
             (gate["completed"], gate["attempt"], Mark(gate["decision"], f"verdict {gate['decision']}"), gate["reason"])
-            for gate in gates[: -KEPT_STEPS - 1 : -1]
+            for gate in reversed(gates)
         ]
+        decided = {decision: n for (of, decision), n in data.past.decisions.items() if of == stage}
         parts.append(
             {
                 "stage": stage,
-                "drawing": loss(stage, curve, gates, retunes),
-                "gates": len(gates),
-                "rejected": sum(gate["decision"] not in ACCEPTING for gate in gates),
+                "drawing": loss(stage, losses, marks, retunes),
+                "gates": sum(decided.values()),
+                "marked": len(marks),
+                "told": len(gates),
+                "rejected": sum(n for decision, n in decided.items() if decision not in ACCEPTING),
                 "table": _table(("updates", "attempt", "decision", "reason"), rows),
                 "picture": _picture(data.chunks[stage]) if stage in data.chunks else None,
             }
@@ -317,28 +322,28 @@ def _changes(history: Sequence[Step]) -> Table | None:
             "retune" if step.event == Event.GATE_FAILED else step.event,
             what,
         )
-        for step in history[1:]
+        for step in history
         for what in changes_of(step)
     ]
-    return _table(("time", "by", "what"), rows[: -KEPT_STEPS - 1 : -1]) if rows else None
+    return _table(("time", "by", "what"), rows[: -LATEST - 1 : -1]) if rows else None
 
 
 def _timeline(data: PageData) -> dict[str, Any]:
     """Latest first: what is seen at once, what is folded away, and how many steps the page does not hold."""
     rows = [
         (
-            Mark(_time(entry["time"]).removesuffix(" UTC"), element="time"),
-            Figure(f"+{duration(entry['seconds'])}"),
-            entry["to"] if entry["from"] in (None, entry["to"]) else f"{entry['from']} → {entry['to']}",
-            Mark(entry["what"], f"event {entry['event']}"),
+            Mark(_time(line["time"]).removesuffix(" UTC"), element="time"),
+            Figure(f"+{duration(seconds)}"),
+            line["to"] if line["from"] in (None, line["to"]) else f"{line['from']} → {line['to']}",
+            Mark(words(line), f"event {line['event']}"),
         )
-        for entry in entries(data.journal)[: -KEPT_STEPS - 1 : -1]
+        for line, seconds in reversed(data.past.latest)
     ]
     headers = ("time, UTC", "after", "state", "what")
     return {
         "latest": _table(headers, rows[:SHOWN_STEPS], "timeline"),
         "earlier": _table(headers, rows[SHOWN_STEPS:], "timeline"),
-        "older": len(data.journal) - len(rows),
+        "older": data.past.count - len(rows),
     }
 
 

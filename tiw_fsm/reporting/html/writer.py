@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from copy import copy
 from functools import lru_cache
 from pathlib import Path
 
@@ -17,11 +18,11 @@ from structlog.typing import FilteringBoundLogger
 
 from tiw_fsm.data import pictures
 from tiw_fsm.errors import DiskRefused, StateDamaged, TiwFsmError, disk_errors
-from tiw_fsm.fsm.run_state import RunState
+from tiw_fsm.fsm.run_state import RunState, StageProgress
 from tiw_fsm.reporting import curves
 from tiw_fsm.reporting.html.page import PageData, Picture, page
-from tiw_fsm.reporting.journal import attempts as journal_attempts
 from tiw_fsm.reporting.journal import best_of
+from tiw_fsm.reporting.past import Past
 from tiw_fsm.stages import Stage
 from tiw_fsm.storage.paths import RunPaths, StatePaths
 from tiw_fsm.storage.store import Store, now
@@ -38,29 +39,73 @@ INTERVAL, SHARE = 10.0, 0.01
 """Seconds between two writings, and the share of a run's time that they may take."""
 
 
-def gather(store: Store, *, alive: bool | None = None) -> PageData | None:
+class Reader:
+    """What has been read of a run's journal and metrics: of the same run, what is new is read alone."""
+
+    def __init__(self) -> None:
+        self.past = Past()
+        self._metrics: dict[Path, Metrics] = {}
+
+    def losses(self, path: Path, progress: StageProgress, rejected: Sequence[int]) -> curves.Losses:
+        """A stage's losses.
+
+        Raises:
+            StateDamaged, DiskRefused: the metrics are not what the state vouches for.
+            ValueError, LookupError: they are none.
+        """
+        metrics = self._metrics.pop(path, None) or Metrics(path)
+        found = metrics.read(progress, rejected)
+        self._metrics[path] = metrics  # one that failed half way is not used again
+        return found
+
+
+class Metrics:
+    """What has been read of a stage's metrics. The rows of the attempt in hand may be taken back, so they are read anew
+    each time."""
+
+    def __init__(self, path: Path) -> None:
+        self._log = append_log.AppendLog(path)
+        self._read = LogPosition()
+        self._losses = curves.Losses()
+
+    def read(self, progress: StageProgress, rejected: Sequence[int]) -> curves.Losses:
+        """As ``Reader.losses``."""
+        for curve in curves.read(self._log.lines(self._read, progress.attempt_metrics)):
+            self._losses.extend(curve, rejected)
+        self._read = progress.attempt_metrics
+        in_hand = copy(self._log)  # it goes on from what is verified, and leaves it as it is
+        rows = curves.read(in_hand.lines(progress.attempt_metrics, progress.metrics))
+        return self._losses.followed_by(rows, rejected)
+
+
+def gather(store: Store, *, alive: bool | None = None, reader: Reader | None = None) -> PageData | None:
     """What there is to tell of a run; None before it has begun. What only adorns may be missing or damaged: then the
     page says so.
+
+    Args:
+        reader: what was read for the same run's page before.
 
     Raises:
         StateDamaged: the state or its journal cannot be read.
         DiskRefused: they cannot, because the disk fails.
     """
     alive = store.alive() if alive is None else alive
-    run = store.load()
-    if run is None:
+    found = store.newest()
+    if found is None:
         return None
-    journal, problems = store.journal(), list[str]()
+    reader = reader or Reader()
+    run, problems = found.run, list[str]()
+    past = reader.past.follow(store, found)
     config = _config(store, run, problems)
     return PageData(
         name=store.paths.folder.name,
         now=now(),
         alive=alive,
         run=run,
-        journal=journal,
-        curves=_curves(config, run, problems),
+        past=past,
+        losses=_losses(config, run, reader, problems),
         config=config,
-        attempts=_attempts(journal),
+        attempts=_attempts(past),
         chunks={stage: _picture(p.picture) for stage, p in run.stages.items() if p.picture},
         refused=None if alive else store.refused(),
         problems=problems,
@@ -75,22 +120,21 @@ def _config(store: Store, run: RunState, problems: list[str]) -> JsonObject:
         return {}
 
 
-def _curves(config: JsonObject, run: RunState, problems: list[str]) -> dict[Stage, curves.Curve]:
+def _losses(config: JsonObject, run: RunState, reader: Reader, problems: list[str]) -> dict[Stage, curves.Losses]:
     if not config:
         return {}
     paths = RunPaths(Path(config["run_root"]), Path(config["repo_root"]))
     found = {}
     for stage, progress in run.stages.items():
         try:
-            rows = append_log.AppendLog(paths.metrics(stage)).read(LogPosition(), progress.metrics)
-            found[stage] = curves.read(rows)
+            found[stage] = reader.losses(paths.metrics(stage), progress, reader.past.rejected[stage])
         except (TiwFsmError, ValueError, LookupError) as exc:
             problems.append(f"The losses of {stage} are not shown: {exc}")
     return found
 
 
-def _attempts(journal: list[JsonObject]) -> dict[int, Picture]:
-    judged = journal_attempts(journal)
+def _attempts(past: Past) -> dict[int, Picture]:
+    judged = past.attempts
     best = best_of(judged)
     shown = {attempt.number: attempt.png for attempt in [*judged[-PICTURES:], *([best] if best else [])]}
     return {number: _picture(png, moving=True) for number, png in shown.items()}
@@ -111,13 +155,13 @@ def _picture(path: str | None, *, moving: bool = False) -> Picture:
     return Picture(name, content, motion if motion is None or len(motion) <= LARGEST else None)
 
 
-@lru_cache(maxsize=4 * PICTURES)
+@lru_cache(maxsize=PICTURES + 1 + len(Stage))
 def _is_whole(content: bytes) -> bool:
     """Found out once by a runner that shows the same pictures again and again."""
     return pictures.is_png(io.BytesIO(content), MOST_PIXELS)
 
 
-@lru_cache(maxsize=2 * PICTURES)
+@lru_cache(maxsize=PICTURES + 1)
 def _motion(content: bytes) -> bytes | None:
     return pictures.motion(content)
 
@@ -133,13 +177,13 @@ def write(paths: StatePaths, text: str) -> Path:
     return paths.page
 
 
-def refresh(store: Store, *, alive: bool) -> None:
+def refresh(store: Store, *, alive: bool, reader: Reader | None = None) -> None:
     """Write the page, as the runner of the run.
 
     Raises:
         StateDamaged, DiskRefused: as ``gather`` and ``write``.
     """
-    if data := gather(store, alive=alive):
+    if data := gather(store, alive=alive, reader=reader):
         write(store.paths, page(data))
 
 
@@ -166,6 +210,7 @@ class PageWriter:
         self._clock = clock
         self._due = 0.0
         self._warned = ""
+        self._reader = Reader()
 
     def committed(self) -> None:
         """After a commit: write the page, unless it was written just now."""
@@ -179,8 +224,9 @@ class PageWriter:
     def _write(self, *, alive: bool) -> None:
         began = self._clock()
         try:
-            refresh(self.store, alive=alive)
+            refresh(self.store, alive=alive, reader=self._reader)
         except Exception as exc:
+            self._reader = Reader()  # what was read half way would be read twice
             self._warn(f"the page {self.store.paths.page} is not up to date: {exc}")
         took = self._clock() - began
         self._due = began + took + max(INTERVAL, took / SHARE)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -17,9 +17,9 @@ from tiw_fsm.config.settings import Settings
 from tiw_fsm.errors import disk_errors
 from tiw_fsm.fsm.inference_gate import Attempt
 from tiw_fsm.fsm.run_state import RunState
-from tiw_fsm.reporting.journal import attempts as journal_attempts
-from tiw_fsm.reporting.journal import best_of, steps
+from tiw_fsm.reporting.journal import best_of
 from tiw_fsm.reporting.markdown.tables import Lines, Markdown, bullets, escaped, link
+from tiw_fsm.reporting.past import Past
 from tiw_fsm.stages import Stage
 from tiw_fsm.storage import places
 from tiw_fsm.storage.paths import RunPaths, StatePaths
@@ -31,7 +31,7 @@ class ReportData:
     """Everything the reports tell of, and links to it."""
 
     run: RunState
-    journal: Sequence[JsonObject]
+    past: Past
     settings: Settings
     paths: RunPaths
     state: StatePaths
@@ -40,8 +40,8 @@ class ReportData:
     curves: Path | None
 
     def __post_init__(self) -> None:
-        self.steps = list(steps(self.journal))
-        self.attempts = journal_attempts(self.journal)
+        self.steps = self.past.steps
+        self.attempts = self.past.attempts
         self.best = best_of(self.attempts)
 
     @property
@@ -116,11 +116,20 @@ def overview(data: ReportData) -> Lines:
                 "recorded keys": "a hint to the latent actions in training" if data.keys_used else None,
                 "retunes": run.retunes,
                 "interruptions": run.interruptions,
+                "not in these tables": _left_out(data),
             }
         )[:-1],
         *_inexact(run),
         "",
     ]
+
+
+def _left_out(data: ReportData) -> str | None:
+    """The tables hold the newest of many steps."""
+    older, attempts = data.past.older, data.past.judged - len(data.attempts)
+    if not older and not attempts:
+        return None
+    return f"{older} older steps and {attempts} older attempts: `tiw-fsm history --all --run {data.run.run}` has them"
 
 
 def _inexact(run: RunState) -> Lines:

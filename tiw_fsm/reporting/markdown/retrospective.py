@@ -89,7 +89,7 @@ def _why(data: ReportData) -> Lines:
     if run.failed_in is not None and run.failed_in not in (State.GATE, State.INFER):
         sentences += [
             f"The last stage gate: {g['stage']}, {g['decision']} ({escaped(g['reason'])})."
-            for g in chunk_gates(data.journal)[-1:]
+            for g in chunk_gates(step.line for step in data.steps)[-1:]
         ]
         sentences += [] if last else ["The run never came to the inference gate."]
     if best and last and best.number != last.number:
@@ -114,15 +114,15 @@ def _attempt_row(data: ReportData, attempt: Attempt) -> tuple[Any, ...]:
 
 def _retunes(data: ReportData) -> Lines:
     """Each retune: what it changed, and MSE and loss before and after it."""
-    rows = []
+    rows, lines = [], [step.line for step in data.steps]
     for index, step in enumerate(data.steps):
         if step.event != "retuned":
             continue
-        older, newer = data.journal[:index], _until_next_retune(data.journal[index + 1 :])
+        older, newer = lines[:index], _until_next_retune(lines[index + 1 :])
         mse = change(*(_mse(attempts) for attempts in (journal_attempts(older)[-1:], journal_attempts(newer)[:1])))
         planned = [step for step in data.steps[:index] if step.event == Event.GATE_FAILED][-1]
         for stage in step.facts["stages"]:
-            loss = change(*(_final(chunk_gates(lines, Stage(stage))) for lines in (older, newer)))
+            loss = change(*(_final(chunk_gates(part, Stage(stage))) for part in (older, newer)))
             file = data.link(data.paths.metrics(Stage(stage)))
             rows.append((step.facts["retune"], stage, tuning_change(planned, stage), mse, loss, file))
     return table(("retune", "stage", "what it changed", "MSE", "final loss", "loss from"), rows)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from tiw_fsm.fsm.events import CHUNK_JUDGED, DEATHS, Event, RunnerEvent
+from tiw_fsm.fsm.events import DEATHS, Event, RunnerEvent
 from tiw_fsm.fsm.inference_gate import Attempt, InferenceResult
 from tiw_fsm.reporting.advice import verdict_line
 from tiw_fsm.reporting.figures import GATES, figures, gate_of
@@ -36,7 +36,7 @@ def runtime_report(data: ReportData) -> Lines:
     lines += ["## Training calls", ""]
     lines += table(
         ("stage", "chunk attempt", "from update", "to update", "checkpoints", "seconds", "process deaths", "decision"),
-        [tuple(call.values()) for call in _calls(data.steps)],
+        [tuple(call.values()) for call in data.past.calls],
     )
     return [*lines, "## Events", "", *_events(data.steps), *data.curves_section(), *data.sources()]
 
@@ -93,25 +93,6 @@ def _per_step(result: JsonObject) -> Lines:
     return table(("generated frame", *columns), [(number, *values) for number, values in rows])
 
 
-def _calls(history: Iterable[Step]) -> Iterable[JsonObject]:
-    """One entry per chunk attempt: where it began, what it saved, how it was judged."""
-    calls: dict[tuple[str, int], JsonObject] = {}
-    for step in history:
-        stage = step.facts.get("stage")
-        if step.event not in (Event.SAVED, *CHUNK_JUDGED, *DEATHS.values()) or stage is None:
-            continue
-        before = step.before["stages"][stage]
-        begun = {"stage": stage, "attempt": before["attempt"], "from": before["completed"], "to": before["completed"]}
-        rest = {"saved": 0, "seconds": 0.0, "deaths": 0, "decision": "not judged"}
-        call = calls.setdefault((stage, before["attempt"]), begun | rest)
-        call["to"] = max(call["to"], step.facts["completed"])
-        call["saved"] += step.event == Event.SAVED
-        call["seconds"] = round(call["seconds"] + step.facts.get("seconds", 0.0), 3)
-        call["deaths"] += step.event in DEATHS.values()
-        call["decision"] = step.facts.get("decision", call["decision"])
-    return calls.values()
-
-
 UNUSUAL = (*DEATHS.values(), *RunnerEvent, Event.REOPENED, Event.STALLED, Event.RESULT_LOST)
 """Journal events that are not the plain course of a run."""
 
@@ -124,5 +105,5 @@ def _events(history: Iterable[Step]) -> Lines:
         stage = step.facts.get("stage")
         where = f"{stage} at or after update {step.facts['completed']}" if stage else step.line["from"]
         patch = tuning_change(step, stage) if stage else ""
-        rows.append((step.line["time"], step.event, where, words(step), patch))
+        rows.append((step.line["time"], step.event, where, words(step.line), patch))
     return table(("time", "event", "where", "what", "config patch applied"), rows)
