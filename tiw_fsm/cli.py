@@ -9,6 +9,7 @@ import os
 import re
 import sys
 import traceback
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -227,11 +228,9 @@ class BareReplay(TyperCommand):
     """``--replay`` may stand alone, which typer knows no way to say: then it asks for all that is kept."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        after = [*args[1:], ""]
-        bare = [word == "--replay" and not follows.isdigit() for word, follows in zip(args, after, strict=True)]
-        return super().parse_args(
-            ctx, ["--replay=0" if is_bare else word for word, is_bare in zip(args, bare, strict=True)]
-        )
+        words = pairwise([*args, ""])
+        told = ["--replay=0" if word == "--replay" and not after.isdigit() else word for word, after in words]
+        return super().parse_args(ctx, told)
 
 
 Replay = Annotated[
