@@ -267,7 +267,7 @@ def verify(
         check.show(out, found, "whole", "damaged", as_json=False)
         out.print(verify.conclusion(found, run), soft_wrap=True)
     wanted = replay is not None or stage is not None
-    replayed = replaying.findings(store, last=replay or 0, only=stage, console=err) if wanted and whole else []
+    replayed = replaying.findings(store, whole=whole, last=replay or 0, only=stage, console=err) if wanted else []
     if as_json:
         print(json.dumps([*(each._asdict() for each in found), *(each._asdict() for each in replayed)], indent=1))
     elif wanted:

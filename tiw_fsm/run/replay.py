@@ -10,11 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +21,7 @@ from tiw_fsm.config.settings import Settings
 from tiw_fsm.data import pictures
 from tiw_fsm.engines import registry
 from tiw_fsm.engines.protocol import Engine, HelloRequest, InferRequest, TrainRequest
-from tiw_fsm.errors import DiskRefused, Interrupted, RunChanged, StateDamaged, TiwFsmError, disk_errors
+from tiw_fsm.errors import Interrupted, RunChanged, StateDamaged, disk_errors
 from tiw_fsm.fsm.events import GATE_DECIDED
 from tiw_fsm.fsm.inference_gate import Attempt, InferenceResult, judge_inference
 from tiw_fsm.fsm.run_state import Fingerprint, Made, RunState
@@ -33,18 +30,16 @@ from tiw_fsm.run import comparison, fingerprint
 from tiw_fsm.run.comparison import Difference, Equal
 from tiw_fsm.run.display import Display
 from tiw_fsm.run.session import saved_settings
+from tiw_fsm.run.workshop import RunWentOn, held, workshop
 from tiw_fsm.stages import Stage
 from tiw_fsm.storage import checkpoints, places
 from tiw_fsm.storage.paths import LARGEST_RESULT, RunPaths, StatePaths
 from tiw_fsm.storage.store import Store, apply_patch, fold
-from tiw_fsm.system import durable, locking, signals
+from tiw_fsm.system import durable, signals
 from tiw_fsm.system.append_log import AppendLog
 from tiw_fsm.tinyworlds.config import DataSource, InferenceConfig, StageConfig
-from tiw_fsm.values.frozen import CheckpointRef
 from tiw_fsm.values.plain import JsonObject
 
-PREFIX = "tiw-fsm-replay-"
-"""Of the names of temporary folders."""
 LOOKS = 5
 """How often something is looked for again that a run at work has swept meanwhile."""
 INFERENCE = "inference"
@@ -73,14 +68,11 @@ class Replayed(NamedTuple):
     elsewhere: list[str]
 
 
-class _WentOn(Exception):
-    """The run went on, and what it no longer names is gone."""
-
-
-def findings(store: Store, *, last: int, only: str | None, console: Console) -> list[Replayed]:
+def findings(store: Store, *, whole: bool, last: int, only: str | None, console: Console) -> list[Replayed]:
     """What was computed once more, and whether it came out the same; none for a run that has not begun.
 
     Args:
+        whole: all that the state vouches for is there; else there is nothing to begin from.
         last: updates of each stage that are wanted at least; what is more than is kept is said to be.
         only: the one of ``PARTS`` that is wanted.
         console: for progress.
@@ -94,13 +86,25 @@ def findings(store: Store, *, last: int, only: str | None, console: Console) -> 
     run = store.load()
     if run is None:
         return []
+    if not whole and not _can_tell_changes(store, run):
+        return []
     settings = saved_settings(store, run)
     parts = [only] if only else list(PARTS)
     if not registry.find(settings.engine).replays:
         said = f"engine {settings.engine} does not give the same twice, so there is nothing to compare"
         return [_nothing(part, said) for part in parts]
-    with _workshop() as folder, _Replay(store, settings, folder, console) as replay:
-        return [replay.part(part, last) for part in parts]
+    with workshop() as folder, _Replay(store, settings, folder, console) as replay:
+        replay.refuse_changes(run)
+        return [replay.part(part, last) for part in parts] if whole else []
+
+
+def _can_tell_changes(store: Store, run: RunState) -> bool:
+    """Whether what is damaged is neither the settings nor the frames."""
+    try:
+        settings = saved_settings(store, run)
+    except StateDamaged:
+        return False
+    return not settings.needs_frames or Path(settings.data.path).is_file()
 
 
 def conclusion(found: list[Replayed]) -> str:
@@ -167,7 +171,7 @@ class _Replay:
             except Interrupted:
                 self._heed()
                 raise
-            except _WentOn:
+            except RunWentOn:
                 continue
         return _nothing(part, "the run goes on faster than one can look; look again when it rests")
 
@@ -184,7 +188,7 @@ class _Replay:
             return _nothing(stage, kept)
         made, newest = progress.made, progress.checkpoint
         then = self._fingerprint_of(run, made)
-        if stale := self._stale(run, then):
+        if stale := self._stale(then):
             return _nothing(stage, f"made before a change was taken in ({'; '.join(stale)})")
         known = {ref.sha256: ref for each in run.stages.values() for ref in each.named_checkpoints()}
         if gone := [needed.value for needed, sha256 in made.inputs.items() if sha256 not in known]:
@@ -192,7 +196,7 @@ class _Replay:
                 stage, f"it was trained against a checkpoint of {', '.join(gone)} that was trained on since"
             )
         elsewhere = self._elsewhere(then)
-        expected = _held(newest, folder)
+        expected = held(newest, folder)
         rows = self._rows(stage, run, made)
         request = TrainRequest(
             stage=stage,
@@ -203,11 +207,11 @@ class _Replay:
             schedule=made.schedule,
             data=self._data_of(then),
             seed=then.config["seed"],
-            resume=made.resume and _held(made.resume, folder),
+            resume=made.resume and held(made.resume, folder),
             weights_only=made.weights_only,
             start=made.start,
             stop_at=progress.completed,
-            inputs={needed: _held(known[sha256], folder) for needed, sha256 in made.inputs.items()},
+            inputs={needed: held(known[sha256], folder) for needed, sha256 in made.inputs.items()},
             checkpoint=str(folder / "made" / Path(newest.path).name),
         )
         (folder / "made").mkdir()
@@ -231,7 +235,7 @@ class _Replay:
         progress = run.stages[stage]
         path = RunPaths(Path(self.settings.run_root), Path(self.settings.repo_root)).metrics(stage)
         if AppendLog(path).problem(progress.metrics):  # it was whole a moment ago
-            raise _WentOn
+            raise RunWentOn
         with disk_errors("reading", path), open(path, "rb") as file:
             lines = file.read(progress.metrics.bytes).splitlines()
         rows = [row for row in map(json.loads, lines) if row["attempt"] == made.attempt]
@@ -245,7 +249,7 @@ class _Replay:
             return _nothing(INFERENCE, "no attempt has been judged yet")
         attempt, then = judged.inference.attempts[-1], judged.fingerprint
         what = f"inference attempt {attempt.number}"
-        if stale := self._stale(run, then):
+        if stale := self._stale(then):
             return _nothing(what, f"made before a change was taken in ({'; '.join(stale)})")
         refs = {stage: p.checkpoint for stage, p in judged.stages.items() if p.checkpoint}
         known = {ref.sha256: ref for each in run.stages.values() for ref in each.named_checkpoints()}
@@ -260,7 +264,7 @@ class _Replay:
         inference = InferenceConfig.model_validate_json(json.dumps(recorded.settings))
         request = InferRequest(
             number=attempt.number,
-            checkpoints={stage: _held(known[ref.sha256], folder) for stage, ref in refs.items()},
+            checkpoints={stage: held(known[ref.sha256], folder) for stage, ref in refs.items()},
             configs={stage: _config_of(stage, then) for stage in refs},
             data=self._data_of(then),
             inference=inference,
@@ -307,21 +311,18 @@ class _Replay:
                     return found
         raise StateDamaged(f"{self.store.paths.journal} tells of no fingerprint under which the checkpoint was made")
 
-    def _stale(self, run: RunState, then: Fingerprint) -> list[str]:
-        """What has changed since something was made, and was taken into the run.
-
-        Raises:
-            RunChanged: the frames, the code or torch here are not those of the run either.
-        """
-        here = self._now(then.threads)
-        assert run.fingerprint is not None
-        if changes := _material_changes(run.fingerprint, here):
+    def refuse_changes(self, run: RunState) -> None:
+        """Raise RunChanged where frames, code or torch here are not those of the run."""
+        if run.fingerprint and (changes := _material_changes(run.fingerprint, self._now(run.fingerprint.threads))):
             raise RunChanged(
-                f"a replay would prove nothing: what decides the bits is no longer what run {run.run!r} has:\n  "
+                f"a replay proves nothing: what decides the bits is no longer what run {run.run!r} has:\n  "
                 + "\n  ".join(changes)
                 + "\nPut it back, and replay then."
             )
-        return _material_changes(then, here)
+
+    def _stale(self, then: Fingerprint) -> list[str]:
+        """What has changed since something was made, and was taken into the run."""
+        return _material_changes(then, self._now(then.threads))
 
     def _elsewhere(self, then: Fingerprint) -> list[str]:
         return fingerprint.hardware_changes(then, self._now(then.threads))
@@ -385,49 +386,3 @@ def _concluded(what: str, replayed: int, said: str, found: list[Difference], els
         "no": said,
     }
     return Replayed(what, replayed, equal, sentences[equal], [problem] if equal == "no" else [], elsewhere)
-
-
-# --- where it is done -------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _workshop() -> Iterator[Path]:
-    """A folder of its own among the system's temporary files, removed at the end; and with it what one that was killed
-    has left. A lock in it says that somebody is at work; it gets its name only once it is held."""
-    place = Path(tempfile.gettempdir())
-    _tidy(place)
-    with disk_errors("making a temporary folder in", place):
-        temporary = tempfile.TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True)
-    with temporary as name, locking.held(Path(name) / "lock.new"):
-        folder = Path(name)
-        with disk_errors("locking", folder):
-            (folder / "lock.new").rename(folder / "lock")
-        yield folder
-
-
-def _tidy(place: Path) -> None:
-    for left in place.glob(f"{PREFIX}*"):
-        with suppress(OSError, TiwFsmError):
-            mine = left.lstat().st_uid == os.getuid() and not left.is_symlink()
-            if mine and (left / "lock").is_file() and not locking.is_held(left / "lock"):
-                shutil.rmtree(left, ignore_errors=True)
-
-
-def _held(ref: CheckpointRef, folder: Path) -> CheckpointRef:
-    """The checkpoint below ``folder``, where nobody sweeps it.
-
-    Raises:
-        _WentOn: it is gone, or another has taken its name.
-        DiskRefused: the disk did not take it.
-    """
-    target = folder / ref.sha256[:16] / Path(ref.path).name
-    if not target.exists():
-        try:
-            checkpoints.keep(Path(ref.path), target.parent)
-        except DiskRefused:
-            if all((Path(ref.path) / name).exists() for name in checkpoints.FILES):
-                raise
-            raise _WentOn from None
-    if checkpoints.altered(target, ref.sha256):
-        raise _WentOn
-    return ref.evolve(path=str(target))
