@@ -13,11 +13,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tiw_fsm.storage import torch_files
-from tiw_fsm.storage.torch_files import StoredTensor
+from tiw_fsm.storage.torch_files import StoredTensor, UnreadableFile
 
 Equal = Literal["bitwise", "tolerance", "no"]
-TOLERANCE = 0.02
-"""Relative difference that another device may make within the updates between two checkpoints."""
+TOLERANCES = {
+    "metrics": 0.1,
+    "model_state_dict": 0.1,
+    "optim_state_dict": 1.0,
+    "state": 0.0,
+    "result": 0.1,
+    "verdict": 0.1,
+}
+"""Relative difference that another device may make. Measured on a tokenizer whose weights were disturbed by 1e-7: after
+150 updates 2e-7 in the losses and 1e-6 in the weights; after 350, a code having flipped, 0.01, 0.07, and 0.7 in the
+optimizer's momenta. How large it is is said each time."""
 _MISSING = object()
 
 
@@ -42,46 +51,49 @@ def equality(found: list[Difference], *, elsewhere: bool) -> Equal:
     """What the differences come to: on the same hardware there must be none, ``elsewhere`` they must be small."""
     if not found:
         return "bitwise"
-    return "tolerance" if elsewhere and max(each.relative for each in found) <= TOLERANCE else "no"
+    small = all(each.relative <= TOLERANCES[each.where.partition(".")[0]] for each in found)
+    return "tolerance" if elsewhere and small else "no"
 
 
 def of_files(expected: Path, found: Path) -> Difference | None:
-    """How two of torch's files differ; None if their bytes do not.
-
-    Raises:
-        UnreadableFile: one of them is not one of torch's.
-    """
+    """How two of torch's files differ; None if their bytes do not."""
     if filecmp.cmp(expected, found, shallow=False):
         return None
     name = expected.stem
-    values = of_values(torch_files.read(expected), torch_files.read(found), name)
-    return values or Difference(f"{name}: the same values in other bytes", 0.0, 0.0)
+    try:
+        values = of_values(torch_files.read(expected), torch_files.read(found), name)
+    except UnreadableFile:  # another engine's
+        return Difference(f"{name}.pt", math.nan, math.inf)
+    return values or Difference(f"{name}.pt, whose values are the same in other bytes", 0.0, 0.0)
 
 
-def of_values(expected: Any, found: Any, name: str = "") -> Difference | None:
-    """How two trees of dicts, lists, tensors and plain values differ; None if they do not in a single bit."""
-    first, absolute, relative = "", 0.0, 0.0
-    sums: dict[str, tuple[float, float]] = defaultdict(lambda: (0.0, 0.0))
+def of_values(expected: Any, found: Any, name: str) -> Difference | None:
+    """How two trees of dicts, lists, tensors and plain values differ; None if they do not in a single bit.
+
+    Args:
+        name: of the trees; one of those in ``TOLERANCES``.
+    """
+    first, absolute, incomparable = "", 0.0, False
+    squares: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+    """Of the differences and of the values, by name."""
     for where, a, b in _leaves(name, expected, found):
         x, y = _numbers(a), _numbers(b)
-        measurable = x is not None and y is not None and x.shape == y.shape
-        if x is None or y is None or not measurable:
-            if type(a) is type(b) and a == b:
-                continue
-            first, relative = first or where, math.inf
+        if x is None or y is None or x.shape != y.shape:
+            if type(a) is not type(b) or a != b:
+                first, incomparable = first or where, True
             continue
-        if not _same_bits(x, y):
-            first = first or where
+        same = x.dtype == y.dtype and x.tobytes() == y.tobytes()
+        first = first or ("" if same else where)
         with np.errstate(all="ignore"):
-            gap = np.nan_to_num(np.abs(x.astype("f8") - y.astype("f8")), nan=math.inf if not _same_bits(x, y) else 0.0)
-            absolute = max(absolute, float(gap.max(initial=0.0)))
-            of_name = where.rstrip("0123456789.").rpartition(".")[2]
-            gaps, sizes = sums[of_name]
-            sums[of_name] = gaps + float((gap**2).sum()), sizes + float(np.nan_to_num(x.astype("f8") ** 2).sum())
+            gap = np.zeros(1) if same else np.nan_to_num(np.abs(x.astype("f8") - y.astype("f8")), nan=math.inf)
+            of_name = squares[where.rstrip("0123456789.").rpartition(".")[2]]
+            of_name[0] += float((gap**2).sum())
+            of_name[1] += float(np.nan_to_num(x.astype("f8") ** 2).sum())
+        absolute = max(absolute, float(gap.max(initial=0.0)))
     if not first:
         return None
-    shares = (math.sqrt(gaps / sizes) if sizes else math.inf for gaps, sizes in sums.values() if gaps)
-    return Difference(first, absolute, max([relative, *shares]))
+    shares = [math.sqrt(gaps / values) if values else math.inf for gaps, values in squares.values() if gaps]
+    return Difference(first, absolute, math.inf if incomparable else max(shares, default=0.0))
 
 
 def _leaves(where: str, a: Any, b: Any) -> Iterator[tuple[str, Any, Any]]:
@@ -102,7 +114,3 @@ def _numbers(value: Any) -> NDArray[Any] | None:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return np.asarray(value, "f8")
     return None
-
-
-def _same_bits(x: NDArray[Any], y: NDArray[Any]) -> bool:
-    return x.dtype == y.dtype and x.tobytes() == y.tobytes()

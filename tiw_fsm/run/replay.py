@@ -382,7 +382,7 @@ def _concluded(what: str, replayed: int, said: str, found: list[Difference], els
     )
     sentences: dict[Equal, str] = {
         "bitwise": f"{said}: bitwise equal",
-        "tolerance": f"{said}: equal to a tolerance of {comparison.TOLERANCE:g}, {words}",
+        "tolerance": f"{said}: equal to a tolerance, {words}",
         "no": said,
     }
     return Replayed(what, replayed, equal, sentences[equal], [problem] if equal == "no" else [], elsewhere)
