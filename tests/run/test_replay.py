@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from tests.support.configs import write_configs
+from tests.support.eventful import die_in_dynamics
 from tests.support.forging import Forger
 from tests.support.native_runs import PASSING, make_root, start, wait_for_generation
 from tests.support.processes import children
@@ -66,8 +68,9 @@ def verify(root: Path, *flags: str, **environment: str) -> subprocess.CompletedP
 
 def replayed(done: subprocess.CompletedProcess[str]) -> dict[str, dict[str, Any]]:
     """What a replay with --json found, by the first word of what it was."""
-    assert done.stdout, done.stderr
-    return {entry["what"].split()[0]: entry for entry in json.loads(done.stdout) if "replayed" in entry}
+    found = {entry["what"].split()[0]: entry for entry in json.loads(done.stdout or "[]") if "replayed" in entry}
+    assert found, done.stdout + done.stderr
+    return found
 
 
 def files(root: Path) -> dict[Path, tuple[bytes, int]]:
@@ -201,6 +204,29 @@ def test_a_save_in_between_is_not_remembered(simulation: Simulation) -> None:
     made = simulation.state.stages[Stage.VIDEO].made
     assert made is not None
     assert (made.start, made.resume and made.resume.completed) == (15, 15)
+
+
+@pytest.mark.parametrize(
+    ("first", "equal", "said"),
+    [
+        ({}, "bitwise", "dynamics.learning_rate"),
+        ({"device": "another"}, "bitwise", "device: another → simulated"),
+        ({"torch": "old"}, None, "made before a change was taken in (torch: old → simulated)"),
+    ],
+    ids=["config", "device", "torch"],
+)
+def test_what_was_made_before_a_change_is_made_as_it_was_then(
+    simulation: Simulation, tiw: Tiw, first: dict[str, str], equal: str | None, said: str
+) -> None:
+    """The tokenizer on one machine, with one torch; dynamics after that on another, and at another rate."""
+    die_in_dynamics(simulation, script=Script(**first))  # type: ignore[arg-type]
+    write_configs(simulation.root / "configs", {"dynamics": {"learning_rate": 0.001}})
+    assert tiw(simulation.root, "run", "--engine", "simulated", "--accept-changes").returncode == ExitCode.PASSED
+    assert any(said in str(line["facts"]) or equal is None for line in simulation.store.journal())
+    found = replayed(verify(simulation.root, "--replay", "--json"))
+    assert (found["video_tokenizer"]["equal"], found["dynamics"]["equal"]) == (equal, "bitwise")
+    assert found["video_tokenizer"]["elsewhere"] == ([said] if "device" in first else [])
+    assert (said in found["video_tokenizer"]["said"]) == (equal is None)
 
 
 class Unrepeatable(Given):
