@@ -17,7 +17,7 @@ from tests.support.configs import write_configs
 from tests.support.eventful import die_in_dynamics
 from tests.support.forging import Forger
 from tests.support.native_runs import PASSING, make_root, start, wait_for_generation
-from tests.support.processes import children
+from tests.support.processes import Tiw, children
 from tests.support.simulation import Given, Simulation
 from tests.support.waiting import wait_for
 from tiw_fsm.engines.protocol import TrainRequest

@@ -19,7 +19,7 @@ from tiw_fsm.errors import EngineCrashed
 from tiw_fsm.fsm import chunk_gate, inference_gate
 from tiw_fsm.fsm.events import AttemptNumber, Event, GateDecided, Goal, Judged, Retuned, Saved
 from tiw_fsm.fsm.inference_gate import InferenceResult
-from tiw_fsm.fsm.run_state import Made, RunState, StageProgress
+from tiw_fsm.fsm.run_state import Fingerprint, Made, RunState, StageProgress
 from tiw_fsm.fsm.states import TRAINING, State
 from tiw_fsm.reporting import advice
 from tiw_fsm.reporting.markdown import reports
@@ -52,7 +52,7 @@ def _advance(ctx: Context, run: RunState, stage: Stage) -> Outcome:
     request = _train_request(ctx, run, stage, end)
     with ctx.display.training(stage, progress.completed, progress.target) as advance:
         result = ctx.engine.train(request, advance)
-        _require_frames(request, result)
+        require_frames(request, result)
         advance(result.completed, request.stop_at, result.rows[-1]["loss"] if result.rows else None)
     for note in result.notes:
         ctx.log.warning(f"{stage}: {note}")
@@ -88,7 +88,7 @@ def _train_request(ctx: Context, run: RunState, stage: Stage, end: int) -> Train
         tuning=progress.tuning,
         schedule=progress.schedule,
         data=ctx.settings.data,
-        frames=_frames(run),
+        frames=frames_of(run.fingerprint),
         seed=run.loop.seed,
         resume=progress.checkpoint,
         weights_only=progress.warm_start and progress.checkpoint == progress.accepted,
@@ -198,7 +198,7 @@ def infer(ctx: Context, run: RunState) -> Outcome:
         checkpoints=refs,
         configs=ctx.settings.stages,
         data=ctx.settings.data,
-        frames=_frames(run),
+        frames=frames_of(run.fingerprint),
         inference=ctx.settings.inference,
         clips=run.loop.inference.clips,
         picture=str(picture),
@@ -207,7 +207,7 @@ def infer(ctx: Context, run: RunState) -> Outcome:
     try:
         with ctx.display.inferring(ctx.settings.inference.generation_steps) as advance:
             result = ctx.engine.infer(request, advance)
-            _require_frames(request, result)
+            require_frames(request, result)
     except EngineCrashed as exc:
         return deaths.told(ctx.log, run, exc)
     path = ctx.paths.attempt(number)
@@ -225,13 +225,12 @@ def infer(ctx: Context, run: RunState) -> Outcome:
     return Outcome(Event.INFERRED, run, AttemptNumber(attempt=number))
 
 
-def _frames(run: RunState) -> RunFrames | None:
+def frames_of(known: Fingerprint | None) -> RunFrames | None:
     """Those the run began with; None where it reads none."""
-    known = run.fingerprint
     return RunFrames(file=known.data, content=known.content) if known and known.content else None
 
 
-def _require_frames(request: TrainRequest | InferRequest, result: TrainResult | InferenceResult) -> None:
+def require_frames(request: TrainRequest | InferRequest, result: TrainResult | InferenceResult) -> None:
     """Before anything of a result is kept: what was used is what the run began with.
 
     Raises:

@@ -79,9 +79,10 @@ def same_rows(old: Fingerprint, new: Fingerprint) -> bool:
 
 
 def digest(of: Fingerprint) -> str:
-    """Tells two fingerprints apart in few letters, wherever the run lies."""
-    content = of.model_dump(mode="json") | {"config": {k: v for k, v in of.config.items() if k not in PLACES}}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+    """Tells two fingerprints apart in few letters, wherever the run lies. (``data`` stands for ``content`` too.)"""
+    told = of.model_dump(mode="json", exclude={"config", "content"})
+    config = {key: value for key, value in of.config.items() if key not in PLACES}
+    return hashlib.sha256(json.dumps([told, config], sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _training_config(settings: Settings, warm_starts: Mapping[Stage, str]) -> dict[str, Any]:

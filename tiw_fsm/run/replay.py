@@ -27,6 +27,7 @@ from tiw_fsm.fsm.inference_gate import Attempt, InferenceResult, judge_inference
 from tiw_fsm.fsm.run_state import Fingerprint, Made, RunState
 from tiw_fsm.reporting.wording import near
 from tiw_fsm.run import comparison, fingerprint
+from tiw_fsm.run.activities import frames_of, require_frames
 from tiw_fsm.run.comparison import Difference, Equal
 from tiw_fsm.run.display import Display
 from tiw_fsm.run.session import saved_settings
@@ -45,7 +46,7 @@ LOOKS = 5
 INFERENCE = "inference"
 PARTS = (*(stage.value for stage in Stage), INFERENCE)
 """What can be replayed, in order."""
-UNCOMPARED = frozenset({"png", "own_png", "path", "seconds", "error", "checkpoints"})
+UNCOMPARED = frozenset({"png", "own_png", "path", "seconds", "error", "checkpoints", "frames"})
 """Of a result: what tells of files and times; which checkpoints were used is a condition."""
 
 
@@ -206,6 +207,7 @@ class _Replay:
             tuning=made.tuning,
             schedule=made.schedule,
             data=self._data_of(then),
+            frames=frames_of(then),
             seed=then.config["seed"],
             resume=made.resume and held(made.resume, folder),
             weights_only=made.weights_only,
@@ -218,6 +220,7 @@ class _Replay:
         with self.display.training(stage, made.start, progress.completed) as advance:
             result = self.engine.train(request, advance)
         self._heed()
+        require_frames(request, result)
         found = [comparison.of_values(rows, _by_update(result.rows, made.attempt), "metrics")]
         if result.sha256 != newest.sha256:
             files = ((Path(expected.path) / name, Path(request.checkpoint) / name) for name in checkpoints.FILES)
@@ -267,6 +270,7 @@ class _Replay:
             checkpoints={stage: held(known[ref.sha256], folder) for stage, ref in refs.items()},
             configs={stage: _config_of(stage, then) for stage in refs},
             data=self._data_of(then),
+            frames=frames_of(then),
             inference=inference,
             clips=judged.loop.inference.clips,
             picture=str(folder / "made.png"),
@@ -275,6 +279,7 @@ class _Replay:
         with self.display.inferring(inference.generation_steps) as advance:
             result = self.engine.infer(request, advance)
         self._heed()
+        require_frames(request, result)
         filed = result.evolve(
             number=attempt.number, png_valid=pictures.is_png(result.png), settings=recorded.settings, path=recorded.path
         )
