@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,7 @@ from tiw_fsm.fsm.run_state import RunState
 from tiw_fsm.reporting import history, journal, status
 from tiw_fsm.reporting.wording import not_begun
 from tiw_fsm.run.controller import Controller
-from tiw_fsm.run.session import Session
+from tiw_fsm.run.session import Session, saved_settings
 from tiw_fsm.stages import Stage
 from tiw_fsm.storage import checkpoints
 from tiw_fsm.storage.paths import StatePaths
@@ -116,11 +115,7 @@ class Run:
         Raises:
             StateDamaged: it is gone, or not as that start left it.
         """
-        try:
-            return Settings.model_validate_json(json.dumps(self.store.config(self.state)))
-        except ValueError as exc:
-            path = self.store.paths.config
-            raise StateDamaged(f"{path} cannot be used ({exc}); the next `tiw-fsm run` writes it anew") from exc
+        return saved_settings(self.store, self.state)
 
     @property
     def inference(self) -> InferenceConfig:

@@ -11,12 +11,14 @@ import sys
 import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
+from typer.core import TyperCommand
 
 from tiw_fsm.config.flags import FLAGS, Flag, typed, unfit_paths
 from tiw_fsm.errors import ExitCode, Interrupted, RunHeld, TiwFsmError, UsageProblem, refusal
@@ -241,18 +243,56 @@ def check(
     raise typer.Exit(ExitCode.PASSED if ready else ExitCode.USAGE)
 
 
-@app.command()
+class BareReplay(TyperCommand):
+    """``--replay`` may stand alone, which typer knows no way to say: then it asks for all that is kept."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        words = pairwise([*args, ""])
+        told = ["--replay=0" if word == "--replay" and not after.isdigit() else word for word, after in words]
+        return super().parse_args(ctx, told)
+
+
+Replay = Annotated[
+    int | None,
+    typer.Option(
+        help="Compute at least the last N updates of each stage once more, and compare; all that is kept without N.",
+        metavar="[N]",
+        show_default=False,
+        min=0,
+    ),
+]
+
+
+@app.command(cls=BareReplay)
 def verify(
-    run: Run = "default", repo_root: RepoRoot = Path("."), state_dir: StateDir = None, as_json: AsJson = False
+    run: Run = "default",
+    repo_root: RepoRoot = Path("."),
+    state_dir: StateDir = None,
+    replay: Replay = None,
+    stage: Annotated[
+        Literal["video_tokenizer", "latent_actions", "dynamics", "inference"] | None,
+        option("Replay it alone [default: the three stages and the last inference attempt]."),
+    ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Whether all that the run's state vouches for is there unaltered, and what to do if not; exits 4 if not."""
     from tiw_fsm.run import check, verify
+    from tiw_fsm.run import replay as replaying
 
-    found = verify.findings(store_of(run, repo_root, state_dir))
-    whole = check.show(out, found, "whole", "damaged", as_json=as_json)
+    store = store_of(run, repo_root, state_dir)
+    found = verify.findings(store)
+    whole = not any(problems for _, problems in found)
     if not as_json:
+        check.show(out, found, "whole", "damaged", as_json=False)
         out.print(verify.conclusion(found, run), soft_wrap=True)
-    raise typer.Exit(ExitCode.PASSED if whole else ExitCode.DAMAGED)
+    wanted = replay is not None or stage is not None
+    replayed = replaying.findings(store, whole=whole, last=replay or 0, only=stage, console=err) if wanted else []
+    if as_json:
+        print(json.dumps([*(each._asdict() for each in found), *(each._asdict() for each in replayed)], indent=1))
+    elif wanted:
+        replaying.show(out, replayed)
+    same = not any(each.problems for each in replayed)
+    raise typer.Exit(ExitCode.PASSED if whole and same else ExitCode.DAMAGED)
 
 
 @app.command()

@@ -21,9 +21,9 @@ EVENTFUL = Script(
 """One rejected video chunk, a crash, a batch that does not fit, and two retunes before the gate is passed."""
 
 
-def die_in_dynamics(simulation: Simulation, **flags: Any) -> None:
+def die_in_dynamics(simulation: Simulation, script: Script | None = None, **flags: Any) -> None:
     """A start whose runner dies without a word at the first chunk of dynamics."""
-    engine = SimulatedEngine()
+    engine = SimulatedEngine(script)
     train = engine.train
 
     def dying(request: TrainRequest, progress: Progress) -> TrainResult:

@@ -40,13 +40,16 @@ class Simulation(RunFolder):
         return self.run_with(self.engine, **flags)
 
     def run_with(self, engine: SimulatedEngine, *, accept_changes: bool = False, **typed: Any) -> ExitCode:
+        return self.run_as(Given(engine), accept_changes=accept_changes, **typed)
+
+    def run_as(self, kind: SimulatedKind, *, accept_changes: bool = False, **typed: Any) -> ExitCode:
         with self.store.hold():
             session = Session.open(
                 self.store,
                 {"engine": "simulated", **typed},
                 repo_root=self.root,
                 console=Console(quiet=True),
-                kind=Given(engine),
+                kind=kind,
                 accept_changes=accept_changes,
             )
             return Controller(session).run()

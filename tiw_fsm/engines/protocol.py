@@ -215,6 +215,9 @@ class EngineKind(ABC):
     """It reads the frames file, whose bytes then belong to the run's fingerprint."""
     interpreter_needs: ClassVar[str] = "tiw_fsm"
     """What ``--python-exec`` must have installed."""
+    replays: ClassVar[bool] = False
+    """The same request gives the same bytes on the same machine, and leaves nothing but what the request names: then
+    ``verify --replay`` can make a checkpoint once more, and the one before it is kept for that."""
     loop_defaults: ClassVar[JsonObject] = {}
     """Keys of loop.yaml whose default is another with this engine."""
 

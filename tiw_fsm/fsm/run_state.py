@@ -21,6 +21,37 @@ LASTING = {
 """Figures that the state keeps of an older attempt, so that it stays small; the journal has them all."""
 
 
+class Made(FrozenModel):
+    """How a checkpoint was made of the one before it: all that it takes to make it once more."""
+
+    resume: CheckpointRef | None = None
+    """Where it began, kept for that alone; None means freshly initialised weights."""
+    weights_only: bool = False
+    """Without the optimizer of ``resume``: a warm start."""
+    start: int
+    """Completed updates at the beginning."""
+    attempt: int
+    tuning: Tuning
+    schedule: LearningRateSchedule
+    inputs: dict[Stage, str] = {}
+    """Digests of the checkpoints it was trained against."""
+    fingerprint: str
+    """Digest of the fingerprint that held."""
+
+    def after(self, before: Made | None, *, pausing: bool) -> Made:
+        """What is to be remembered of it if it goes on from what ``before`` made.
+
+        Where only an interruption lies between the two, they are one: so a run remembers the same, interrupted or not.
+
+        Args:
+            pausing: it begins where an undisturbed run would not have paused to save.
+        """
+        if not pausing or before is None:
+            return self
+        alike = self.evolve(resume=before.resume, weights_only=before.weights_only, start=before.start) == before
+        return before if alike else self
+
+
 class StageProgress(FrozenModel):
     """How far one stage has come."""
 
@@ -34,6 +65,8 @@ class StageProgress(FrozenModel):
     """Number of the chunk attempt in hand; the metrics rows carry it."""
     checkpoint: CheckpointRef | None = None
     """The newest committed checkpoint: a resume starts here."""
+    made: Made | None = None
+    """How ``checkpoint`` was made; None where the checkpoint before it is not kept."""
     accepted: CheckpointRef | None = None
     """The newest checkpoint a gate accepted, or a warm start: a rejected chunk is repeated from here."""
     warm_start: bool = False
@@ -56,7 +89,14 @@ class StageProgress(FrozenModel):
 
     def rewound(self) -> Self:
         """Back at the beginning of the chunk in hand; its metrics rows so far no longer count."""
-        return self.evolve(completed=self.chunk_start, checkpoint=self.accepted, metrics=self.attempt_metrics)
+        return self.evolve(
+            completed=self.chunk_start, checkpoint=self.accepted, made=None, metrics=self.attempt_metrics
+        )
+
+    def named_checkpoints(self) -> list[CheckpointRef]:
+        """Those that the stage may need, each once."""
+        refs = (self.checkpoint, self.accepted, self.made.resume if self.made else None)
+        return list(dict.fromkeys(ref for ref in refs if ref is not None))
 
 
 class InferenceProgress(FrozenModel):
@@ -190,5 +230,4 @@ class RunState(FrozenModel):
 
     def named_checkpoints(self) -> set[str]:
         """Folders that must not be removed while this state may be loaded."""
-        refs = [ref for p in self.stages.values() for ref in (p.checkpoint, p.accepted)]
-        return {ref.path for ref in refs if ref is not None}
+        return {ref.path for progress in self.stages.values() for ref in progress.named_checkpoints()}

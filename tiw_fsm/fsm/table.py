@@ -94,6 +94,7 @@ def repeat_chunk(run: RunState) -> RunState:
         stage,
         completed=progress.chunk_start,
         checkpoint=progress.accepted,
+        made=None,
         attempt=progress.attempt + 1,
         attempt_metrics=progress.metrics,
         retries=progress.retries + 1,

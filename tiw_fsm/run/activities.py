@@ -19,11 +19,11 @@ from tiw_fsm.errors import EngineCrashed
 from tiw_fsm.fsm import chunk_gate, inference_gate
 from tiw_fsm.fsm.events import AttemptNumber, Event, GateDecided, Goal, Judged, Retuned, Saved
 from tiw_fsm.fsm.inference_gate import InferenceResult
-from tiw_fsm.fsm.run_state import RunState, StageProgress
+from tiw_fsm.fsm.run_state import Fingerprint, Made, RunState, StageProgress
 from tiw_fsm.fsm.states import TRAINING, State
 from tiw_fsm.reporting import advice
 from tiw_fsm.reporting.markdown import reports
-from tiw_fsm.run import deaths, preflight
+from tiw_fsm.run import deaths, fingerprint, preflight
 from tiw_fsm.run.outcome import Outcome
 from tiw_fsm.run.session import Context
 from tiw_fsm.stages import STAGES, Stage
@@ -52,7 +52,7 @@ def _advance(ctx: Context, run: RunState, stage: Stage) -> Outcome:
     request = _train_request(ctx, run, stage, end)
     with ctx.display.training(stage, progress.completed, progress.target) as advance:
         result = ctx.engine.train(request, advance)
-        _require_frames(request, result)
+        require_frames(request, result)
         ctx.store.require_lock()
         advance(result.completed, request.stop_at, result.rows[-1]["loss"] if result.rows else None)
     for note in result.notes:
@@ -66,7 +66,8 @@ def _advance(ctx: Context, run: RunState, stage: Stage) -> Outcome:
     picture = progress.picture
     if result.completed >= end:
         picture = request.picture if pictures.is_png(request.picture) else None
-    run = run.with_stage(stage, completed=result.completed, checkpoint=ref, metrics=metrics, picture=picture)
+    made = _made(ctx, run, request) if ctx.session.kind.replays else None
+    run = run.with_stage(stage, completed=result.completed, checkpoint=ref, made=made, metrics=metrics, picture=picture)
     facts = Saved(stage=stage, completed=result.completed, checkpoint=ref.path, seconds=result.seconds)
     if result.notes:
         facts["notes"] = result.notes
@@ -74,8 +75,7 @@ def _advance(ctx: Context, run: RunState, stage: Stage) -> Outcome:
 
 
 def _train_request(ctx: Context, run: RunState, stage: Stage, end: int) -> TrainRequest:
-    progress = run.progress()
-    interval = min(progress.tuning.log_interval, run.loop.checkpoint_interval)
+    progress, interval = run.progress(), _interval(run)
     stop_at = end if ctx.engine.saves_within_chunk else min(end, (progress.completed // interval + 1) * interval)
     folder = ctx.paths.checkpoints(stage)
     picture = ctx.paths.chunk_picture(stage, end - 1, progress.attempt)
@@ -90,7 +90,7 @@ def _train_request(ctx: Context, run: RunState, stage: Stage, end: int) -> Train
         tuning=progress.tuning,
         schedule=progress.schedule,
         data=ctx.settings.data,
-        frames=_frames(run),
+        frames=frames_of(run.fingerprint),
         seed=run.loop.seed,
         resume=progress.checkpoint,
         weights_only=progress.warm_start and progress.checkpoint == progress.accepted,
@@ -100,6 +100,31 @@ def _train_request(ctx: Context, run: RunState, stage: Stage, end: int) -> Train
         checkpoint=str(checkpoints.temporary_name(folder, stage, stop_at)),
         picture=str(picture) if stop_at == end else None,
     )
+
+
+def _interval(run: RunState) -> int:
+    """Updates between two checkpoints of the stage in training."""
+    return min(run.progress().tuning.log_interval, run.loop.checkpoint_interval)
+
+
+def _made(ctx: Context, run: RunState, request: TrainRequest) -> Made:
+    """How the request's checkpoint is made, for those who want to make it once more."""
+    assert run.fingerprint is not None, "ALIGN took it"
+    progress = run.progress()
+    made = Made(
+        resume=request.resume,
+        weights_only=request.weights_only,
+        start=request.start,
+        attempt=request.attempt,
+        tuning=request.tuning,
+        schedule=request.schedule,
+        inputs={stage: ref.sha256 for stage, ref in request.inputs.items()},
+        fingerprint=fingerprint.digest(run.fingerprint),
+    )
+    undisturbed = request.start == progress.chunk_start or (
+        not ctx.engine.saves_within_chunk and request.start % _interval(run) == 0
+    )
+    return made.after(progress.made, pausing=not undisturbed)
 
 
 def _append_metrics(ctx: Context, stage: Stage, progress: StageProgress, result: TrainResult) -> LogPosition:
@@ -176,7 +201,7 @@ def infer(ctx: Context, run: RunState) -> Outcome:
         checkpoints=refs,
         configs=ctx.settings.stages,
         data=ctx.settings.data,
-        frames=_frames(run),
+        frames=frames_of(run.fingerprint),
         inference=ctx.settings.inference,
         clips=run.loop.inference.clips,
         picture=str(picture),
@@ -185,7 +210,7 @@ def infer(ctx: Context, run: RunState) -> Outcome:
     try:
         with ctx.display.inferring(ctx.settings.inference.generation_steps) as advance:
             result = ctx.engine.infer(request, advance)
-            _require_frames(request, result)
+            require_frames(request, result)
             ctx.store.require_lock()
     except EngineCrashed as exc:
         return deaths.told(ctx.log, run, exc)
@@ -204,13 +229,12 @@ def infer(ctx: Context, run: RunState) -> Outcome:
     return Outcome(Event.INFERRED, run, AttemptNumber(attempt=number))
 
 
-def _frames(run: RunState) -> RunFrames | None:
+def frames_of(known: Fingerprint | None) -> RunFrames | None:
     """Those the run began with; None where it reads none."""
-    known = run.fingerprint
     return RunFrames(file=known.data, content=known.content) if known and known.content else None
 
 
-def _require_frames(request: TrainRequest | InferRequest, result: TrainResult | InferenceResult) -> None:
+def require_frames(request: TrainRequest | InferRequest, result: TrainResult | InferenceResult) -> None:
     """Before anything of a result is kept: what was used is what the run began with.
 
     Raises:

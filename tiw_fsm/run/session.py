@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from tiw_fsm.config.flags import to_remember
 from tiw_fsm.config.settings import Settings, load_settings
 from tiw_fsm.engines import registry
 from tiw_fsm.engines.protocol import Engine, EngineKind, Hello
+from tiw_fsm.errors import StateDamaged
 from tiw_fsm.fsm.run_state import RunState
 from tiw_fsm.run.concealment import concealed
 from tiw_fsm.run.display import Display
@@ -101,6 +103,19 @@ def configured(
     flags = to_remember({**(before.flags if before else {}), **typed}, repo_root)
     kind = kind or registry.find(flags.get("engine", "native"))
     return flags, kind, load_settings(flags, run=store.paths.folder.name, repo_root=repo_root, engine=kind)
+
+
+def saved_settings(store: Store, run: RunState) -> Settings:
+    """The effective configuration of the run's last start.
+
+    Raises:
+        StateDamaged: it is gone, or not as that start left it.
+    """
+    try:
+        return Settings.model_validate_json(json.dumps(store.config(run)))
+    except ValueError as exc:
+        path = store.paths.config
+        raise StateDamaged(f"{path} cannot be used ({exc}); the next `tiw-fsm run` writes it anew") from exc
 
 
 @dataclass

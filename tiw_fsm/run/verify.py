@@ -108,7 +108,7 @@ def _what_it_names(store: Store, run: RunState) -> Iterator[Finding]:
         config, wrong = {}, [f"it is not what the last start saved. {ANEW}"]
     yield Finding(str(store.paths.config), wrong)
     for stage, progress in run.stages.items():
-        for ref in dict.fromkeys(filter(None, (progress.checkpoint, progress.accepted))):
+        for ref in progress.named_checkpoints():
             wrong = checkpoints.altered(Path(ref.path), ref.sha256)
             remedy = _checkpoint_remedy(run, stage, ref)
             yield Finding(f"{stage} {ref.path}", [f"{problem} {remedy}" for problem in wrong])
@@ -142,6 +142,8 @@ def _frames_problems(path: Path, sha256: str) -> list[str]:
 
 def _checkpoint_remedy(run: RunState, stage: Stage, ref: CheckpointRef) -> str:
     progress = run.stages[stage]
+    if ref not in (progress.checkpoint, progress.accepted):
+        return "It is kept for --replay alone: the run goes on without it."
     if stage is run.stage and ref == progress.checkpoint != progress.accepted:
         return f"`tiw-fsm run` goes back to an earlier one, at the latest that after {progress.chunk_start} updates."
     return BACKUP

@@ -489,8 +489,7 @@ def _audit_checkpoints(run: RunState, spoiled: frozenset[Path]) -> None:
             progress.completed == (progress.checkpoint.completed if progress.checkpoint else 0),
             f"{stage} claims {progress.completed} updates, its checkpoint holds others",
         )
-        for ref in {progress.checkpoint, progress.accepted} - {None}:
-            assert ref is not None
+        for ref in progress.named_checkpoints():
             if ref != progress.accepted and run.state in TERMINAL | {State.REPORT} and _model(ref) in spoiled:
                 continue  # the run ended when it had rotted
             require(Path(ref.path).is_dir(), f"{ref.path}, which the state names, is gone")

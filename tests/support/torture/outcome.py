@@ -36,7 +36,17 @@ def outcome(root: Path, run: str = "default") -> dict[str, Any]:
     progress = {
         stage: p.model_dump(
             mode="json",
-            include={"target", "completed", "chunk_start", "attempt", "tuning", "schedule", "retries", "verdict"},
+            include={
+                "target",
+                "completed",
+                "chunk_start",
+                "attempt",
+                "tuning",
+                "schedule",
+                "retries",
+                "verdict",
+                "made",
+            },
         )
         | {"checkpoint": p.checkpoint and p.checkpoint.sha256, "accepted": p.accepted and p.accepted.sha256}
         for stage, p in state.stages.items()

@@ -19,6 +19,7 @@ class NativeKind(EngineKind):
     """Our own PyTorch TinyWorlds, in a child process."""
 
     name = "native"
+    replays = True
 
     def read_settings(self, draft: Draft, problems: list[str]) -> FrozenModel | None:
         for name, file in draft.files.items():
