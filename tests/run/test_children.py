@@ -40,7 +40,7 @@ class Root(RunFolder):
         return subprocess.Popen(
             [sys.executable, "-P", "-m", "tiw_fsm", "run", *PASSING, *flags],
             cwd=self.root,
-            env=environment | {"PYTHONPATH": os.pathsep.join([path, os.environ.get("PYTHONPATH", ""), ""]).lstrip(":")},
+            env=environment | {"PYTHONPATH": os.pathsep.join(filter(None, [path, os.environ.get("PYTHONPATH")]))},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -50,6 +50,7 @@ class Root(RunFolder):
     def stopped_child(self, run: subprocess.Popen[str]) -> int:
         """The child of a run that has committed a checkpoint; stopped, so that none is committed until it goes on."""
         wait_for("a checkpoint", lambda: run.poll() is not None or "saved" in self.events(), LONG, pause=0.002)
+        assert run.poll() is None, run.communicate()
         (child,) = children(run.pid)
         os.kill(child, signal.SIGSTOP)
         return child

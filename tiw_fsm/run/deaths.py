@@ -41,12 +41,13 @@ def told(log: FilteringBoundLogger, run: RunState, death: EngineCrashed) -> Outc
 
 def say(log: FilteringBoundLogger, run: RunState | None, death: EngineCrashed) -> None:
     """Tell people of it, and of a shortage of memory what helps."""
-    where = "before its work began"
-    if run is not None and run.state in COUNTED:
-        attempt = f"in inference attempt {run.inference.started}"
-        where = f"{run.stage}: at or after update {run.progress().completed}" if run.stage else attempt
+    what = "the training process died before its work began"
+    if run is not None and run.stage:
+        what = f"{run.stage}: the training process died at or after update {run.progress().completed}"
+    elif run is not None and run.state in COUNTED:
+        what = f"inference attempt {run.inference.started}: the process died"
     helps = f" Memory did not suffice: {killer.REMEDY}." if death.killed_by == Killer.MEMORY else ""
-    log.warning(f"the training process died ({where}): {death}{helps}")
+    log.warning(f"{what}: {death}{helps}")
 
 
 def say_what_changed(log: FilteringBoundLogger, before: RunState, after: RunState) -> None:

@@ -56,7 +56,7 @@ def test_ways_taken_tell_how_often(eventful: Simulation) -> None:
     assert edge
     assert ">×2</text>" in edge[0]
     assert "RETUNE → TRAIN_DYNAMICS: retuned ×2" in text
-    assert "TRAIN_VIDEO → REPORT: rejected, crashed, out_of_memory<" in text
+    assert "TRAIN_VIDEO → REPORT: rejected, crashed, killed, out_of_memory<" in text
 
 
 def test_every_gate_of_the_journal_is_marked_by_its_decision(eventful: Simulation) -> None:
