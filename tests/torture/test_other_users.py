@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.configs import write_configs, write_frames
+from tests.support.configs import write_configs
 from tests.support.torture.launch import Ended, Fault, Launcher, Refusal
 from tiw_fsm.errors import ExitCode
 
@@ -38,7 +38,6 @@ CLOSED = {
     "a checkpoint": (str(Path(CHECKPOINT).parent), 0o700, [RUN, ("verify",), ("check", "--engine", "simulated")]),
     "a config": ("configs/loop.yaml", 0o600, [RUN, NATIVE]),
     "the configs": ("configs", 0o700, [RUN, NATIVE]),
-    "the frames": ("frames.h5", 0o600, [NATIVE]),
     "the results": ("results", 0o700, [RUN, ("verify",), ("check", "--engine", "simulated")]),
     "a results folder that may be read": ("results/default/video_tokenizer/checkpoints", 0o755, [RUN]),
 }
@@ -53,7 +52,6 @@ def theirs(launcher: Launcher) -> Iterator[Path]:
     root = Path(tempfile.mkdtemp(dir="/tmp"))
     root.chmod(0o755)
     write_configs(root / "configs")
-    write_frames(root / "frames.h5")
     launcher.start(root, *RUN, fault=Fault("marked", 3)).wait()
     yield root
     shutil.rmtree(root)

@@ -13,7 +13,6 @@ import numpy as np
 from tiw_fsm.data import sources
 from tiw_fsm.data.h5 import Undecodable, reading
 from tiw_fsm.errors import DiskRefused, UsageProblem
-from tiw_fsm.system import durable
 from tiw_fsm.tinyworlds.config import DataSource
 from tiw_fsm.tinyworlds.episodes import clip_starts, first_share, split_rows
 from tiw_fsm.values.printable import quoted
@@ -108,11 +107,9 @@ def inspect(
         key_hints: whether recorded keys are wanted as a hint to the latent actions.
 
     Raises:
-        NotPermitted: it may not be read.
         DiskRefused: the operating system failed to read it.
     """
     path, skip, stride, ratio = Path(source.path), source.skip, source.stride, source.preload_ratio
-    durable.require_permission(path)
     try:
         if not path.exists():
             return [f"{path}: no such file; record one with `tiw-fsm record`, or correct the dataset"]

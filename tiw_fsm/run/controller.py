@@ -46,7 +46,12 @@ class Controller:
         self._left: list[str] = []
         """What could not be removed when it was last tried, a sentence each."""
         self._said: set[str] = set()
+<<<<<<< ours
         self._pictures = PictureSweep(session.paths, (session.before, session.store.previous()))
+=======
+        self._start_counts = False
+        """This start is recorded as one that has not come to anything yet."""
+>>>>>>> theirs
         effective = places.portable(session.settings.model_dump(mode="json"), Path(session.settings.repo_root))
         self._config = json.dumps(effective, indent=1).encode()
         self._config_sha256 = hashlib.sha256(self._config).hexdigest()
@@ -71,7 +76,8 @@ class Controller:
                 Display(session.console) as display,
                 signals.asked_to_stop(engine.stop) as stopping,
             ):
-                return self._work(Context(session, engine, hello, display, holding, stopping))
+                context = Context(session, engine, hello, display, holding, stopping)
+                return self._work(context)
         finally:
             engine.close()
 
@@ -147,8 +153,11 @@ class Controller:
         run, event, facts = resume.resumed(context, self.committed, self._config_sha256)
         self._say(self._half_written(run))
         if isinstance(event, Event):
-            return self._step(run, event, facts)
+            run = self._step(run, event, facts)
+            self._start_counts = True
+            return run
         run = self._commit(run, event, facts)
+        self._start_counts = True
         where = f", {run.progress().completed} of {run.progress().target} updates done" if run.stage else ""
         self.session.log.info(f"resuming in {run.state}{where}")
         return run
@@ -238,7 +247,7 @@ class Controller:
     def _take_back(self, exc: DiskRefused) -> None:
         """A start that the disk refused costs nothing: it does not count as one without progress."""
         run = self.committed
-        if run is None or run is self.session.before:
+        if run is None or not self._start_counts:
             return
         self._sweep()  # first: what is half written takes the place that the commit needs
         starts = max(0, run.stalled_starts - 1)
