@@ -9,6 +9,8 @@ import os
 import re
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -16,7 +18,7 @@ import typer
 from rich.console import Console
 
 from tiw_fsm.config.flags import FLAGS, Flag, typed
-from tiw_fsm.errors import ExitCode, Interrupted, RunHeld, TiwFsmError, UsageProblem
+from tiw_fsm.errors import ExitCode, Interrupted, RunHeld, TiwFsmError, UsageProblem, refusal
 from tiw_fsm.reporting.wording import near, not_begun
 from tiw_fsm.scheduling import Scheduler
 from tiw_fsm.storage.paths import StatePaths
@@ -325,12 +327,24 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
         raise typer.Exit
 
 
+@contextmanager
+def permission_told() -> Iterator[None]:
+    """What the system does not permit is no bug, wherever it is met: whose the file is has to be said."""
+    try:
+        yield
+    except PermissionError as exc:
+        if exc.filename is None:
+            raise
+        raise refusal("using", Path(os.fsdecode(exc.filename)), exc) from exc
+
+
 def main() -> None:
     """Entry point: errors become messages and exit codes here and nowhere else."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a letter shall not cost the answer
     try:
-        app()
+        with permission_told():
+            app()
     except TiwFsmError as exc:
         if isinstance(exc, RunHeld) and "--if-idle" in sys.argv:
             sys.exit(ExitCode.PASSED)

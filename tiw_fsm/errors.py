@@ -6,9 +6,12 @@ TiwFsmError
 ├── StateDamaged        4   state or checkpoint damaged beyond repair, or newer than this tool
 ├── RunChanged          5   config, data, code or torch differ from what the run began with
 ├── Interrupted        75   asked to stop, all progress saved
+├── LockLost           75   the lock of this run is no longer the one it held; all progress saved
 ├── EngineCrashed      70   a child died; the controller counts it, waits, and goes on
 └── DiskRefused        74   full, read-only or failing disk
-    └── MemoryRefused  74   memory does not suffice
+    ├── MemoryRefused  74   memory does not suffice
+    ├── NotPermitted    2   a file or folder that another user owns, or that its mode closes
+    └── NoLocks         2   a file system that keeps no locks
 
 Foreign errors are translated once, where they enter (``raise ... from exc``). Messages say what to do next.
 """
@@ -21,6 +24,10 @@ from contextlib import contextmanager
 from enum import IntEnum
 from pathlib import Path
 from typing import ClassVar
+
+from tiw_fsm import ownership
+
+NOT_PERMITTED = {errno.EACCES, errno.EPERM}
 
 
 class ExitCode(IntEnum):
@@ -79,6 +86,18 @@ class MemoryRefused(DiskRefused):
     """The operating system refused this process memory: like a full disk, it costs nothing but time."""
 
 
+class NotPermitted(DiskRefused):
+    """Another user owns a file or folder, or its mode closes it: no disk needs mending, and trying again is no use."""
+
+    exit_code = ExitCode.USAGE
+
+
+class NoLocks(DiskRefused):
+    """The file system keeps no locks, so nothing could keep two runners apart there."""
+
+    exit_code = ExitCode.USAGE
+
+
 class EngineCrashed(TiwFsmError):
     """The engine's child died, or reported an error of its own.
 
@@ -97,15 +116,27 @@ class Interrupted(TiwFsmError):
     exit_code = ExitCode.INTERRUPTED
 
 
+class LockLost(TiwFsmError):
+    """The lock that was held is no longer the one that others find; what was committed is whole."""
+
+    exit_code = ExitCode.INTERRUPTED
+
+
 @contextmanager
 def disk_errors(doing: str, path: Path) -> Iterator[None]:
-    """Translate an OSError met while ``doing`` something to ``path`` into DiskRefused."""
+    """Translate an OSError met while ``doing`` something to ``path`` into DiskRefused, or the kind of it that it is."""
     try:
         yield
     except OSError as exc:
-        reason = exc.strerror or str(exc)
-        if exc.errno == errno.ENOMEM:
-            raise MemoryRefused(f"{doing} {path} failed: {reason}. Nothing committed was lost; run again.") from exc
-        raise DiskRefused(
-            f"{doing} {path} failed: {reason}. Nothing committed was lost; mend the disk and run again."
-        ) from exc
+        raise refusal(doing, path, exc) from exc
+
+
+def refusal(doing: str, path: Path, exc: OSError) -> DiskRefused:
+    """What an OSError met while ``doing`` something to ``path`` means."""
+    failed = f"{doing} {path} failed: {exc.strerror or exc}."
+    if exc.errno in NOT_PERMITTED:
+        at_fault = Path(exc.filename) if isinstance(exc.filename, str) and Path(exc.filename).is_absolute() else path
+        return NotPermitted(f"{failed} {ownership.shut_out(at_fault)}")
+    if exc.errno == errno.ENOMEM:
+        return MemoryRefused(f"{failed} Nothing committed was lost; run again.")
+    return DiskRefused(f"{failed} Nothing committed was lost; mend the disk and run again.")

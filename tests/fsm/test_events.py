@@ -13,7 +13,7 @@ from tests.support.eventful import die_in_dynamics
 from tests.support.simulation import Simulation
 from tiw_fsm.engines.protocol import Hello, HelloChanged, Progress, TrainRequest, TrainResult
 from tiw_fsm.engines.simulated import Script, SimulatedEngine
-from tiw_fsm.errors import ExitCode, Interrupted
+from tiw_fsm.errors import DiskRefused, ExitCode, Interrupted
 from tiw_fsm.fsm.events import CHUNK_JUDGED, FACTS, GATE_DECIDED, Event, Line, RunnerEvent
 from tiw_fsm.fsm.inference_gate import Attempt
 from tiw_fsm.fsm.run_state import Runner, RunState
@@ -57,6 +57,13 @@ class ComesBackAnother(SimulatedEngine):
         return super().train(request, progress)
 
 
+class HasNoSpace(SimulatedEngine):
+    """The disk has no space for a checkpoint."""
+
+    def train(self, request: TrainRequest, progress: Progress) -> TrainResult:
+        raise DiskRefused("no space")
+
+
 class LosesAResult(Store):
     """The first result of an inference is altered on the disk before it is judged."""
 
@@ -79,6 +86,8 @@ def journal(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     simulation.store = LosesAResult(simulation.store.paths.folder)
     with pytest.raises(Interrupted):
         simulation.run_with(StopsEarly())
+    with pytest.raises(DiskRefused):
+        simulation.run_with(HasNoSpace())
     die_in_dynamics(simulation)
     assert simulation.run_with(ComesBackAnother(TROUBLE), max_inference_retries=1) == ExitCode.NOT_PASSED
     die_in_dynamics(simulation, max_inference_retries=2, max_stalled_starts=0)

@@ -21,7 +21,7 @@ def test_a_gate_is_marked_in_the_colour_of_its_decision(decision: str, colour: s
     other = {**gate, "stage": Stage.LATENT}
     marks = {}
     for name, gates in (("marked", [gate, other]), ("plain", [])):
-        text = figure({Stage.VIDEO: curve}, gates)
+        text = figure("default", {Stage.VIDEO: curve}, gates)
         assert text is not None
         drawing = ElementTree.fromstring(text)
         marks[name] = [mark for mark in drawing.iter(f"{SVG}g") if (mark.get("class") or "").startswith("gate ")]
@@ -35,7 +35,7 @@ def test_a_gate_is_marked_in_the_colour_of_its_decision(decision: str, colour: s
 
 
 def test_nothing_is_drawn_where_no_update_was_recorded() -> None:
-    assert figure({Stage.VIDEO: curves.read(b"")}, []) is None
+    assert figure("default", {Stage.VIDEO: curves.read(b"")}, []) is None
 
 
 def test_long_curves_are_thinned_to_means_within_their_range() -> None:

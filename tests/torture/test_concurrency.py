@@ -4,11 +4,12 @@ its own."""
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,12 @@ import pytest
 from tests.support.amounts import Amount
 from tests.support.configs import write_configs
 from tests.support.processes import process_state
+from tests.support.torture.disk import Tree
 from tests.support.torture.launch import Ended, Fault, Launcher, Started
 from tiw_fsm.errors import ExitCode, RunHeld, TiwFsmError
 from tiw_fsm.fsm.run_state import Runner, RunState
 from tiw_fsm.reporting.status import status
+from tiw_fsm.run import verify
 from tiw_fsm.storage.state_folder import migrated
 from tiw_fsm.storage.store import Store, apply_patch, document_of
 
@@ -270,11 +273,106 @@ def test_neither_a_lock_file_left_behind_nor_a_recycled_pid_shuts_a_run_out(
     assert shut_out(launcher, root, LEFT[left]()) == []
 
 
+# --- the lock taken away ------------------------------------------------------------------------------------------
+
+AWAY = 4
+"""Commits after which a runner stands still while its lock, or its folder, is taken away."""
+
+
+def standing_still(launcher: Launcher, root: Path, broken: str | None = None) -> Started:
+    """A runner between two commits."""
+    runner = launcher.start(root, *ENDLESS, fault=Fault("stop", AWAY), broken=broken)
+    wait_until("it stands still", lambda: process_state(runner.pid) == "T")
+    return runner
+
+
+def gone(ended: Ended, *said: str) -> list[str]:
+    """Why a runner did not end as one must that has lost its lock."""
+    if ended.code == ExitCode.INTERRUPTED and all(part in ended.stderr for part in said):
+        return []
+    return [f"ended with {ended.code or ended.signal}, saying {ended.stderr[-300:]!r}"]
+
+
+def usurped(launcher: Launcher, root: Path, broken: str) -> list[str]:
+    """Troubles of a run whose lock files are removed under its runner, so that another takes it up."""
+    first = standing_still(launcher, root, broken)
+    for lock in root.rglob("lock"):
+        lock.unlink()
+    second = standing_still(launcher, root, broken)
+    try:
+        first.kill(signal.SIGCONT)
+        troubles = gone(first.wait(PATIENCE), "was removed while this process held it", "run again")
+        second.kill(signal.SIGCONT)
+        wait_for_work(root)
+        return troubles + interleaved(root, [first.pid, second.pid])
+    except (TimeoutError, TiwFsmError) as exc:
+        return [str(exc)]
+    finally:
+        for runner in (first, second):
+            with suppress(ProcessLookupError):
+                runner.kill()
+        second.wait()
+
+
+def test_a_lock_file_removed_under_its_runner_lets_no_other_in_and_is_laid_anew(
+    launcher: Launcher, root: Path, figures: Counter[str], amount: Amount
+) -> None:
+    """Wherever it stands: the folder it lies in is locked, too."""
+    holder, path = launcher.start(root, *ENDLESS), store_of(root).paths.lock
+    wait_for_work(root)
+    for _ in range(min(100, amount(5, 1.7))):
+        stop(holder)
+        path.unlink()
+        figures["locks taken away"] += 1
+        assert status(store_of(root))["alive"]
+        assert not_held(launcher.start(root, *RUN).wait()) == []
+        holder.kill(signal.SIGCONT)
+        wait_until("the lock is laid anew", path.exists)
+        wait_for_work(root)
+    assert interleaved(root, [holder.pid]) == []
+    holder.kill()
+    holder.wait()
+
+
+def test_a_runner_whose_lock_file_another_has_taken_commits_nothing_more(
+    launcher: Launcher, root: Path, figures: Counter[str]
+) -> None:
+    figures["locks taken away"] += 1
+    assert usurped(launcher, root, "folders_unlocked") == []
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_runner_whose_folder_is_moved_away_ends_and_writes_in_no_other(
+    launcher: Launcher, root: Path, figures: Counter[str], replaced: bool
+) -> None:
+    runner, folder = standing_still(launcher, root), store_of(root).paths.folder
+    figures["locks taken away"] += 1
+    folder.rename(elsewhere := folder.with_name("elsewhere"))
+    if replaced:
+        shutil.copytree(elsewhere, folder)
+    before = Tree.read(root / "state/default") if replaced else None
+    runner.kill(signal.SIGCONT)
+    assert gone(runner.wait(PATIENCE), "was moved or removed", "put it back") == []
+    assert folder.exists() == replaced
+    if replaced:
+        assert before is not None
+        assert list(before.differences(Tree.read(folder))) == []
+        shutil.rmtree(folder)
+    elsewhere.rename(folder)
+    assert launcher.start(root, *ENDLESS, fault=Fault("marked", AWAY)).wait().signal == signal.SIGKILL
+    assert verify.findings(store_of(root)) != []
+    assert [problem for _, problems in verify.findings(store_of(root)) for problem in problems] == []
+
+
 # --- the bench itself -------------------------------------------------------------------------------------------
 
 
 def test_the_bench_catches_a_store_that_locks_nothing(launcher: Launcher, root: Path) -> None:
     assert contest(launcher, root, [], number=3, patience=2, broken="no_lock") != []
+
+
+def test_the_bench_catches_a_runner_that_never_looks_at_its_lock(launcher: Launcher, root: Path) -> None:
+    assert usurped(launcher, root, "lock_unchecked") != []
 
 
 def test_the_bench_catches_a_lock_that_is_a_file_with_a_pid(launcher: Launcher, root: Path) -> None:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 from pydantic import ValidationError
 
+from tiw_fsm import ownership
 from tiw_fsm.config import alignment
 from tiw_fsm.config.flags import FLAGS
 from tiw_fsm.config.loop import LoopConfig
@@ -23,6 +24,7 @@ from tiw_fsm.config.yaml_source import Source
 from tiw_fsm.data import frames
 from tiw_fsm.errors import UsageProblem
 from tiw_fsm.stages import STAGES, Stage
+from tiw_fsm.system import durable
 from tiw_fsm.tinyworlds.config import DataSource, InferenceConfig, StageConfig
 from tiw_fsm.values.frozen import FrozenModel
 from tiw_fsm.values.plain import JsonObject
@@ -123,6 +125,7 @@ def load_settings(flags: Mapping[str, Any], *, run: str, repo_root: Path, engine
 
     Raises:
         UsageProblem: anything is missing, unknown, mistyped, impossible or misaligned; all of it at once.
+        NotPermitted: a file may not be read.
     """
     try:
         return _load_settings(flags, run, repo_root.resolve(), engine)
@@ -240,7 +243,8 @@ def unwritable(path: Path) -> str | None:
     if there.is_dir() and os.access(there, os.W_OK | os.X_OK) and os.statvfs(there).f_blocks:
         return None
     what = "is no folder" if not there.is_dir() else "cannot be written to"
-    return f"{path}: {there} {what}; mend its permissions, or give another --repo-root or --run-root"
+    whose = "" if os.access(there, os.W_OK | os.X_OK) else f" {ownership.shut_out(there)}"
+    return f"{path}: {there} {what}; mend its permissions, or give another --repo-root or --run-root.{whose}"
 
 
 def _interpreter(flags: Mapping[str, Any], repo_root: Path, needs: str, problems: list[str]) -> str:
@@ -260,6 +264,7 @@ def _read_sources(flags: Mapping[str, Any], repo_root: Path, problems: list[str]
     for name, kind in FILES.items():
         typed = flags.get(kind.flag)
         path = repo_root / typed if typed else config_dir / f"{name}.yaml"
+        durable.require_permission(path)
         if path.is_file():
             sources[name] = Source.read(path, problems)
             continue

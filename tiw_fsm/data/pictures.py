@@ -58,6 +58,7 @@ def draw_strips(path: Path, title: str, rows: Sequence[tuple[str, Frames]]) -> N
             box = (column * width * scale, 0, (column + 1) * width * scale, height * scale)
             canvas.paste(enlarged.crop(box), (LABEL + column * step_x, y))
     metadata = PngInfo()
+    metadata.add_text("Title", title)  # a narrow picture may have no room for all of it
     metadata.add_text(GEOMETRY, json.dumps({"width": width, "height": height, "frames": [len(f) for _, f in rows]}))
     content = io.BytesIO()
     canvas.save(content, format="PNG", compress_level=1, pnginfo=metadata)

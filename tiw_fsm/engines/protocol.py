@@ -100,6 +100,8 @@ class TrainRequest(FrozenModel):
     stage: Stage
     owner: str
     """Id of the run; the checkpoint's manifest carries it."""
+    run: str
+    """Its name, for the picture's title."""
     attempt: int
     """Number of the chunk attempt, from 1; an accepted chunk and a repeated one both count on."""
     config: StageConfig
@@ -147,6 +149,8 @@ class InferRequest(FrozenModel):
     """Standard inference on held-out clips."""
 
     kind: Literal["infer"] = "infer"
+    run: str
+    """Name of the run, for the picture's title."""
     number: int
     """Number of the inference attempt, from 1."""
     checkpoints: dict[Stage, CheckpointRef]

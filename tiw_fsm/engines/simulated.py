@@ -102,7 +102,7 @@ class SimulatedEngine:
                 (folder / name).write_text(json.dumps([stage, before, request.stop_at, request.tuning.model_dump()]))
         sha256 = checkpoints.write_manifest(folder, stage, request.stop_at, request.owner)
         if request.picture:
-            _draw(Path(request.picture))
+            _draw(Path(request.picture), f"{request.run}: simulated {stage}")
         return TrainResult(completed=request.stop_at, sha256=sha256, rows=rows, seconds=0.001 * len(rows))
 
     def infer(self, request: InferRequest, progress: Progress) -> InferenceResult:
@@ -113,7 +113,7 @@ class SimulatedEngine:
         mse = _nth(self.script.mse, nth)
         with disk_errors("writing", Path(request.log)), durable.open_new(Path(request.log)) as log:
             log.write(f"Inference stats:\nMean Squared Error (GT vs Pred): {mse:.6f}\n")
-        _draw(Path(request.picture))
+        _draw(Path(request.picture), f"{request.run}: simulated inference")
         steps = request.inference.generation_steps * request.inference.prediction_horizon
         won, control = skill(mse, self.script.baselines), _nth(self.script.delta_psnr, nth)
         return InferenceResult(
@@ -166,8 +166,8 @@ def _nth(values: list[Any], n: int) -> Any:
     return values[min(n, len(values) - 1)]
 
 
-def _draw(path: Path) -> None:
-    pictures.draw_strips(path, "simulated", [("frames", np.zeros((2, 8, 8, 3), np.uint8))])
+def _draw(path: Path, title: str) -> None:
+    pictures.draw_strips(path, title, [("frames", np.zeros((2, 8, 8, 3), np.uint8))])
 
 
 class SimulatedKind(NativeKind):

@@ -39,6 +39,7 @@ class RunnerEvent(StrEnum):
     STARTED = "started"
     INTERRUPTED = "interrupted"
     CHANGED = "changed"
+    REFUSED = "refused"
 
 
 class Line(TypedDict):
@@ -161,26 +162,20 @@ class Changed(TypedDict):
     """As in ``Started``."""
 
 
+class Refused(TypedDict):
+    """The disk did not let a runner go on; its start does not count."""
+
+    error: str
+
+
 class Reopened(Started):
     """A failed run goes on with other budgets or thresholds."""
 
     budgets: dict[str, int]
 
 
-Facts = (
-    NoFacts
-    | Aligned
-    | Saved
-    | Judged
-    | Died
-    | AttemptNumber
-    | GateDecided
-    | Retuned
-    | Stalled
-    | Started
-    | Reopened
-    | Changed
-)
+OfTheMachine = Aligned | Saved | Judged | Died | AttemptNumber | GateDecided | Retuned | Stalled | Reopened
+Facts = NoFacts | OfTheMachine | Started | Changed | Refused
 
 FACTS: dict[Event | RunnerEvent, type] = {
     Event.ALIGNED: Aligned,
@@ -201,6 +196,7 @@ FACTS: dict[Event | RunnerEvent, type] = {
     RunnerEvent.STARTED: Started,
     RunnerEvent.INTERRUPTED: NoFacts,
     RunnerEvent.CHANGED: Changed,
+    RunnerEvent.REFUSED: Refused,
 }
 """The class of an event's facts."""
 

@@ -165,6 +165,12 @@ class RunState(FrozenModel):
         """The stage in training now, if any."""
         return TRAINING.get(self.state)
 
+    @property
+    def mark(self) -> str:
+        """What names of files in folders that runs share tell this run by: its name, and enough of its id to be alone
+        with it."""
+        return f"{self.run}_{self.run_id[:8]}"
+
     def progress(self) -> StageProgress:
         """Progress of the stage in training now.
 

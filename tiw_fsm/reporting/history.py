@@ -26,6 +26,7 @@ COLOURS: dict[str, str] = {
     Event.OUT_OF_MEMORY: "red",
     Event.STALLED: "red",
     RunnerEvent.INTERRUPTED: "cyan",
+    RunnerEvent.REFUSED: "yellow",
     RunnerEvent.STARTED: "cyan",
     RunnerEvent.CHANGED: "yellow",
     Event.GATE_PASSED: "green",
@@ -84,6 +85,7 @@ WORDS: dict[Event | RunnerEvent, Callable[[JsonObject], str]] = {
     RunnerEvent.STARTED: _how_started,
     RunnerEvent.INTERRUPTED: lambda facts: "asked to stop; all progress was saved",
     RunnerEvent.CHANGED: lambda facts: f"a new process computes otherwise: {'; '.join(facts['changed'])}",
+    RunnerEvent.REFUSED: lambda facts: f"ended, and this start does not count: {last_line(facts['error'])}",
 }
 """Events of the machine's table, and starts and stops, in words."""
 

@@ -71,6 +71,7 @@ BAR = 24
 STOPS: dict[str, Callable[[JsonObject], str]] = {
     RunnerEvent.STARTED: lambda facts: "the runner died without warning" if "died" in facts else "",
     RunnerEvent.INTERRUPTED: lambda facts: "asked to stop, all saved",
+    RunnerEvent.REFUSED: lambda facts: facts["error"],
 }
 """How the journal's lines tell of interruptions."""
 
@@ -209,6 +210,8 @@ def _stopped(run: JsonObject, recent: list[JsonObject]) -> JsonObject:
         why = f"process {runner['pid']} on {runner['host']} died without warning"
     elif recent and recent[-1]["event"] == RunnerEvent.INTERRUPTED:
         why = "it was asked to stop, and saved"
+    elif recent and recent[-1]["event"] == RunnerEvent.REFUSED:
+        why = recent[-1]["facts"]["error"]
     else:
         why = "nobody has started it again"
     return {"at": run["updated_at"], "why": why}

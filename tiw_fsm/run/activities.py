@@ -53,6 +53,7 @@ def _advance(ctx: Context, run: RunState, stage: Stage) -> Outcome:
     with ctx.display.training(stage, progress.completed, progress.target) as advance:
         result = ctx.engine.train(request, advance)
         _require_frames(request, result)
+        ctx.store.require_lock()
         advance(result.completed, request.stop_at, result.rows[-1]["loss"] if result.rows else None)
     for note in result.notes:
         ctx.log.warning(f"{stage}: {note}")
@@ -83,6 +84,7 @@ def _train_request(ctx: Context, run: RunState, stage: Stage, end: int) -> Train
     return TrainRequest(
         stage=stage,
         owner=run.run_id,
+        run=run.run,
         attempt=progress.attempt,
         config=ctx.settings.stages[stage],
         tuning=progress.tuning,
@@ -95,7 +97,7 @@ def _train_request(ctx: Context, run: RunState, stage: Stage, end: int) -> Train
         start=progress.completed,
         stop_at=stop_at,
         inputs={needed: ref for needed, ref in _named(run).items() if needed in STAGES[stage].inputs},
-        checkpoint=str(folder / f".tmp-{checkpoints.folder_name(stage, stop_at)}"),
+        checkpoint=str(checkpoints.temporary_name(folder, stage, stop_at)),
         picture=str(picture) if stop_at == end else None,
     )
 
@@ -164,11 +166,12 @@ def infer(ctx: Context, run: RunState) -> Outcome:
         f"{ctx.settings.inference.generation_steps} steps",
         checkpoints={stage: ref.path for stage, ref in refs.items()},
     )
-    picture = _new_picture(ctx.paths.inference_results)
+    picture = _picture(ctx, run)
     log = ctx.paths.attempt_log(number)
     durable.make_folder(picture.parent)
     durable.make_folder(log.parent)
     request = InferRequest(
+        run=run.run,
         number=number,
         checkpoints=refs,
         configs=ctx.settings.stages,
@@ -183,6 +186,7 @@ def infer(ctx: Context, run: RunState) -> Outcome:
         with ctx.display.inferring(ctx.settings.inference.generation_steps) as advance:
             result = ctx.engine.infer(request, advance)
             _require_frames(request, result)
+            ctx.store.require_lock()
     except EngineCrashed as exc:
         return deaths.told(ctx.log, run, exc)
     path = ctx.paths.attempt(number)
@@ -220,11 +224,12 @@ def _named(run: RunState) -> dict[Stage, CheckpointRef]:
     return {stage: p.checkpoint for stage, p in run.stages.items() if p.checkpoint is not None}
 
 
-def _new_picture(folder: Path) -> Path:
-    """A name TinyWorlds would give, that no file has yet."""
-    stem = f"inference_results_gt_vs_pred_{datetime.now(UTC):%Y%m%d_%H%M%S}"
-    candidates = [folder / f"{stem}.png", *(folder / f"{stem}_{n}.png" for n in range(1, 100))]
-    return next(path for path in candidates if not path.exists())
+def _picture(ctx: Context, run: RunState) -> Path:
+    """A name TinyWorlds would give, that no other run and no other attempt has; of an attempt that is made again, the
+    one it has."""
+    folder, prefix = ctx.paths.inference_results, "inference_results_gt_vs_pred"
+    mine = f"{run.mark}_{run.inference.started}.png"
+    return next(folder.glob(f"{prefix}_*_{mine}"), folder / f"{prefix}_{datetime.now(UTC):%Y%m%d_%H%M%S}_{mine}")
 
 
 def gate(ctx: Context, run: RunState) -> Outcome:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from tiw_fsm.engines.protocol import Engine, Hello, HelloChanged, HelloRequest
-from tiw_fsm.errors import EngineCrashed, ExitCode, Interrupted, UsageProblem
-from tiw_fsm.fsm.events import DEATHS, Changed, Event, Facts, NoFacts, RunnerEvent, Stalled
+from tiw_fsm.errors import DiskRefused, EngineCrashed, ExitCode, Interrupted, TiwFsmError, UsageProblem
+from tiw_fsm.fsm.events import DEATHS, Changed, Event, Facts, NoFacts, Refused, RunnerEvent, Stalled
 from tiw_fsm.fsm.machine import Machine
 from tiw_fsm.fsm.run_state import RunState
 from tiw_fsm.fsm.states import TERMINAL, State
@@ -42,6 +42,11 @@ class Controller:
         """Deaths of a child where no budget counts them."""
         self._given_up = False
         """The child died at its start until its budget was used up: all that is left is to report."""
+        self._left: list[str] = []
+        """What could not be removed when it was last tried, a sentence each."""
+        self._said: set[str] = set()
+        self._start_counts = False
+        """This start is recorded as one that has not come to anything yet."""
         effective = places.portable(session.settings.model_dump(mode="json"), Path(session.settings.repo_root))
         self._config = json.dumps(effective, indent=1).encode()
         self._config_sha256 = hashlib.sha256(self._config).hexdigest()
@@ -67,9 +72,17 @@ class Controller:
                 signals.asked_to_stop(engine.stop) as stopping,
             ):
                 context = Context(session, engine, hello, display, holding, stopping)
-                return _finished(self._drive(context, self._begun(context)))
+                return self._work(context)
         finally:
             engine.close()
+
+    def _work(self, context: Context) -> ExitCode:
+        try:
+            return _finished(self._drive(context, self._begun(context)))
+        except DiskRefused as exc:
+            with suppress(TiwFsmError):  # a disk that takes nothing at all: then the start has cost one of many
+                self._take_back(exc)
+            raise
 
     def _greeted(self, engine: Engine) -> Hello:
         """What the engine has. A first start that is refused is told what is wrong with the frames at once, too.
@@ -133,9 +146,13 @@ class Controller:
         if self.committed is None:
             return resume.begun(self.session, self._config_sha256)
         run, event, facts = resume.resumed(context, self.committed, self._config_sha256)
+        self._say(self._half_written(run))
         if isinstance(event, Event):
-            return self._step(run, event, facts)
+            run = self._step(run, event, facts)
+            self._start_counts = True
+            return run
         run = self._commit(run, event, facts)
+        self._start_counts = True
         where = f", {run.progress().completed} of {run.progress().target} updates done" if run.stage else ""
         self.session.log.info(f"resuming in {run.state}{where}")
         return run
@@ -176,7 +193,7 @@ class Controller:
 
     def _commit(self, after: RunState, event: Event | RunnerEvent, facts: Facts, *, sweep: bool = True) -> RunState:
         """The single commit point. Checkpoints that neither this nor the previous generation names go."""
-        store, paths, before = self.session.store, self.session.paths, self.committed
+        store, before = self.session.store, self.committed
         starting = before is None or (after.runner is not None and after.runner != before.runner)
         if starting:
             self._save_config(before)
@@ -184,12 +201,50 @@ class Controller:
         if starting:
             store.started()
         named = self.committed.named_checkpoints() | (before.named_checkpoints() if before else set())
-        if sweep and named != self.kept:
+        if sweep and (named != self.kept or self._left):
             self.kept = named
-            for stage in Stage:
-                checkpoints.sweep(paths.checkpoints(stage), {Path(path) for path in named}, self.committed.run_id)
+            self._sweep()
         self.session.on_commit()
         return self.committed
+
+    def _sweep(self) -> None:
+        """Remove the checkpoints that are not needed any more, and half of one that a failure left."""
+        assert self.committed is not None
+        self.session.store.require_lock()  # else another runner's may be among them
+        kept = {Path(path) for path in self.kept or self.committed.named_checkpoints()}
+        self._left = [
+            sentence
+            for stage in Stage
+            for sentence in checkpoints.sweep(self.session.paths.checkpoints(stage), kept, self.committed.run_id)
+        ]
+        self._say(self._left)
+
+    def _half_written(self, run: RunState) -> list[str]:
+        """Remove the files that runners of this run left half written when they died; what cannot be removed yet."""
+        paths = self.session.paths
+        own = dict.fromkeys([self.session.store.paths.folder, *paths.pictures_and_figures], "")
+        shared = dict.fromkeys([paths.inference_results, paths.reports], run.mark)
+        return [
+            sentence
+            for folder, named in {**own, **shared}.items()
+            for sentence in durable.remove_half_written(folder, named)
+        ]
+
+    def _say(self, sentences: list[str]) -> None:
+        """Warn, of each thing once."""
+        for sentence in sentences:
+            if sentence not in self._said:
+                self._said.add(sentence)
+                self.session.log.warning(sentence)
+
+    def _take_back(self, exc: DiskRefused) -> None:
+        """A start that the disk refused costs nothing: it does not count as one without progress."""
+        run = self.committed
+        if run is None or not self._start_counts:
+            return
+        self._sweep()  # first: what is half written takes the place that the commit needs
+        starts = max(0, run.stalled_starts - 1)
+        self._commit(run.evolve(runner=None, stalled_starts=starts), RunnerEvent.REFUSED, Refused(error=str(exc)))
 
     def _save_config(self, before: RunState | None) -> None:
         """Lay the effective configuration beside the state; the commit that follows vouches for it."""

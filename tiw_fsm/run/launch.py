@@ -12,7 +12,16 @@ from typing import Any
 from rich.console import Console
 from structlog.typing import FilteringBoundLogger
 
-from tiw_fsm.errors import ExitCode, MemoryRefused, RunChanged, StateDamaged, TiwFsmError, UsageProblem
+from tiw_fsm.errors import (
+    ExitCode,
+    MemoryRefused,
+    NoLocks,
+    NotPermitted,
+    RunChanged,
+    StateDamaged,
+    TiwFsmError,
+    UsageProblem,
+)
 from tiw_fsm.fsm.run_state import RunState
 from tiw_fsm.fsm.states import TERMINAL
 from tiw_fsm.reporting import advice
@@ -113,10 +122,10 @@ def word_of_refusals(store: Store) -> Iterator[None]:
     """Whoever looks at a run that cron starts in vain shall find out why it does not go on."""
     try:
         yield
-    except (UsageProblem, StateDamaged, RunChanged) as exc:
-        if store.paths.state.exists():
-            store.refuse(exc.exit_code, str(exc))
-            with suppress(Exception):  # of a run that cannot be read there is no page either
+    except (UsageProblem, StateDamaged, RunChanged, NotPermitted, NoLocks) as exc:
+        with suppress(Exception):  # where no word can be left, and of a run that cannot be read there is no page either
+            if store.paths.state.exists():
+                store.refuse(exc.exit_code, str(exc))
                 writer.refresh(store, alive=False)
         raise
 

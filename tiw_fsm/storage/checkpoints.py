@@ -6,16 +6,18 @@ update done. Ours also hold a manifest with the files' hashes. TinyWorlds' own a
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tiw_fsm.errors import DiskRefused, StateDamaged, TiwFsmError, disk_errors
+from tiw_fsm.errors import DiskRefused, StateDamaged, TiwFsmError, disk_errors, refusal
 from tiw_fsm.storage.torch_files import Record, StoredTensor, UnreadableFile, read, read_with_globals, tensors
 from tiw_fsm.system import durable
 from tiw_fsm.tinyworlds.checkpoint_files import MODEL, OPTIMIZER, STATE
@@ -38,6 +40,9 @@ _NAME = re.compile(r"(?P<stage>[^.].*)_step_(?P<last>[0-9]+)")  # the dot is for
 
 FileHashes = dict[str, dict[str, Any]]
 
+clear = durable.clear
+"""For engines: leave nothing where a checkpoint is to be written."""
+
 
 def folder_name(stage: str, completed: int) -> str:
     """The name of ``stage``'s checkpoint after ``completed`` updates."""
@@ -48,6 +53,12 @@ def completed_of(path: Path) -> int | None:
     """How many updates the checkpoint at ``path`` has behind it, by its name; None if not named like one."""
     name = _NAME.fullmatch(path.name)
     return int(name["last"]) + 1 if name else None
+
+
+def temporary_name(folder: Path, stage: str, completed: int) -> Path:
+    """Where in ``folder`` a checkpoint is written until it is whole: a name never given before, so that what cannot be
+    removed does not stand in its way."""
+    return folder / f"{TEMPORARY_PREFIX}{secrets.token_hex(4)}-{folder_name(stage, completed)}"
 
 
 def write_manifest(folder: Path, stage: str, completed: int, owner: str) -> str:
@@ -101,6 +112,7 @@ def publish(temporary: Path, final: Path, owner: str) -> None:
     Raises:
         DiskRefused: the disk did not take it.
     """
+    _remove_if_empty(final)
     if final.is_symlink():
         durable.set_aside(final)
     elif owner_of(final) == owner:
@@ -108,8 +120,7 @@ def publish(temporary: Path, final: Path, owner: str) -> None:
     elif final.exists():
         durable.set_aside(final)
     with disk_errors("Publishing", final):
-        temporary.rename(final)
-        durable.sync(final.parent)
+        durable.move(temporary, final)
 
 
 def keep(source: Path, folder: Path) -> Path:
@@ -148,32 +159,46 @@ def _link_or_copy(source: Path, target: Path, *, may_link: bool) -> None:
     shutil.copyfile(source, target)
 
 
-def clear(path: Path) -> None:
-    """Leave nothing at ``path``, be it a folder, a file or a link.
-
-    Raises:
-        OSError: the operating system refused.
-    """
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def remove(folder: Path) -> None:
+def remove(folder: Path) -> str | None:
     """Remove a checkpoint so that half of it can never pass for a whole one. One already gone is fine.
+
+    Returns what is left of it and cannot be removed yet, in a sentence.
 
     Raises:
         DiskRefused: the disk did not let it go.
     """
     if not folder.exists():
-        return
+        return None
     discarded = folder.with_name(DISCARDED_PREFIX + folder.name)
+    if os.path.lexists(discarded):  # an earlier removal was interrupted
+        durable.discard(discarded)
+    if os.path.lexists(discarded):
+        discarded = durable.free_name(discarded)
     with disk_errors("Removing", folder):
-        clear(discarded)  # an earlier removal was interrupted
-        folder.rename(discarded)
-        shutil.rmtree(discarded)
-        durable.sync(folder.parent)
+        try:
+            folder.rename(discarded)
+        except OSError as exc:
+            if exc.errno == errno.EXDEV:
+                return _remove_in_place(folder)
+            if exc.errno not in durable.NOT_YET:
+                raise
+            return durable.not_yet(folder, exc)
+    return durable.discard(discarded)
+
+
+def _remove_if_empty(folder: Path) -> None:
+    """What a kill leaves of a removal in place, or of a copy."""
+    with suppress(OSError):
+        folder.rmdir()
+
+
+def _remove_in_place(folder: Path) -> str | None:
+    """As ``remove``, where folders cannot be renamed: without its model no checkpoint passes for a whole one, and the
+    manifest, which says whose it is, goes last."""
+    for name in (MODEL, OPTIMIZER, STATE):
+        (folder / name).unlink(missing_ok=True)
+        durable.sync(folder)
+    return durable.discard(folder)
 
 
 def set_aside_own(folder: Path, within: Path, owner: str) -> None:
@@ -186,20 +211,23 @@ def set_aside_own(folder: Path, within: Path, owner: str) -> None:
         durable.set_aside(folder)
 
 
-def sweep(checkpoints_dir: Path, keep: set[Path], owner: str) -> None:
+def sweep(checkpoints_dir: Path, keep: set[Path], owner: str) -> list[str]:
     """Remove ``owner``'s checkpoints not in ``keep`` and all half-written or half-removed ones; touch nothing else.
 
+    Returns what cannot be removed yet, a sentence each.
+
     Raises:
-        DiskRefused: the disk did not let one go.
+        DiskRefused: the disk fails.
     """
     kept = {path.resolve() for path in keep}
+    left = []
     for folder in _folders(checkpoints_dir):
         if folder.name.startswith((TEMPORARY_PREFIX, DISCARDED_PREFIX)):
-            with disk_errors("Removing", folder):
-                shutil.rmtree(folder)
-                durable.sync(checkpoints_dir)
-        elif completed_of(folder) is not None and folder.resolve() not in kept and owner_of(folder) == owner:
-            remove(folder)
+            left.append(durable.discard(folder))
+        elif completed_of(folder) is not None and folder.resolve() not in kept:
+            _remove_if_empty(folder)
+            left.append(remove(folder) if owner_of(folder) == owner else None)
+    return [sentence for sentence in left if sentence]
 
 
 def problems(folder: Path, *, expect: dict[str, tuple[int, ...]] | None = None, sha256: str | None = None) -> list[str]:
@@ -208,7 +236,11 @@ def problems(folder: Path, *, expect: dict[str, tuple[int, ...]] | None = None, 
     Args:
         expect: names and shapes the model's tensors must have.
         sha256: the digest that was recorded when it was written.
+
+    Raises:
+        NotPermitted: it may be in order, but this process may not read it.
     """
+    _require_permission(folder)
     try:
         return _incomplete(folder) or [*_hash_problems(folder, sha256), *_content_problems(folder, expect)]
     except (TiwFsmError, OSError) as exc:
@@ -216,12 +248,22 @@ def problems(folder: Path, *, expect: dict[str, tuple[int, ...]] | None = None, 
 
 
 def altered(folder: Path, sha256: str) -> list[str]:
-    """Why the checkpoint's bytes are not those recorded under ``sha256``, a sentence each; none if they are."""
+    """Why the checkpoint's bytes are not those recorded under ``sha256``, a sentence each; none if they are.
+
+    Raises:
+        NotPermitted: they may be, but this process may not read them.
+    """
+    _require_permission(folder)
     try:
         missing = [f"{folder / name} is missing." for name in FILES if not (folder / name).is_file()]
         return missing or _hash_problems(folder, sha256)
     except (TiwFsmError, OSError) as exc:
         return [f"{folder} cannot be read: {exc}"]
+
+
+def _require_permission(folder: Path) -> None:
+    for name in (*FILES, MANIFEST):
+        durable.require_permission(folder / name)
 
 
 def verified(ref: CheckpointRef) -> Path:
@@ -295,6 +337,8 @@ def _folders(directory: Path) -> list[Path]:
         return [path for path in directory.iterdir() if path.is_dir() and not path.is_symlink()]
     except FileNotFoundError:
         return []
+    except PermissionError as exc:
+        raise refusal("listing", directory, exc) from exc
     except OSError as exc:
         raise UnreadableFile(f"{directory} cannot be listed: {exc.strerror}.") from exc
 

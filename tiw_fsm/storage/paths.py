@@ -109,6 +109,11 @@ class RunPaths:
         return self.run_root / "lock"
 
     @property
+    def pictures_and_figures(self) -> list[Path]:
+        """Folders of this run alone, in which files are replaced."""
+        return [self.run_root / "inference", *map(self.visualizations, Stage)]
+
+    @property
     def inference_results(self) -> Path:
         """Ground truth against prediction, as pictures."""
         return self.repo_root / "inference_results"

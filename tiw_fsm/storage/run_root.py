@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from tiw_fsm.errors import RunHeld, TiwFsmError, UsageProblem
+from tiw_fsm.errors import NoLocks, RunHeld, TiwFsmError, UsageProblem
 from tiw_fsm.storage import state_folder
 from tiw_fsm.storage.paths import RunPaths
 from tiw_fsm.system import durable, locking
@@ -31,7 +31,7 @@ def claimed(paths: RunPaths, run_id: str, state: Path) -> Iterator[None]:
     """
     durable.make_folder(paths.run_root)
     with ExitStack() as holding:
-        with suppress(UsageProblem):  # a file system without locks: whose it is stands there all the same
+        with suppress(NoLocks):  # a file system without locks: whose it is stands there all the same
             if not holding.enter_context(locking.held(paths.lock)):
                 raise RunHeld(f"another run is at work in {paths.run_root}; give this one another --run-root")
         mine = {"run_id": run_id, "state": _seen_from(paths, state)}

@@ -96,7 +96,7 @@ class StateFolder:
     def _generations(self, reading: Callable[[Path], Found]) -> Iterator[Found | str]:
         """The newest state and the one before it, if the run has begun; where one cannot be read, what is damaged."""
         states = (self.paths.state, self.paths.previous)
-        if any(path.exists() or path.is_symlink() for path in states):
+        if any(map(durable.is_there, states)):
             for path in states:
                 try:
                     yield reading(path)
@@ -115,7 +115,7 @@ class StateFolder:
     def _refuse_to_begin_anew(self, damage: list[str]) -> None:
         """Raise StateDamaged where no state can be used, but there is damage, or the journal tells of commits."""
         durable.require_plain(self.paths.journal)
-        if not damage and self.paths.journal.exists():
+        if not damage and durable.is_there(self.paths.journal):
             with disk_errors("reading", self.paths.journal), open(self.paths.journal, "rb") as file:
                 lines = [file.readline(1 << 20), file.readline(1)]
             if all(lines):  # one line alone is of a first commit that never came to be
@@ -127,7 +127,7 @@ class StateFolder:
         """Those from byte ``start`` on, their paths absolute."""
         position, root = newest.journal, places.root_of(newest.state, self.paths.folder)
         durable.require_plain(self.paths.journal)
-        if not position.bytes or not self.paths.journal.exists():
+        if not position.bytes or not durable.is_there(self.paths.journal):
             return []
         with disk_errors("reading", self.paths.journal), open(self.paths.journal, "rb") as file:
             file.seek(start)

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from tiw_fsm.errors import ExitCode, RunHeld, StateDamaged, disk_errors
+from tiw_fsm.errors import DiskRefused, ExitCode, RunHeld, StateDamaged, disk_errors
 from tiw_fsm.fsm.run_state import RunState
 from tiw_fsm.storage import places
 from tiw_fsm.storage.state_folder import StateFolder, read, written
@@ -78,6 +78,7 @@ class Store(StateFolder):
         super().__init__(folder)
         self._position = LogPosition()
         self._stored: JsonObject = {}
+        self._lock: locking.Lock | None = None
 
     @contextmanager
     def hold(self) -> Iterator[None]:
@@ -85,17 +86,35 @@ class Store(StateFolder):
 
         Raises:
             RunHeld: another process is.
+            LockLost: the lock is no longer what keeps others out; what was committed is whole.
             DiskRefused: the state folder, or the lock in it, cannot be made.
             StateDamaged: no plain file stands in the lock's place.
         """
         durable.make_folder(self.paths.folder)
-        with locking.held(self.paths.lock) as mine:
-            if not mine:
+        with locking.held(self.paths.lock) as lock:
+            if lock is None:
                 raise RunHeld(
                     f"another process is running {self.paths.folder.name!r}; look with `tiw-fsm status`, "
                     "or name another run with --run"
                 )
-            yield
+            self._lock = lock
+            try:
+                with durable.kept_to(self.paths.folder, lock.folder):
+                    yield
+            except DiskRefused:
+                lock.require()  # what is gone with its folder is no fault of the disk's
+                raise
+            finally:
+                self._lock = None
+
+    def require_lock(self) -> None:
+        """Make sure that nobody else can be the runner now: before anything is done that a state vouches for.
+
+        Raises:
+            LockLost: somebody can.
+        """
+        if self._lock is not None:
+            self._lock.require()
 
     def load(self) -> RunState | None:
         """The newest state that can be read, or None when the run has never begun. For those who only look.
@@ -136,9 +155,11 @@ class Store(StateFolder):
         """Make ``after`` the run's state. ``before`` is the state last resumed from or committed.
 
         Raises:
+            LockLost: another process may be the runner now; the state on disk is ``before``.
             DiskRefused: the state on disk is ``before``, or whole and ``after``.
             StateDamaged: somebody else changed the journal.
         """
+        self.require_lock()
         after = after.evolve(generation=after.generation + 1, updated_at=now())
         old, new = self._stored, self._portable(after)
         line = {
@@ -190,7 +211,7 @@ class Store(StateFolder):
     def started(self) -> None:
         """A start has succeeded: what an earlier one was refused for holds no longer."""
         with disk_errors("removing", self.paths.refused):
-            self.paths.refused.unlink(missing_ok=True)
+            durable.unlink(self.paths.refused)
 
 
 def generation(path: Path) -> Generation:

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from tiw_fsm.errors import StateDamaged, disk_errors
-from tiw_fsm.system.durable import make_folder, require_plain, sync
+from tiw_fsm.system.durable import is_there, make_folder, open_there, require_plain, sync
 from tiw_fsm.values.plain import LogPosition
 
 
@@ -32,7 +32,7 @@ class AppendLog:
         grown.update(content)
         make_folder(self.path.parent)
         with disk_errors("appending to", self.path):
-            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+            descriptor = open_there(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
             with open(descriptor, "r+b") as file:
                 file.truncate(position.bytes)
                 file.seek(position.bytes)
@@ -70,7 +70,7 @@ class AppendLog:
         found = hashlib.sha256()
         left = position.bytes
         with disk_errors("reading", self.path):
-            if position.bytes and self.path.exists():
+            if position.bytes and is_there(self.path):
                 with open(self.path, "rb") as file:
                     while left and (block := file.read(min(left, 1 << 20))):
                         found.update(block)

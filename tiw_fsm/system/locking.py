@@ -1,7 +1,15 @@
-"""The lock that a runner holds for its life: flock, which the operating system lets go of however a process ends."""
+"""The lock that a runner holds for its life: flock, which the operating system lets go of however a process ends.
+
+Two things are locked. The file ``lock``, whose lock reaches other machines where the file system does that; and the
+folder it lies in, where folders can be locked (not on NFS). Somebody may remove the file under its holder: whoever
+tidies up, a purge of scratch space. The folder's lock then still keeps others out, and its holder lays the file anew.
+Without it, and where the folder itself was renamed or replaced, the holder finds out that it holds nothing any more,
+and goes.
+"""
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import time
@@ -9,32 +17,104 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tiw_fsm.errors import disk_errors
+from tiw_fsm.errors import LockLost, NoLocks, disk_errors
 from tiw_fsm.system import durable
 
 PATIENCE = 0.2
 """Seconds a runner waits: whoever looks whether a run is alive shares the lock for an instant."""
 PAUSE = 0.02
+KEEPS_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
+
+
+class Lock:
+    """A lock that this process holds, or tries to take.
+
+    Attributes:
+        folder: descriptor of the folder it lies in.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with disk_errors("opening", path.parent):
+            self.folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        self._has_folder = False
+        self._file: int | None = None
+
+    def take(self) -> bool:
+        """Hold folder and file, unless another process does.
+
+        Raises:
+            DiskRefused: the file cannot be made.
+            NoLocks: the file system keeps none.
+        """
+        free = _takes_folder(self.folder, fcntl.LOCK_EX)
+        self._has_folder = bool(free)
+        return free is not False and self._take_file()
+
+    def require(self) -> None:
+        """Make sure that this is still the lock that another process would find.
+
+        Raises:
+            LockLost: it is not, and cannot be put right.
+        """
+        if not _bears(self._path.parent, self.folder):
+            raise LockLost(
+                f"{self._path.parent} was moved or removed while this process worked in it, so it ends. All progress "
+                "that was committed is saved in that folder, wherever it lies now: put it back, and run again."
+            )
+        if self._file is not None and _bears(self._path, self._file):
+            return
+        if not (self._has_folder and self._take_file()):
+            raise LockLost(
+                f"{self._path} was removed while this process held it (do systemd-tmpfiles or a purge of scratch space "
+                "tidy there?), and another process may work on this run now; so this one ends. All progress that was "
+                "committed is saved: run again."
+            )
+
+    def close(self) -> None:
+        """Let go."""
+        for descriptor in filter(None, (self._file, self.folder)):
+            os.close(descriptor)
+
+    def _take_file(self) -> bool:
+        """Hold the file that bears the name, as long as it does so."""
+        while True:
+            durable.require_plain(self._path)
+            with disk_errors("locking", self._path):
+                flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+                descriptor = os.open(self._path.name, flags, 0o666, dir_fd=self.folder)
+            try:
+                mine = _takes(self._path, descriptor, fcntl.LOCK_EX)
+            except BaseException:
+                os.close(descriptor)
+                raise
+            if mine and _bears(self._path, descriptor):
+                self._file, before = descriptor, self._file
+                if before is not None:
+                    os.close(before)
+                return True
+            os.close(descriptor)
+            if not mine:
+                return False
 
 
 @contextmanager
-def held(path: Path) -> Iterator[bool]:
-    """Hold the lock for the length of the block, alone; the value of the block is False if another process does.
+def held(path: Path) -> Iterator[Lock | None]:
+    """Hold the lock for the length of the block, alone; the value of the block is None if another process does.
 
     Raises:
         DiskRefused: the lock cannot be made.
+        NoLocks: the file system keeps none.
         StateDamaged: no plain file stands in its place.
     """
-    durable.require_plain(path)
-    with disk_errors("locking", path):
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    lock = Lock(path)
     try:
         deadline = time.monotonic() + PATIENCE
-        while not (mine := _take(path, descriptor, fcntl.LOCK_EX)) and time.monotonic() < deadline:
+        while not (mine := lock.take()) and time.monotonic() < deadline:
             time.sleep(PAUSE)
-        yield mine
+        yield lock if mine else None
     finally:
-        os.close(descriptor)
+        lock.close()
 
 
 def is_held(path: Path) -> bool:
@@ -42,23 +122,67 @@ def is_held(path: Path) -> bool:
 
     Raises:
         DiskRefused: it cannot be read.
+        NoLocks: the file system keeps none.
         StateDamaged: no plain file stands in the lock's place.
     """
     durable.require_plain(path)
-    if not path.exists():
+    if _folder_is_held(path.parent):
+        return True
+    if not durable.is_there(path):
         return False
-    with disk_errors("reading", path):
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    with disk_errors("reading", path), _opened(path, os.O_NOFOLLOW) as file:
+        return not _takes(path, file, fcntl.LOCK_SH)
+
+
+def _folder_is_held(folder: Path) -> bool:
     try:
-        return not _take(path, descriptor, fcntl.LOCK_SH)
+        with _opened(folder, os.O_DIRECTORY) as descriptor:
+            return _takes_folder(descriptor, fcntl.LOCK_SH) is False
+    except OSError:  # it is not there, or may not be read: then the file alone must tell
+        return False
+
+
+@contextmanager
+def _opened(path: Path, flags: int) -> Iterator[int]:
+    descriptor = os.open(path, os.O_RDONLY | flags)
+    try:
+        yield descriptor
     finally:
         os.close(descriptor)
 
 
-def _take(path: Path, descriptor: int, how: int) -> bool:
-    with disk_errors("locking", path):
-        try:
-            fcntl.flock(descriptor, how | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
+def _takes(path: Path, descriptor: int, how: int) -> bool:
+    try:
+        fcntl.flock(descriptor, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as exc:
+        if exc.errno not in KEEPS_NO_LOCKS:
+            with disk_errors("locking", path):
+                raise
+        raise NoLocks(
+            f"locking {path} failed: {exc.strerror}. The file system there keeps no locks, so nothing would keep two "
+            "runners apart: NFS without its lock service (or mounted with nolock), Lustre without -o flock, 9p, and "
+            "some FUSE and SMB are like that. Keep the run's state where locks work, on a local disk for one, with "
+            "--state-dir FOLDER (of a run that has begun, move its folder there); its results may stay where they are."
+        ) from exc
     return True
+
+
+def _takes_folder(descriptor: int, how: int) -> bool | None:
+    """None where folders cannot be locked: then the file alone must do."""
+    try:
+        fcntl.flock(descriptor, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
+def _bears(path: Path, descriptor: int) -> bool:
+    """Whether what is open is what bears the name now."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except OSError:
+        return False

@@ -144,7 +144,7 @@ def request(root: Path, start: int, stop_at: int, log_interval: int, schedule_st
     config = settings_of(root, python_exec="configs/loop.yaml").stages[Stage.VIDEO]
     tuning = Tuning(learning_rate=0.1, gradient_accumulation_steps=1, batch_size_per_gpu=1, log_interval=log_interval)
     return TrainRequest(
-        stage=Stage.VIDEO, owner="o", attempt=1, config=config, tuning=tuning,
+        stage=Stage.VIDEO, owner="o", run="r", attempt=1, config=config, tuning=tuning,
         schedule=LearningRateSchedule(start=schedule_start, end=1000), data=DataSource(path="x", skip=0, stride=1),
         seed=0, resume=CheckpointRef(path="x", update=start - 1, sha256="") if start else None,
         start=start, stop_at=stop_at, checkpoint="x",

@@ -163,7 +163,7 @@ def test_curves_of_many_updates_are_thinned() -> None:
     from tiw_fsm.reporting.curves import Curve
 
     curve = Curve(np.ones(n), np.arange(1.0, n + 1), np.geomspace(1, 0.01, n), np.full(n, 0.1))
-    drawn = figure({Stage.DYNAMICS: curve}, [])
+    drawn = figure("default", {Stage.DYNAMICS: curve}, [])
     assert drawn is not None
     assert len(drawn) < 40_000
 

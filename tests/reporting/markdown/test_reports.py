@@ -327,7 +327,7 @@ def test_the_curves_are_an_svg_with_a_panel_per_trained_stage(eventful: Simulati
         assert curve is not None
         assert len(curve.get("points", "").split()) > 2
     metrics = RunPaths(Path(eventful.root / "results" / "default"), eventful.root).metrics
-    one = figure({Stage.VIDEO: curves.read(metrics(Stage.VIDEO).read_bytes())}, [])
+    one = figure("default", {Stage.VIDEO: curves.read(metrics(Stage.VIDEO).read_bytes())}, [])
     assert one is not None
     alone = ElementTree.fromstring(one)
     (width, height), (all_width, all_height) = (svg.attrib["viewBox"].split()[2:] for svg in (alone, drawing))

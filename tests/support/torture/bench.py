@@ -15,9 +15,10 @@ from typing import Any
 
 from tests.support.configs import LENIENT, OPTIONS, write_configs, write_frames
 from tests.support.torture.disk import Operation, Tree, read_log, replayed
-from tests.support.torture.launch import Ended, Fault, Launcher, Started
+from tests.support.torture.launch import Ended, Fault, Launcher, Refusal, Started
 from tests.support.torture.outcome import TIMES_AND_NAMES, differences, outcome
 from tiw_fsm.errors import ExitCode, StateDamaged, TiwFsmError
+from tiw_fsm.fsm.events import RunnerEvent
 from tiw_fsm.run import verify
 from tiw_fsm.storage.store import Store, fold
 
@@ -29,6 +30,7 @@ DIFFERS_BETWEEN_RUNS = (
     "interruptions",
     "stalled_starts",
     "result_sha256",
+    "root",
 )
 SHOWN = 400
 """Letters shown of a trouble."""
@@ -80,7 +82,7 @@ class Bench:
         self.end = Tree.read(self.root)
         self.expected = outcome(self.root)
         journal = self.store.journal()
-        self.states = [{}, *(steady(fold(journal[: n + 1])) for n in range(len(journal)))]
+        self.states = [{"generation": 0}, *(steady(fold(journal[: n + 1])) for n in range(len(journal)))]
         """The state of each generation."""
         if broken:
             self.broken = broken
@@ -94,10 +96,17 @@ class Bench:
         """Have nothing in the folder but what the run begins with."""
         self.beginning.materialize(self.root)
 
-    def start(self, *flags: str) -> Started:
+    def start(self, *flags: str, fault: Fault | None = None, refusal: Refusal | None = None) -> Started:
         """One start that nobody waits for yet, with more flags."""
+        return self._started(*self.setup.arguments, *flags, fault=fault, refusal=refusal)
+
+    def ask(self, command: str) -> Ended:
+        """Another command of the tool's."""
+        return self._started(command).wait()
+
+    def _started(self, *arguments: str, fault: Fault | None = None, refusal: Refusal | None = None) -> Started:
         return self._launcher.start(
-            self.root, *self.setup.arguments, *flags, broken=self.broken, script=self.setup.script
+            self.root, *arguments, fault=fault, refusal=refusal, broken=self.broken, script=self.setup.script
         )
 
     def run(self, *flags: str, fault: Fault | None = None, log: Path | None = None, **script: Any) -> Ended:
@@ -150,8 +159,10 @@ class Bench:
     def strayed(self) -> list[str]:
         """Where the state that a first start left is not what an undisturbed run has in the same generation."""
         run = self.store.load()
-        found = steady(run.model_dump(mode="json", exclude_none=True)) if run else {}
-        expected = self.states[run.generation if run else 0]
+        found = steady(run.model_dump(mode="json", exclude_none=True)) if run else {"generation": 0}
+        refusals = sum(line["event"] == RunnerEvent.REFUSED for line in self.store.journal())
+        found["generation"] -= refusals  # a start that the disk refused is one commit more, and changes nothing else
+        expected = self.states[found["generation"]]
         return [f"the state is another one: {trouble}" for trouble in differences(expected, found)]
 
     def not_whole(self) -> list[str]:

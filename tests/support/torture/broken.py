@@ -8,6 +8,7 @@ import signal
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,11 @@ from tiw_fsm.errors import RunHeld
 from tiw_fsm.fsm.inference_gate import InferenceResult
 from tiw_fsm.fsm.run_state import RunState
 from tiw_fsm.run import activities, fingerprint, resume
+from tiw_fsm.run.controller import Controller
 from tiw_fsm.run.session import Context
-from tiw_fsm.storage import checkpoints, places
+from tiw_fsm.storage import checkpoints, places, store
 from tiw_fsm.storage.store import Store
-from tiw_fsm.system import append_log, durable, killer, signals
+from tiw_fsm.system import append_log, durable, killer, locking, signals
 from tiw_fsm.values.death import Killer
 
 
@@ -90,6 +92,17 @@ def pid_file() -> None:
         yield
 
     Store.hold = guarded  # type: ignore[method-assign]
+
+
+def folders_unlocked() -> None:
+    """Not broken, but as on NFS, which locks no folders: the file has to do alone."""
+    locking._takes_folder = lambda descriptor, how: None
+
+
+def lock_unchecked() -> None:
+    """The same, and whoever once has the lock never looks whether it is still the one that others find."""
+    folders_unlocked()
+    locking.Lock.require = lambda self: None  # type: ignore[method-assign]
 
 
 def hashes_ignored() -> None:
@@ -179,6 +192,33 @@ def frames_unheeded() -> None:
     activities._require_frames = lambda request, result: None
 
 
+def clock_stands_still() -> None:
+    """Not broken: all that the package says of the time is one second, as in a sweep whose runs end together."""
+
+    class Still(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> Any:
+            return cls(2026, 1, 31, 12, 0, 0, tzinfo=tz)
+
+    activities.datetime = store.datetime = Still  # type: ignore[attr-defined]
+
+
+def rubbish_is_fatal() -> None:
+    """What cannot be removed is taken for a disk that fails."""
+    durable.NOT_YET.clear()
+
+
+def refusals_cost_starts() -> None:
+    """A start that the disk refuses counts as one without progress."""
+    Controller._take_back = lambda self, exc: None  # type: ignore[method-assign]
+
+
+def unmarked_names() -> None:
+    """Pictures and reports are named by the second alone, and all in one."""
+    clock_stands_still()
+    RunState.mark = ""  # type: ignore[assignment, method-assign]
+
+
 BROKEN: dict[str, Callable[[], None]] = {
     "crashes_forgotten": crashes_forgotten,
     "paths_absolute": paths_absolute,
@@ -191,7 +231,13 @@ BROKEN: dict[str, Callable[[], None]] = {
     "unpickled": unpickled,
     "links_followed": links_followed,
     "hashes_ignored": hashes_ignored,
+    "clock_stands_still": clock_stands_still,
+    "rubbish_is_fatal": rubbish_is_fatal,
+    "refusals_cost_starts": refusals_cost_starts,
+    "unmarked_names": unmarked_names,
     "no_lock": no_lock,
+    "folders_unlocked": folders_unlocked,
+    "lock_unchecked": lock_unchecked,
     "pid_file": pid_file,
     "state_in_place": state_in_place,
     "no_fsync": no_fsync,

@@ -189,10 +189,10 @@ def death_in_the_commit(survived: int = 0) -> Iterator[None]:
     """The process dies in a commit, when all is written and only state.json is not yet the new one."""
     replace, left = os.replace, iter(range(survived))
 
-    def replace_or_die(source: Any, target: Any) -> None:
+    def replace_or_die(source: Any, target: Any, **where: Any) -> None:
         if Path(target).name == "state.json" and next(left, None) is None:
             raise Killed
-        replace(source, target)
+        replace(source, target, **where)
 
     with patch.object(os, "replace", replace_or_die):
         yield

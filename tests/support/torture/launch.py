@@ -36,7 +36,7 @@ from typing import Any, Literal, Self
 
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parents[2]
-SHIM = "TORTURE_ROOT", "TORTURE_COUNTER", "TORTURE_LOG", "TORTURE_FAULT"
+SHIM = "TORTURE_ROOT", "TORTURE_COUNTER", "TORTURE_LOG", "TORTURE_FAULT", "TORTURE_REFUSE"
 PR_SET_CHILD_SUBREAPER = 36
 ORPHANS_END = 10.0
 """Seconds within which what a dead run left behind (the native engine's child) must have ended too."""
@@ -126,6 +126,10 @@ def become(request: Mapping[str, Any]) -> None:
         os.close(opened)
     os.environ.update(request["environment"])
     ctypes.CDLL(None).torture_arm()
+    if request["user"] is not None:
+        os.setgroups([])
+        os.setgid(request["user"])
+        os.setuid(request["user"])
 
 
 def wait_for(pid: int, timeout: float) -> dict[str, Any]:
@@ -157,15 +161,29 @@ def group_ended(group: int) -> bool:
 
 @dataclass(frozen=True)
 class Fault:
-    """What shall go wrong at operation number ``at``, as ``shim.c`` says; ``marked`` is a death after commit ``at``."""
+    """What shall go wrong at operation number ``at``, as ``shim.c`` says; ``marked`` is a death after commit ``at``,
+    ``stop`` a standstill there."""
 
-    how: Literal["before", "after", "torn", "fail", "fail-from", "short", "marked"]
+    how: Literal["before", "after", "torn", "fail", "fail-from", "short", "marked", "stop"]
     at: int
     errno: int = 0
     whom: Literal["group", "self"] = "group"
 
     def __str__(self) -> str:
         return f"{self.how} {self.at} {self.errno} {self.whom}"
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """What the system refuses, every time: every ``call`` on a path with ``part`` in it, while ``lasts`` is there."""
+
+    call: Literal["open", "write", "rename", "mkdir", "unlink", "rmdir", "flock"]
+    errno: int
+    part: str
+    lasts: Path
+
+    def __str__(self) -> str:
+        return f"{self.call} {self.errno} {self.part} {self.lasts}"
 
 
 @dataclass(frozen=True)
@@ -272,6 +290,8 @@ class Launcher:
         log: Path | None = None,
         broken: str | None = None,
         script: Mapping[str, Any] | None = None,
+        refusal: Refusal | None = None,
+        user: int | None = None,
     ) -> Started:
         """Start the command line in ``root``.
 
@@ -279,6 +299,7 @@ class Launcher:
             log: gets what is done to files below ``root``; one that exists is continued.
             broken: name of a broken variant of the package.
             script: fields of the simulated engine's Script.
+            user: number of the user who shall run it; else it is this one.
         """
         self._number += 1
         files = self._folder / str(self._number)
@@ -286,6 +307,8 @@ class Launcher:
         environment = {"TORTURE_ROOT": str(root), "TORTURE_COUNTER": str(files.with_suffix(".count"))}
         if fault:
             environment["TORTURE_FAULT"] = str(fault)
+        if refusal:
+            environment["TORTURE_REFUSE"] = str(refusal)
         if log:
             environment["TORTURE_LOG"] = str(log)
         answer = self.ask(
@@ -298,6 +321,7 @@ class Launcher:
                 "stderr": str(files.with_suffix(".err")),
                 "broken": broken,
                 "script": script,
+                "user": user,
             }
         )
         return Started(self, answer["pid"], files)

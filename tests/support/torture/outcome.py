@@ -14,9 +14,12 @@ from tiw_fsm.stages import Stage
 from tiw_fsm.storage.store import Store
 
 TIMES_AND_NAMES = re.compile(
-    r"\d{4}[-_]\d\d[-_]\d\d[T_]\d\d[:_]\d\d[:_]\d\dZ?|\d{8}_\d{6}(_\d+)?|^- interruptions: \d+$", re.MULTILINE
+    r"(\d{4}[-_]\d\d[-_]\d\d[T_]\d\d[:_]\d\d[:_]\d\dZ?|\d{8}_\d{6})(_[\w.-]*?_[0-9a-f]{8}_\d+)?"
+    r"|^- interruptions: \d+$",
+    re.MULTILINE,
 )
-"""Points in time, as reports write them and as pictures and reports are named by them; and the interruptions."""
+"""Points in time, as reports write them and, with the run's mark, as pictures and reports are named by them; and the
+interruptions."""
 TOLD_OF_CRASHES = ("Training calls", "Events")
 """Sections of the reports that tell how it went, not what came of it."""
 

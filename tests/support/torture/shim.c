@@ -14,7 +14,11 @@
  *                    fail-from  it and all that follow fail with ERRNO
  *                    short      a write: half of it is performed; all that follows fails with ERRNO, as on a full disk
  *                    marked     die at remark number N of those that torture_mark makes
+ *                    stop       stop there, until somebody continues the process
  *                    WHOM dies is `group` (the process group: everybody at once) or `self` (who performs N).
+ *
+ *   TORTURE_REFUSE   "CALL ERRNO PART WHILE": every CALL (the names in the log; also rmdir, and flock) on a path with PART
+ *                    in it fails with ERRNO, as long as there is a file WHILE
  *
  * The calls themselves go straight to the kernel: so there is nothing to look up and nothing to recurse into.
  * What it cannot see (stdio, mmap, sendfile) shows as a difference when the log is replayed; a test does that.
@@ -53,6 +57,8 @@ static int counter_fd = -1, log_fd = -1;
 static char how[16], whom[16];
 static long fault_at;
 static int fault_errno;
+static char refused_call[16], refused_part[256], refused_while[PATH_MAX];
+static int refused_errno;
 static pthread_mutex_t threads = PTHREAD_MUTEX_INITIALIZER;
 
 __attribute__((constructor)) void torture_arm(void)
@@ -70,6 +76,10 @@ __attribute__((constructor)) void torture_arm(void)
     log_fd = log ? syscall(SYS_openat, AT_FDCWD, log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600) : -1;
     how[0] = 0;
     if (fault && sscanf(fault, "%15s %ld %d %15s", how, &fault_at, &fault_errno, whom) != 4)
+        abort();
+    const char *refuse = getenv("TORTURE_REFUSE");
+    *refused_call = 0;
+    if (refuse && sscanf(refuse, "%15s %d %255s %4095s", refused_call, &refused_errno, refused_part, refused_while) != 4)
         abort();
     root_length = strlen(root);
 }
@@ -129,6 +139,15 @@ static int is(const char *kind)
     return !strcmp(how, kind);
 }
 
+static int refused(const char *call, const char *path)
+{
+    if (!*refused_call || strcmp(call, refused_call) || !strstr(path, refused_part) ||
+        syscall(SYS_faccessat, AT_FDCWD, refused_while, F_OK) < 0)
+        return 0;
+    errno = refused_errno;
+    return 1;
+}
+
 /* Count the operation; say whether it may go on. From here to `finish` no other operation of the run happens. */
 static int begin(struct operation *op)
 {
@@ -136,6 +155,8 @@ static int begin(struct operation *op)
     while (flock(counter_fd, LOCK_EX) && errno == EINTR)
         ;
     long number = ++*counter;
+    if (refused(op->flags & AT_REMOVEDIR && !strcmp(op->name, "unlink") ? "rmdir" : op->name, op->path))
+        return 0;
     int here = *how && number == fault_at, later = *how && number > fault_at;
     if (here && (is("torn") || is("short")) && op->data)
         op->length /= 2;
@@ -199,8 +220,11 @@ void torture_mark(const char *text)
 {
     static long marks;
     struct operation op = {.name = "mark"};
-    if (is("marked") && ++marks == fault_at)
-        die();
+    if ((is("marked") || is("stop")) && ++marks == fault_at) {
+        if (is("marked"))
+            die();
+        raise(SIGSTOP);
+    }
     if (!root_length || log_fd < 0)
         return;
     pthread_mutex_lock(&threads);
@@ -390,6 +414,15 @@ int mkdirat(int folder, const char *name, mode_t mode)
 int mkdir(const char *name, mode_t mode)
 {
     return mkdirat(AT_FDCWD, name, mode);
+}
+
+/* No operation: it changes nothing on a disk. */
+int flock(int fd, int how)
+{
+    char path[PATH_MAX];
+    if (*refused_call && of_descriptor(fd, path, sizeof path) && refused("flock", path))
+        return -1;
+    return syscall(SYS_flock, fd, how);
 }
 
 /* The same calls under the names that programs built for large files use. */

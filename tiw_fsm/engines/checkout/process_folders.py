@@ -85,8 +85,7 @@ def tidy(attempt: Path, request: TrainRequest) -> None:
             saved = [*earlier.glob(f"process_*/{request.stage}/checkpoints/*"), *earlier.glob("process_*/from")]
             for folder in saved:
                 if folder.name == "from" or not checkpoints.problems(folder):
-                    with disk_errors("removing", folder):
-                        checkpoints.clear(folder)
+                    durable.discard(folder)  # what cannot be removed yet is tried again with the next chunk
 
 
 def new_folder(attempt: Path) -> Path:

@@ -45,14 +45,12 @@ def serve(pipe_descriptor: int, result_file: Path) -> None:
         os._exit(0)  # the controller is gone
 
     threading.Thread(target=read, daemon=True).start()
-    with signals.processor_time_heeded(worker.stop.set):
+    folder = os.open(result_file.parent, os.O_RDONLY)
+    with durable.kept_to(result_file.parent, folder), signals.processor_time_heeded(worker.stop.set):
         while True:
             content = json.dumps(answer(worker, requests.get()))
-            temporary = result_file.with_suffix(".tmp")
             try:
-                with durable.open_new(temporary) as file:
-                    file.write(content)
-                temporary.replace(result_file)
+                durable.exchange(result_file, content.encode(), synced=False)
             except OSError as exc:
                 print(json.dumps(f"the child's answer: {exc}"), file=pipe)
             print("answered", file=pipe)

@@ -24,11 +24,21 @@ from tiw_fsm.engines.protocol import (
     TrainRequest,
     TrainResult,
 )
-from tiw_fsm.errors import DiskRefused, EngineCrashed, Interrupted, RunChanged, StateDamaged, UsageProblem, disk_errors
+from tiw_fsm.errors import (
+    DiskRefused,
+    EngineCrashed,
+    Interrupted,
+    NotPermitted,
+    RunChanged,
+    StateDamaged,
+    UsageProblem,
+    disk_errors,
+)
 from tiw_fsm.fsm.inference_gate import InferenceResult
 from tiw_fsm.stages import Stage
 from tiw_fsm.storage import checkpoints
 from tiw_fsm.storage.paths import StatePaths
+from tiw_fsm.system import durable
 from tiw_fsm.system.child import Child
 from tiw_fsm.tinyworlds import determinism
 from tiw_fsm.tinyworlds.config import StageConfig
@@ -149,7 +159,7 @@ class NativeEngine:
         assert self._pipe is not None
         result_file = self._paths.child_result
         with disk_errors("removing", result_file):
-            result_file.unlink(missing_ok=True)
+            durable.unlink(result_file)
         try:
             self._child.tell(request.model_dump_json().encode() + b"\n")
         except BrokenPipeError:
@@ -173,6 +183,8 @@ class NativeEngine:
             raise RunChanged(content)
         if status == "damaged":
             raise StateDamaged(content)
+        if status == "not_permitted":
+            raise NotPermitted(content)
         if status == "disk":
             raise _refused(content)
         self._failed_by_itself = True

@@ -23,7 +23,7 @@ from tiw_fsm.engines.protocol import (
     ShapesRequest,
     TrainRequest,
 )
-from tiw_fsm.errors import DiskRefused, RunChanged, StateDamaged, UsageProblem
+from tiw_fsm.errors import DiskRefused, NotPermitted, RunChanged, StateDamaged, UsageProblem, refusal
 from tiw_fsm.storage import checkpoints
 from tiw_fsm.system import durable, killer
 from tiw_fsm.tinyworlds import checkpoint_files
@@ -109,7 +109,7 @@ class Worker:
         trainer.save(folder, completed, request.tuning)
         sha256 = checkpoints.write_manifest(folder, request.stage, completed, request.owner)
         if request.picture and completed == request.stop_at:
-            self._draw_chunk(trainer, Path(request.picture), completed)
+            self._draw_chunk(trainer, request, completed)
         self.standing = (*self._identity(request), sha256)
         used = [trainer.data.digest]
         return {"completed": completed, "sha256": sha256, "rows": rows, "seconds": seconds, "frames": used}
@@ -152,12 +152,14 @@ class Worker:
             request.frames.require(self.data[1].digest)
         return self.data[1]
 
-    def _draw_chunk(self, trainer: Trainer, path: Path, completed: int) -> None:
+    def _draw_chunk(self, trainer: Trainer, request: TrainRequest, completed: int) -> None:
+        assert request.picture is not None
         truth, shown = (to_pixels(frames) for frames in trainer.show())
         rows = []
         for clip, version in zip(truth, shown, strict=True):
             rows += [("true", clip[-len(version) :]), ("model", version)]
-        pictures.draw_strips(path, f"{trainer.stage} after {completed} updates, held-out clips", rows)
+        title = f"{request.run}: {trainer.stage} after {completed} updates, held-out clips"
+        pictures.draw_strips(Path(request.picture), title, rows)
 
     # --- infer ---
 
@@ -202,7 +204,7 @@ class Worker:
         rows = []
         for clip, frames in list(zip(truth, predicted, strict=True))[:SHOWN_CLIPS]:
             rows += [("true", clip), ("model", [*clip[:split], *frames])]
-        title = f"ground truth and prediction after {split} true frames; MSE {figures['mse']:.4f}"
+        title = f"{request.run}: ground truth and prediction after {split} true frames; MSE {figures['mse']:.4f}"
         pictures.draw_strips(Path(request.picture), title, rows)
         say(f"Visualization saved to: {request.picture}")
         return {**figures, "png": request.picture, "frames": [data.digest]}
@@ -238,6 +240,9 @@ def answer(worker: Worker, line: bytes) -> tuple[str, Any]:
         return "changed", str(exc)
     except StateDamaged as exc:
         return "damaged", str(exc)
+    except (NotPermitted, PermissionError) as exc:
+        told = exc if isinstance(exc, NotPermitted) else refusal("using", Path(exc.filename or os.getcwd()), exc)
+        return "not_permitted", str(told)
     except Exception as exc:
         short = isinstance(exc, torch.OutOfMemoryError) or killer.is_shortage(exc)
         if isinstance(exc, DiskRefused | OSError) and not short:

@@ -23,10 +23,11 @@ TOP, END, RATE_TOP, RATE_END, HEIGHT = 40, 212, 230, 262, 296
 """Of the loss, of the learning rate below it, and of both."""
 
 
-def figure(curves: Mapping[Stage, Curve], gates: Sequence[JsonObject]) -> str | None:
+def figure(run: str, curves: Mapping[Stage, Curve], gates: Sequence[JsonObject]) -> str | None:
     """An SVG file with a panel per stage that has updates; None where no update was recorded.
 
     Args:
+        run: its name.
         gates: facts of the stage gates, as the journal has them.
     """
     panels = [
@@ -35,7 +36,7 @@ def figure(curves: Mapping[Stage, Curve], gates: Sequence[JsonObject]) -> str | 
         if len(curve.loss)
         for marked in [[gate for gate in gates if gate["stage"] == stage]]
     ]
-    return render("curves.svg.j2", panels=panels, colours=COLOURS) if panels else None
+    return render("curves.svg.j2", run=run, panels=panels, colours=COLOURS) if panels else None
 
 
 def loss(

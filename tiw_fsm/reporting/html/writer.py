@@ -7,7 +7,6 @@ power cut may do to it, the next start or `tiw-fsm report` mends, and a run is s
 from __future__ import annotations
 
 import io
-import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -123,18 +122,14 @@ def _motion(content: bytes) -> bytes | None:
     return pictures.motion(content)
 
 
-def write(paths: StatePaths, text: str, mine: str = "") -> Path:
-    """Replace the page. ``mine`` keeps the half-written file apart from that of a runner that writes at the same time.
+def write(paths: StatePaths, text: str) -> Path:
+    """Replace the page.
 
     Raises:
         DiskRefused: the disk did not take it; the page is the old one.
     """
-    temporary = paths.page.with_name(f"{paths.page.name}{mine}.tmp")
     with disk_errors("writing", paths.page):
-        temporary.unlink(missing_ok=True)
-        with open(temporary, "xb", buffering=0) as file:
-            file.write(text.encode())
-        os.replace(temporary, paths.page)
+        durable.exchange(paths.page, text.encode(), synced=False)
     return paths.page
 
 
@@ -155,7 +150,7 @@ def write_now(store: Store) -> Path | None:
         StateDamaged, DiskRefused: as ``gather`` and ``write``.
     """
     data = gather(store)
-    return write(store.paths, page(data), f".{os.getpid()}") if data else None
+    return write(store.paths, page(data)) if data else None
 
 
 class PageWriter:

@@ -22,19 +22,21 @@ from tiw_fsm.values.plain import JsonObject, LogPosition
 def write(
     run: RunState, journal: Sequence[JsonObject], settings: Settings, paths: RunPaths, state: StatePaths
 ) -> list[Path]:
-    """Write the reports. Their names carry the time REPORT was entered, so writing them again replaces them."""
+    """Write the reports. Their names carry the run, the time REPORT was entered and how often it has been, so writing
+    them again replaces them, and nothing else does."""
     # These bring numpy, which `tiw-fsm check`, which needs this module, does without.
     from tiw_fsm.reporting import curves
     from tiw_fsm.reporting.html.loss import figure
 
     entered = [line["time"] for line in journal if line["to"] == State.REPORT != line["from"]]
     stamp = (entered[-1] if entered else run.updated_at).translate(str.maketrans("-T:", "___", "Z"))
-    picture = paths.reports / f"train-to-inference-curves-{stamp}.svg"
+    mine = f"{stamp}_{run.mark}_{len(entered)}"
+    picture = paths.reports / f"train-to-inference-curves-{mine}.svg"
     found = {
         stage: curves.read(append_log.AppendLog(paths.metrics(stage)).read(LogPosition(), progress.metrics))
         for stage, progress in run.stages.items()
     }
-    if drawing := figure(found, chunk_gates(journal)):
+    if drawing := figure(run.run, found, chunk_gates(journal)):
         durable.replace(picture, drawing.encode())
     data = ReportData(
         run,
@@ -42,7 +44,7 @@ def write(
         settings,
         paths,
         state,
-        {name: f"{name}-{stamp}.md" for name in REPORTS},
+        {name: f"{name}-{mine}.md" for name in REPORTS},
         picture if drawing else None,
     )
     for name, make in REPORTS.items():
