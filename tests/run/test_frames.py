@@ -155,8 +155,6 @@ def test_sources_that_are_lost_changed_or_damaged_meanwhile_stop_the_next_start(
     assert (done.returncode, "the frames file: SHA-256" in done.stderr) == (ExitCode.CHANGED, True)
     part.write_bytes(whole)
     damage_chunk(part, 4)
-    done = tiw(begun, "run")
-    assert (done.returncode, "the frames file: SHA-256" in done.stderr) == (ExitCode.CHANGED, True)
     done = tiw(begun, "run", "--accept-changes")
     assert (done.returncode, "row 288 cannot be decoded" in done.stderr) == (ExitCode.USAGE, True), done.stderr
     assert RunFolder(begun).state.generation == generation
