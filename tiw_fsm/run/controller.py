@@ -46,12 +46,9 @@ class Controller:
         self._left: list[str] = []
         """What could not be removed when it was last tried, a sentence each."""
         self._said: set[str] = set()
-<<<<<<< ours
         self._pictures = PictureSweep(session.paths, (session.before, session.store.previous()))
-=======
         self._start_counts = False
         """This start is recorded as one that has not come to anything yet."""
->>>>>>> theirs
         effective = places.portable(session.settings.model_dump(mode="json"), Path(session.settings.repo_root))
         self._config = json.dumps(effective, indent=1).encode()
         self._config_sha256 = hashlib.sha256(self._config).hexdigest()
