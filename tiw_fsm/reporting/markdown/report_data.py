@@ -18,7 +18,7 @@ from tiw_fsm.errors import disk_errors
 from tiw_fsm.fsm.inference_gate import Attempt
 from tiw_fsm.fsm.run_state import RunState
 from tiw_fsm.reporting.journal import best_of
-from tiw_fsm.reporting.markdown.tables import Lines, Markdown, bullets, escaped, link
+from tiw_fsm.reporting.markdown.tables import Lines, Markdown, bullets, code, escaped, link
 from tiw_fsm.reporting.past import Past
 from tiw_fsm.stages import Stage
 from tiw_fsm.storage import places
@@ -129,7 +129,8 @@ def _left_out(data: ReportData) -> str | None:
     older, attempts = data.past.older, data.past.judged - len(data.attempts)
     if not older and not attempts:
         return None
-    return f"{older} older steps and {attempts} older attempts: `tiw-fsm history --all --run {data.run.run}` has them"
+    command = code(f"tiw-fsm history --all --run {data.run.run}")
+    return Markdown(f"{older} older steps and {attempts} older attempts: {command} has them")
 
 
 def _inexact(run: RunState) -> Lines:
