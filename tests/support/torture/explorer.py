@@ -442,11 +442,10 @@ class Recount:
 
 def audit(before: RunState | None, after: RunState, store: Store, spoiled: frozenset[Path] = frozenset()) -> None:
     """Hold a commit against everything that must hold after it. ``spoiled`` files rotted on the way."""
-    lines = store.journal()
-    document = json.loads(store.paths.state.read_bytes())
-    del document["checksum"], document["journal"]
-    require(fold(lines) == document, "the journal does not fold to the state")
-    require(document["generation"] == after.generation == len(lines), "a generation has no line, or more than one")
+    lines, found = store.journal(), store.document()
+    assert found is not None
+    require(fold(store.stored_lines(found)) == found.stored, "the journal does not fold to the state")
+    require(found.state["generation"] == after.generation == len(lines), "a generation has no line, or more than one")
     _audit_budgets(after, Recount(after.loop.budgets.model_dump(), lines), lines)
     _audit_checkpoints(after, spoiled)
     if before is not None:
