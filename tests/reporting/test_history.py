@@ -11,7 +11,7 @@ from tests.support.processes import Tiw
 from tests.support.simulation import Simulation
 from tiw_fsm.engines.simulated import Script
 from tiw_fsm.errors import ExitCode
-from tiw_fsm.fsm.events import Event
+from tiw_fsm.fsm.events import Event, RunnerEvent
 from tiw_fsm.reporting.history import WORDS, words
 from tiw_fsm.reporting.wording import duration
 from tiw_fsm.stages import Stage
@@ -36,7 +36,7 @@ def test_every_step_is_told_once_in_words(eventful: Simulation, tiw: Tiw) -> Non
 
 
 def test_every_event_has_words() -> None:
-    assert WORDS.keys() == {*Event, "started", "interrupted"}
+    assert WORDS.keys() == {*Event, *RunnerEvent}
 
 
 def test_a_script_gets_the_same_with_durations(eventful: Simulation, tiw: Tiw) -> None:

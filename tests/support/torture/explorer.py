@@ -44,7 +44,6 @@ from tiw_fsm.run.session import Context, Session
 from tiw_fsm.stages import STAGES, Stage
 from tiw_fsm.storage import checkpoints
 from tiw_fsm.storage.paths import RunPaths, StatePaths
-from tiw_fsm.storage.state_folder import migrated
 from tiw_fsm.storage.store import Store, fold
 from tiw_fsm.values.frozen import CheckpointRef
 
@@ -443,11 +442,10 @@ class Recount:
 
 def audit(before: RunState | None, after: RunState, store: Store, spoiled: frozenset[Path] = frozenset()) -> None:
     """Hold a commit against everything that must hold after it. ``spoiled`` files rotted on the way."""
-    lines = store.journal()
-    document = migrated(json.loads(store.paths.state.read_bytes()), store.paths.state)
-    del document["checksum"], document["journal"]
-    require(migrated(fold(lines), store.paths.state) == document, "the journal does not fold to the state")
-    require(document["generation"] == after.generation == len(lines), "a generation has no line, or more than one")
+    lines, found = store.journal(), store.document()
+    assert found is not None
+    require(fold(store.stored_lines(found)) == found.stored, "the journal does not fold to the state")
+    require(found.state["generation"] == after.generation == len(lines), "a generation has no line, or more than one")
     _audit_budgets(after, Recount(after.loop.budgets.model_dump(), lines), lines)
     _audit_checkpoints(after, spoiled)
     if before is not None:
