@@ -299,9 +299,10 @@ class _Replay:
 
     def _as_judged(self) -> RunState | None:
         """The state as it was when the last attempt was judged."""
-        lines = self.store.journal()
-        judged = max((n for n, line in enumerate(lines, 1) if line["event"] in GATE_DECIDED), default=0)
-        return RunState.model_validate_json(json.dumps(fold(lines[:judged]))) if judged else None
+        decided = (line["generation"] for line in self.store.lines() if line["event"] in GATE_DECIDED)
+        judged = max(decided, default=0)
+        document = fold(line for line in self.store.lines() if line["generation"] <= judged)
+        return RunState.model_validate_json(json.dumps(document)) if judged else None
 
     # --- then and here ------------------------------------------------------------------------------------------
 
@@ -310,7 +311,7 @@ class _Replay:
         if run.fingerprint and fingerprint.digest(run.fingerprint) == made.fingerprint:
             return run.fingerprint
         document: JsonObject = {}
-        for line in self.store.journal():
+        for line in self.store.lines():
             if patch := line["changes"].get("fingerprint"):
                 document = apply_patch(document, patch)
                 found = Fingerprint.model_validate_json(json.dumps(document))
