@@ -101,6 +101,7 @@ def warm_up() -> None:
 
     And have the page's templates compiled once for all.
     """
+    from tests.support.torture import broken  # noqa: F401
     from tiw_fsm import cli  # noqa: F401
     from tiw_fsm.reporting.html import loss, templating, writer  # noqa: F401
     from tiw_fsm.reporting.markdown import reports  # noqa: F401
