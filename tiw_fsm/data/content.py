@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from tiw_fsm.data import frames, sources
 from tiw_fsm.data.h5 import OF_H5PY, Undecodable, opened, reading
-from tiw_fsm.errors import UsageProblem, disk_errors
+from tiw_fsm.errors import UsageProblem
 from tiw_fsm.tinyworlds.config import DataSource
 from tiw_fsm.tinyworlds.used_rows import UsedRows
 
@@ -36,17 +36,10 @@ def digests(source: DataSource, advance: Advance = lambda done, total: None) -> 
     found = sources.of(path)
     if wrong := [*found.problems, *found.unwritten]:
         raise UsageProblem(wrong)
-    before = _stamps([path, *found.files])
     both = Digests(frames.sha256(path), _content(source, advance))
-    if _stamps([path, *found.files]) != before:
+    if frames.sha256(path) != both.file:
         raise UsageProblem(f"{path}: was written to while it was read; let its writer come to an end, then start again")
     return both
-
-
-def _stamps(files: list[Path]) -> list[tuple[int, int, int]]:
-    with disk_errors("reading", files[0]):
-        stats = [file.stat() for file in files]
-    return [(stat.st_ino, stat.st_size, stat.st_mtime_ns) for stat in stats]
 
 
 def _content(source: DataSource, advance: Advance) -> str:

@@ -1,7 +1,8 @@
 """Which of a run's pictures stay: a run of a month draws tens of thousands, and the newest are looked at.
 
-Metrics, results and the journal keep every figure. Nothing is removed that this run has not drawn: its inference
-pictures are those that its states have named, and those of its chunks are told by their names and by their time.
+Metrics, results and the journal keep every figure. Of the pictures that several runs may draw in one folder, those of
+inference, only those go that this run's states have named; those of its chunks lie in its own run root, and are told by
+their names.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from contextlib import suppress
-from datetime import datetime
 from pathlib import Path
 
 from tiw_fsm.fsm.run_state import RunState
@@ -41,16 +41,16 @@ class PictureSweep:
         for stage, progress in run.stages.items():
             if progress.picture and self._drawn.get(stage) != progress.picture:
                 self._drawn[stage] = progress.picture
-                self._sweep(stage, Path(progress.picture).name, datetime.fromisoformat(run.created_at).timestamp())
+                self._sweep(stage, Path(progress.picture).name)
 
-    def _sweep(self, stage: Stage, newest: str, since: float) -> None:
+    def _sweep(self, stage: Stage, newest: str) -> None:
         pattern = re.compile(self._paths.chunk_picture(stage, r"\d+", r"(\d+)").name.replace(".", r"\."))
         if last := pattern.fullmatch(newest):
             with suppress(OSError):
                 for path in list(self._paths.visualizations(stage).iterdir()):
                     found = pattern.fullmatch(path.name)
                     if found and int(found[1]) <= int(last[1]) - CHUNKS:
-                        _remove(path, since)
+                        _remove(path)
 
 
 def _inferred(run: RunState) -> set[str]:
@@ -59,8 +59,6 @@ def _inferred(run: RunState) -> set[str]:
     return {Path(attempt.png).name for attempt in [*run.inference.attempts, *best] if attempt.png}
 
 
-def _remove(path: Path, since: float = 0.0) -> None:
-    """Not what was there before the moment ``since``: another run in the same folder drew it."""
+def _remove(path: Path) -> None:
     with suppress(OSError):
-        if path.lstat().st_mtime >= since:
-            path.unlink()
+        path.unlink()
