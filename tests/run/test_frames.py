@@ -196,8 +196,8 @@ def test_frames_that_go_bad_under_a_living_run_end_it_and_count_as_no_death(tmp_
         assert (process.returncode, said in stderr) == (code, True), stderr
         path.unlink(missing_ok=True)
         path.write_bytes(whole)
-    crashes = [len(RunFolder(root).journal(event)) for event in ("crashed", "out_of_memory")]
-    assert crashes == [len(MEANWHILE), 0], "one for each kill, and none for the frames"
+    deaths = [len(RunFolder(root).journal(event)) for event in ("killed", "crashed", "out_of_memory")]
+    assert deaths == [len(MEANWHILE), 0, 0], "one for each kill, and none for the frames"
 
 
 OF_BEFORE = """

@@ -146,7 +146,10 @@ class Worker:
             try:
                 with reading(Path(source.path)):
                     self.data = (source, FrameData(source, self.device))
-            except Undecodable as exc:  # the run has read them before
+            except Undecodable as exc:
+                if isinstance(exc.__cause__, RuntimeError):  # torch's: there is no memory for them
+                    raise exc.__cause__ from None
+                # The run has read them before, to the last row.
                 raise RunChanged(f"{exc}. {OTHER_FRAMES}") from exc
         if request.frames:
             request.frames.require(self.data[1].digest)
