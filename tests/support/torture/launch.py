@@ -105,7 +105,7 @@ def warm_up() -> None:
     from tiw_fsm import cli  # noqa: F401
     from tiw_fsm.reporting.html import loss, templating, writer  # noqa: F401
     from tiw_fsm.reporting.markdown import reports  # noqa: F401
-    from tiw_fsm.run import launch  # noqa: F401
+    from tiw_fsm.run import check, launch, replay, verify  # noqa: F401
 
     # By the clock, a slow run would write more pages than a fast one, but the numbers of operations must not depend on
     # it. What is left is the page after the first commit, and the one at the end.
