@@ -47,6 +47,8 @@ class Controller:
         """What could not be removed when it was last tried, a sentence each."""
         self._said: set[str] = set()
         self._pictures = PictureSweep(session.paths, (session.before, session.store.previous()))
+        self._starting = False
+        """The next commit is this start's first."""
         self._start_counts = False
         """This start is recorded as one that has not come to anything yet."""
         effective = places.portable(session.settings.model_dump(mode="json"), Path(session.settings.repo_root))
@@ -146,8 +148,10 @@ class Controller:
     def begin(self, context: Context) -> RunState:
         """The run to go on with; of one that was there before, the start is committed."""
         if self.committed is None:
+            self._starting = True
             return resume.begun(self.session, self._config_sha256)
         run, event, facts = resume.resumed(context, self.committed, self._config_sha256)
+        self._starting = True
         self._say(self._half_written(run))
         if isinstance(event, Event):
             run = self._step(run, event, facts)
@@ -196,7 +200,7 @@ class Controller:
     def _commit(self, after: RunState, event: Event | RunnerEvent, facts: Facts, *, sweep: bool = True) -> RunState:
         """The single commit point. Checkpoints that neither this nor the previous generation names go."""
         store, before = self.session.store, self.committed
-        starting = before is None or (after.runner is not None and after.runner != before.runner)
+        starting, self._starting = self._starting, False
         if starting:
             self._save_config(before)
             store.keep_command(self.session.command)
