@@ -14,9 +14,10 @@ from tiw_fsm.reporting.journal import Way
 def mermaid(current: State | None = None, taken: Mapping[Way, int] | None = None) -> str:
     """The table as a Mermaid state diagram: the run's state marked, and how often it has ``taken`` each row."""
     counts = taken or {}
+    untold = dict(counts)
     lines = ["stateDiagram-v2", "    [*] --> ALIGN"]
     for row in TABLE:
-        times = counts.get((row.source, row.event, row.target))
+        times = untold.pop((row.source, row.event, row.target), None)  # rows that differ in their guard are one way
         if row.event in (Event.STALLED, Event.REOPENED) and not times:
             continue
         guard = "" if row.guard is always else f" [{_name(row.guard)}]"
