@@ -31,6 +31,8 @@ LONG_INFERENCE = Setup(
     frames=True,
 )
 """With an inference that takes long enough to be met, on the native engine and real frames."""
+GAP = 0.02
+"""Seconds between two signals at once: the system keeps but one of a kind that is not delivered yet."""
 PROMPT = 20.0
 """Seconds within which a run has ended after a signal, on a busy machine; the promise is an update plus 2 s."""
 
@@ -61,7 +63,9 @@ def stopped(bench: Bench, moment: str, number: signal.Signals, *, group: bool, t
     run = bench.start()
     while not MOMENTS[moment](bench, run):
         time.sleep(0.001)
-    for _ in range(1 + twice):
+    run.kill(number, group=group)
+    if twice:
+        time.sleep(GAP)
         run.kill(number, group=group)
     return run.wait(PROMPT)
 
