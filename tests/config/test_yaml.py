@@ -150,7 +150,7 @@ def _below(value: Any) -> Iterator[tuple[str, ...]]:
 
 
 DEFAULTS = {"loop": FILES["loop"].schema().model_dump(mode="json")}
-PARTS = 3
+PARTS = 6
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -184,10 +184,10 @@ def _nested(key: tuple[str, ...], value: Any) -> dict[str, Any]:
 def test_thousands_of_unknown_keys_are_told_of_in_a_few_lines_and_at_once(root: Path, value: str) -> None:
     lines = "".join(f"  key{n}: {value}\n" for n in range(1000))
     (root / "configs/loop.yaml").write_text(f"gates:\n{lines}")
-    began = time.monotonic()
+    began = time.process_time()
     with pytest.raises(UsageProblem) as caught:
         settings_of(root)
-    assert time.monotonic() - began < 10
+    assert time.process_time() - began < 8
     told = caught.value.problems
     assert len(told) == MOST_TOLD + 1
     assert re.search(r"loop\.yaml: and \d+ more", told[-1])
