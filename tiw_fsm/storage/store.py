@@ -206,7 +206,10 @@ class Store(StateFolder):
         content = durable.read_small(self.paths.config)
         if hashlib.sha256(content).hexdigest() != run.config_sha256:
             raise ValueError("it is not the configuration of the last start")
-        return places.absolute(json.loads(content), Path(run.root))
+        try:
+            return places.absolute(json.loads(content), Path(run.root))
+        except (RecursionError, AttributeError) as exc:
+            raise ValueError("it is no configuration") from exc
 
     def keep_command(self, command: str | None) -> None:
         """Keep what shall be run at the end where its owner alone can read it.
