@@ -25,12 +25,12 @@ run: install $(DATA)
 	$(BIN)/tiw-fsm run $(DEMO)
 
 test: install
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 3 --dist loadfile
 
 # What takes its time is left out: the torture bench, whole runs as processes, playing, engines, recording, copies of the
 # package.
 test-quick: install
-	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/torture --ignore tests/engines --ignore tests/run \
+	$(BIN)/python -m pytest -n 3 --dist loadfile --ignore tests/torture --ignore tests/engines --ignore tests/run \
 		--ignore tests/play \
 		--ignore tests/config/test_mistakes.py --ignore tests/data/test_recording.py --ignore tests/test_api.py \
 		--deselect tests/fsm/test_machine.py::test_wherever_the_runner_dies_the_run_ends_with_the_same_checkpoints \

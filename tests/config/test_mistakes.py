@@ -259,7 +259,7 @@ def test_the_users_files_are_never_rewritten(trained: Path) -> None:
 
 
 def test_a_disk_that_refuses_the_training_process_exits_74_and_is_no_crash(root: Path, tiw: Tiw) -> None:
-    name = "video_tokenizer_step_9_attempt_1.png.tmp"
+    name = "video_tokenizer_step_9_attempt_1.png"
     in_the_way = root / "results/default/video_tokenizer/visualizations" / name
     in_the_way.mkdir(parents=True)
     done = tiw(root, "run", *PASSING)

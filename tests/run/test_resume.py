@@ -18,6 +18,7 @@ from tests.support.processes import Tiw, children, process_state
 from tests.support.run_folder import RunFolder
 from tiw_fsm.errors import ExitCode
 from tiw_fsm.stages import Stage
+from tiw_fsm.system import signals
 
 
 def run_and_kill(root: Path, generation: int) -> None:
@@ -80,17 +81,22 @@ def test_a_killed_training_process_is_a_crash_and_the_run_ends_with_the_same_wei
     _, said = process.communicate(timeout=120)
     assert process.returncode == ExitCode.PASSED, said
     assert digests(tiw, root) == undisturbed
-    assert '"event": "crashed"' in (root / "state/default/journal.jsonl").read_text()
+    assert '"event": "killed"' in (root / "state/default/journal.jsonl").read_text()
 
 
 def test_a_training_process_that_hangs_is_ended_counted_as_a_crash_and_the_run_ends_with_the_same_weights(
     tmp_path: Path, tiw: Tiw, undisturbed: dict[str, str]
 ) -> None:
+    """The process that takes the place of a killed one sleeps, once, and says nothing."""
     root = make_root(tmp_path / "root")
     write_configs(root / "configs", {"loop": merged(LENIENT, {"max_silence": 15})})
-    process = start(root, *PASSING)
+    sleepy = root / "python"
+    sleepy.write_text(f'#!/bin/sh\nif rm hang 2>/dev/null; then exec sleep 1000; fi\nexec {sys.executable} "$@"\n')
+    sleepy.chmod(0o755)
+    process = start(root, *PASSING, "--python-exec", "python")
     wait_for_generation(root, 3, process)
-    os.kill(children(process.pid)[0], signal.SIGSTOP)
+    (root / "hang").touch()
+    os.kill(children(process.pid)[0], signal.SIGKILL)
     _, said = process.communicate(timeout=180)
     assert process.returncode == ExitCode.PASSED, said
     assert "no sign of life for 15 seconds" in (root / "state/default/journal.jsonl").read_text()
@@ -202,7 +208,7 @@ def test_a_second_signal_ends_at_once_with_75(tmp_path: Path, tiw: Tiw, undistur
     wait_until_it_waits(process.pid)
     process.send_signal(signal.SIGTERM)
     with pytest.raises(subprocess.TimeoutExpired):
-        process.wait(timeout=0.5)
+        process.wait(timeout=signals.ONE_REQUEST + 0.5)
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=30) == ExitCode.INTERRUPTED
     assert tiw(root, "run").returncode == ExitCode.PASSED

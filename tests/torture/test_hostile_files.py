@@ -37,7 +37,7 @@ RUN = ("run", "--engine", "simulated")
 READERS = (("status",), ("verify",))
 FRESH = ("check", "--run", "fresh")
 """A look at configs and frames, without a run that has its own engine."""
-IN_ITS_WORK = 200
+IN_ITS_WORK = 180
 """The operation on its files at which the run was killed: it has committed some checkpoints, and others are to come."""
 SECONDS, MEMORY = 20, 4 << 30
 """What a command may take; that much memory is not its use, but the address space of Python with its libraries."""
@@ -118,7 +118,8 @@ def harm(scene: Scene, hostile: Hostile, broken: str | None = None) -> list[str]
             continue
         said = ended.stdout + ended.stderr
         if ended.code not in hostile.ends or "Traceback" in said:
-            troubles.append(f"{command}: ended with {ended.code or ended.signal}, saying {said[-500:]}")
+            how = ended.signal if ended.code is None else int(ended.code)
+            troubles.append(f"{command}: ended with {how}, saying {said[-500:]}")
         elif ended.code != ExitCode.PASSED and hostile.name not in said:
             troubles.append(f"{command}: says nothing of {hostile.name}, but {said[-500:]}")
     return troubles + [f"outside: {change}" for change in before.differences(Tree.read(scene.outside))]

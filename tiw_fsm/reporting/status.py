@@ -60,7 +60,7 @@ ATTEMPT_KEYS = (
     "unseen",
 )
 """Of a judged attempt; one that an older version judged has null where it measured less."""
-FINGERPRINT_KEYS = ("config", "data", "code", "torch", "device", "threads", "processes", "dialect")
+FINGERPRINT_KEYS = ("config", "data", "content", "code", "torch", "device", "threads", "processes", "dialect")
 INEXACT_KEYS = ("stage", "completed", "what")
 STAGE_KEYS = ("target", "completed", "checkpoint", "accepted", "retries", "crashes", "tuning", "verdict", "picture")
 RECENT = 3

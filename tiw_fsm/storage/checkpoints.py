@@ -189,6 +189,7 @@ def remove(folder: Path) -> str | None:
     with disk_errors("Removing", folder):
         try:
             folder.rename(discarded)
+            durable.sync(folder.parent)  # else a power cut may bring back the name, with half of what it named
         except OSError as exc:
             if exc.errno == errno.EXDEV:
                 return _remove_in_place(folder)
