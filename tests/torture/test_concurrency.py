@@ -293,7 +293,7 @@ def gone(ended: Ended, *said: str) -> list[str]:
     return [f"ended with {ended.code or ended.signal}, saying {ended.stderr[-300:]!r}"]
 
 
-def usurped(launcher: Launcher, root: Path, broken: str) -> list[str]:
+def usurped(launcher: Launcher, root: Path, broken: str, patience: float = PATIENCE) -> list[str]:
     """Troubles of a run whose lock files are removed under its runner, so that another takes it up."""
     first = standing_still(launcher, root, broken)
     for lock in root.rglob("lock"):
@@ -301,7 +301,7 @@ def usurped(launcher: Launcher, root: Path, broken: str) -> list[str]:
     second = standing_still(launcher, root, broken)
     try:
         first.kill(signal.SIGCONT)
-        troubles = gone(first.wait(PATIENCE), "was removed while this process held it", "run again")
+        troubles = gone(first.wait(patience), "was removed while this process held it", "run again")
         second.kill(signal.SIGCONT)
         wait_for_work(root)
         return troubles + interleaved(root, [first.pid, second.pid])
@@ -372,7 +372,7 @@ def test_the_bench_catches_a_store_that_locks_nothing(launcher: Launcher, root: 
 
 
 def test_the_bench_catches_a_runner_that_never_looks_at_its_lock(launcher: Launcher, root: Path) -> None:
-    assert usurped(launcher, root, "lock_unchecked") != []
+    assert usurped(launcher, root, "lock_unchecked", patience=10) != []
 
 
 def test_the_bench_catches_a_lock_that_is_a_file_with_a_pid(launcher: Launcher, root: Path) -> None:

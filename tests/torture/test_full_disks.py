@@ -114,7 +114,7 @@ def test_folders_that_cannot_be_renamed_are_copied_wherever_it_is_killed(
     ended = refused(simulated, refusal)
     assert ended.code == ExitCode.PASSED, ended.stderr
     assert simulated.came_out_otherwise() == []
-    for number in spread(ended.operations, min(ended.operations, amount(8, 1))):
+    for number in spread(ended.operations, min(ended.operations, amount(4, 1))):
         figures["kills where folders cannot be renamed"] += 1
         simulated.begin()
         refused(simulated, refusal, Fault("before", number))
