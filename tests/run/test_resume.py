@@ -16,6 +16,7 @@ from tests.support.configs import LENIENT, merged, write_configs
 from tests.support.native_runs import PASSING, digests, make_root, start, wait_for_generation
 from tests.support.processes import Tiw, children, process_state
 from tests.support.run_folder import RunFolder
+from tests.support.waiting import wait_for
 from tiw_fsm.errors import ExitCode
 from tiw_fsm.stages import Stage
 from tiw_fsm.system import signals
@@ -84,12 +85,8 @@ def test_a_killed_training_process_is_a_crash_and_the_run_ends_with_the_same_wei
     assert '"event": "killed"' in (root / "state/default/journal.jsonl").read_text()
 
 
-def test_a_training_process_that_hangs_is_ended_counted_as_a_crash_and_the_run_ends_with_the_same_weights(
-    tmp_path: Path, tiw: Tiw, undisturbed: dict[str, str]
-) -> None:
-    """The process that takes the place of a killed one sleeps, once, and says nothing."""
-    root = make_root(tmp_path / "root")
-    write_configs(root / "configs", {"loop": merged(LENIENT, {"max_silence": 15})})
+def hanging(root: Path) -> subprocess.Popen[str]:
+    """A run whose training process was killed; that which takes its place sleeps and says nothing, but the next not."""
     sleepy = root / "python"
     sleepy.write_text(f'#!/bin/sh\nif rm hang 2>/dev/null; then exec sleep 1000; fi\nexec {sys.executable} "$@"\n')
     sleepy.chmod(0o755)
@@ -97,6 +94,16 @@ def test_a_training_process_that_hangs_is_ended_counted_as_a_crash_and_the_run_e
     wait_for_generation(root, 3, process)
     (root / "hang").touch()
     os.kill(children(process.pid)[0], signal.SIGKILL)
+    wait_for("the process that hangs", lambda: not (root / "hang").exists(), 60)
+    return process
+
+
+def test_a_training_process_that_hangs_is_ended_counted_as_a_crash_and_the_run_ends_with_the_same_weights(
+    tmp_path: Path, tiw: Tiw, undisturbed: dict[str, str]
+) -> None:
+    root = make_root(tmp_path / "root")
+    write_configs(root / "configs", {"loop": merged(LENIENT, {"max_silence": 15})})
+    process = hanging(root)
     _, said = process.communicate(timeout=180)
     assert process.returncode == ExitCode.PASSED, said
     assert "no sign of life for 15 seconds" in (root / "state/default/journal.jsonl").read_text()
@@ -119,15 +126,6 @@ def test_the_training_process_does_not_outlive_a_killed_controller(tmp_path: Pat
 def running(pid: int) -> bool:
     """Whether a process exists and is no zombie."""
     return process_state(pid) not in (None, "Z")
-
-
-def wait_until_it_waits(pid: int) -> None:
-    """Until a process has slept through 30 looks in a row: it waits for somebody, not for the disk or the processor."""
-    asleep, deadline = 0, time.monotonic() + 60
-    while asleep < 30:
-        assert time.monotonic() < deadline
-        asleep = asleep + 1 if process_state(pid) == "S" else 0
-        time.sleep(0.01)
 
 
 def test_a_second_runner_exits_3_at_once_and_0_silently_with_if_idle(tmp_path: Path, tiw: Tiw) -> None:
@@ -199,13 +197,9 @@ def test_a_state_of_another_schema_exits_4_without_falling_back(root: Path, tiw:
 
 
 def test_a_second_signal_ends_at_once_with_75(tmp_path: Path, tiw: Tiw, undisturbed: dict[str, str]) -> None:
-    """The training process is frozen, so that it cannot answer the first."""
+    """The training process hangs, so that it cannot answer the first."""
     root = make_root(tmp_path / "root")
-    process = start(root, *PASSING)
-    wait_for_generation(root, 3, process)
-    child = children(process.pid)[0]
-    os.kill(child, signal.SIGSTOP)
-    wait_until_it_waits(process.pid)
+    process = hanging(root)
     process.send_signal(signal.SIGTERM)
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(timeout=signals.ONE_REQUEST + 0.5)

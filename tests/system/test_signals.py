@@ -14,8 +14,9 @@ from tiw_fsm.errors import ExitCode
 from tiw_fsm.system import signals
 
 WORKS = """
-import sys, time
+import signal, sys, time
 from tiw_fsm.system import signals
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 with signals.asked_to_stop(lambda: print("asked", flush=True)) as stopping:
     print("at work", flush=True)
     until = time.monotonic() + float(sys.argv[1])
@@ -23,7 +24,7 @@ with signals.asked_to_stop(lambda: print("asked", flush=True)) as stopping:
         time.sleep(0.01)
     print("saved", flush=True)
 """
-"""It takes so many seconds to save, asked to stop or not."""
+"""It takes so many seconds to save, asked to stop or not; and it heeds SIGHUP, should the tests run under nohup."""
 
 
 def at_work(seconds: float) -> subprocess.Popen[str]:

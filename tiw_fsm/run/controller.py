@@ -230,7 +230,7 @@ class Controller:
     def _half_written(self, run: RunState) -> list[str]:
         """Remove the files that runners of this run left half written when they died; what cannot be removed yet."""
         paths = self.session.paths
-        own = dict.fromkeys([self.session.store.paths.folder, *paths.pictures_and_figures], "")
+        own = dict.fromkeys([self.session.store.paths.folder, *paths.replaced_in], "")
         shared = dict.fromkeys([paths.inference_results, paths.reports], run.mark)
         return [
             sentence

@@ -118,9 +118,9 @@ class RunPaths:
         return self.run_root / "lock"
 
     @property
-    def pictures_and_figures(self) -> list[Path]:
+    def replaced_in(self) -> list[Path]:
         """Folders of this run alone, in which files are replaced."""
-        return [self.run_root / "inference", *map(self.visualizations, Stage)]
+        return [self.run_root, self.run_root / "inference", *map(self.visualizations, Stage)]
 
     @property
     def inference_results(self) -> Path:
