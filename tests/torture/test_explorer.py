@@ -408,6 +408,6 @@ def test_long_lives_keep_every_promise_with_the_default_budgets(
         Lives.lived = Counter()
         run_state_machine_as_test(
             Lives,
-            settings=settings(max_examples=amount(20, 6), stateful_step_count=25, deadline=None),
+            settings=settings(max_examples=amount(12, 6), stateful_step_count=25, deadline=None),
         )
     figures["random lives with the default budgets"] += Lives.lived["lives"]

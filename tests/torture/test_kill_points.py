@@ -36,7 +36,7 @@ def test_the_log_of_a_native_run_and_its_child_replays_to_exactly_the_files_it_l
 
 
 def test_a_run_killed_at_any_operation_ends_the_same(simulated: Bench, figures: Counter[str], amount: Amount) -> None:
-    faults = points(simulated, amount(36, 6))
+    faults = points(simulated, amount(24, 6))
     figures["kill points, simulated engine"] += len(faults)
     assert troubles(simulated, faults) == []
 

@@ -121,7 +121,7 @@ def test_signals_at_random_instants_in_saves_and_commits_lose_nothing(
 ) -> None:
     """The simulated engine does little else than save and commit."""
     bench, chance = Bench(launcher, tmp_path, SIMULATED), random.Random(0)
-    for _ in range(amount(15, 2)):
+    for _ in range(amount(8, 2)):
         bench.begin()
         run = bench.start()
         while not heeds_signals(run):
