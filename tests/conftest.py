@@ -75,6 +75,13 @@ def whole_bench(request: pytest.FixtureRequest) -> bool:
     return request.config.getoption("--kills") is not None
 
 
+@pytest.fixture
+def whole_only(whole_bench: bool) -> None:
+    """For what the short form of the torture bench leaves out: it tries the same on another engine, or elsewhere."""
+    if not whole_bench:
+        pytest.skip("in the whole torture bench alone: make torture")
+
+
 @pytest.fixture(scope="session")
 def launcher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
     """Starts the command line in milliseconds, with faults where a test wants them."""

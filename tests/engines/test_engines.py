@@ -125,6 +125,7 @@ def test_started_again_a_passed_run_does_nothing(passed: Backend) -> None:
     assert passed.state.generation == before
 
 
+@pytest.mark.engines("simulated", "native", "middle", "real")  # of the checkouts the one that does both
 def test_interrupted_in_every_state_a_run_ends_as_if_nobody_had_touched_it(backend: Backend, passed: Backend) -> None:
     """Killed while it trains and while it infers, and asked to stop: each start goes on from what was saved."""
     for moment, number in INTERRUPTIONS:

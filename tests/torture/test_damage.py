@@ -148,6 +148,7 @@ def test_a_damaged_file_is_never_taken_for_whole(simulated: Bench, amount: Amoun
     assert all_troubles(simulated, generations, some, figures) == ""
 
 
+@pytest.mark.usefixtures("whole_only")
 def test_nor_is_one_of_the_native_engines_run(
     launcher: Launcher, tmp_path: Path, amount: Amount, figures: Counter[str]
 ) -> None:

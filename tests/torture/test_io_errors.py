@@ -6,6 +6,8 @@ import errno
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 from tests.support.amounts import Amount
 from tests.support.torture.bench import SIMULATED, Bench, spread
 from tests.support.torture.launch import Fault, Launcher
@@ -33,6 +35,7 @@ def test_a_run_whose_disk_refuses_says_so_and_ends_the_same_once_it_is_mended(
     assert troubles(simulated, tried) == []
 
 
+@pytest.mark.usefixtures("whole_only")
 def test_a_native_run_whose_disk_refuses_says_so_and_ends_the_same_once_it_is_mended(
     native: Bench, figures: Counter[str], amount: Amount
 ) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 from tests.support.amounts import Amount
 from tests.support.torture.bench import SIMULATED, Bench, spread
 from tests.support.torture.disk import replayed
@@ -41,6 +43,7 @@ def test_a_run_killed_at_any_operation_ends_the_same(simulated: Bench, figures: 
     assert troubles(simulated, faults) == []
 
 
+@pytest.mark.usefixtures("whole_only")
 def test_a_native_run_killed_at_any_operation_ends_with_the_same_weights(
     native: Bench, figures: Counter[str], amount: Amount
 ) -> None:

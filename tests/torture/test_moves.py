@@ -8,6 +8,8 @@ from collections import Counter
 from copy import copy
 from pathlib import Path
 
+import pytest
+
 from tests.support.amounts import Amount
 from tests.support.torture.bench import SIMULATED, Bench
 from tests.support.torture.launch import Fault, Launcher
@@ -42,6 +44,7 @@ def test_wherever_it_is_killed_and_moved_it_ends_the_same(
         figures["runs killed and moved three times"] += 1
 
 
+@pytest.mark.usefixtures("whole_only")
 def test_a_native_run_is_moved_bitwise(native: Bench, amount: Amount, figures: Counter[str]) -> None:
     chance = random.Random(1)
     for _ in range(amount(1, 0.1)):
