@@ -75,10 +75,10 @@ def whole_bench(request: pytest.FixtureRequest) -> bool:
     return request.config.getoption("--kills") is not None
 
 
-@pytest.fixture
-def whole_only(whole_bench: bool) -> None:
+@pytest.fixture(scope="session")
+def whole_only(request: pytest.FixtureRequest) -> None:
     """For what the short form of the torture bench leaves out: it tries the same on another engine, or elsewhere."""
-    if not whole_bench:
+    if request.config.getoption("--kills") is None:
         pytest.skip("in the whole torture bench alone: make torture")
 
 
