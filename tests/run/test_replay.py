@@ -23,6 +23,7 @@ from tests.support.waiting import wait_for
 from tiw_fsm.engines.protocol import TrainRequest
 from tiw_fsm.engines.simulated import Script, SimulatedEngine
 from tiw_fsm.errors import ExitCode
+from tiw_fsm.run.workshop import RunWentOn, held
 from tiw_fsm.stages import Stage
 from tiw_fsm.storage import checkpoints
 
@@ -259,3 +260,19 @@ def test_a_run_that_has_not_begun_and_one_that_is_damaged_have_nothing_to_replay
 @pytest.mark.parametrize("wrong", [["--replay", "x"], ["--replay", "-1"], ["--replay", "--stage", "gate"]])
 def test_what_cannot_be_replayed_is_refused(simulation: Simulation, wrong: list[str]) -> None:
     assert verify(simulation.root, *wrong).returncode == ExitCode.USAGE
+
+
+def test_a_checkpoint_that_a_runner_swept_meanwhile_is_no_damage(simulation: Simulation, tmp_path: Path) -> None:
+    """What the run no longer names may be gone, wholly or half, before it is linked: then it is looked for again."""
+    simulation.run()
+    newest = simulation.state.stages[Stage.VIDEO].checkpoint
+    assert newest is not None
+    kept = held(newest, tmp_path / "kept")
+    shutil.rmtree(newest.path)
+    assert held(newest, tmp_path / "kept") == kept
+    with pytest.raises(RunWentOn):
+        held(newest, tmp_path / "too late")
+    Path(newest.path).mkdir()
+    shutil.copy(Path(kept.path) / checkpoints.FILES[0], newest.path)
+    with pytest.raises(RunWentOn):
+        held(newest, tmp_path / "half of it")

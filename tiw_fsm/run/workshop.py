@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from tiw_fsm.errors import DiskRefused, TiwFsmError, disk_errors
+from tiw_fsm.errors import TiwFsmError, disk_errors
 from tiw_fsm.storage import checkpoints
+from tiw_fsm.storage.torch_files import UnreadableFile
 from tiw_fsm.system import locking
 from tiw_fsm.values.frozen import CheckpointRef
 
@@ -60,9 +61,7 @@ def held(ref: CheckpointRef, folder: Path) -> CheckpointRef:
     if not target.exists():
         try:
             checkpoints.keep(Path(ref.path), target.parent)
-        except DiskRefused:
-            if all((Path(ref.path) / name).exists() for name in checkpoints.FILES):
-                raise
+        except UnreadableFile:
             raise RunWentOn from None
     if checkpoints.altered(target, ref.sha256):
         raise RunWentOn
