@@ -96,7 +96,7 @@ class SimulatedEngine:
         folder = Path(request.checkpoint)
         before = request.resume.sha256 if request.resume else str(request.seed)
         with disk_errors("writing", folder):
-            checkpoints.clear(folder)
+            durable.clear(folder)
             folder.mkdir(parents=True)
             for name in checkpoints.FILES:
                 (folder / name).write_text(json.dumps([stage, before, request.stop_at, request.tuning.model_dump()]))

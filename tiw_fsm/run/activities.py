@@ -6,7 +6,6 @@ is in ``preflight``.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -27,10 +26,9 @@ from tiw_fsm.run import deaths, fingerprint, preflight
 from tiw_fsm.run.outcome import Outcome
 from tiw_fsm.run.session import Context
 from tiw_fsm.stages import STAGES, Stage
-from tiw_fsm.storage import checkpoints, places
-from tiw_fsm.storage.paths import LARGEST_RESULT
+from tiw_fsm.storage import checkpoints, results
 from tiw_fsm.system import durable
-from tiw_fsm.values.frozen import CheckpointRef, FileRef
+from tiw_fsm.values.frozen import CheckpointRef
 from tiw_fsm.values.plain import LogPosition
 
 # --- TRAIN ------------------------------------------------------------------------------------------------------
@@ -221,10 +219,7 @@ def infer(ctx: Context, run: RunState) -> Outcome:
         png_valid=pictures.is_png(result.png),
         settings=ctx.settings.inference.model_dump(),
     )
-    told = json.loads(filed.model_dump_json(exclude={"frames"}, exclude_unset=True))
-    content = json.dumps(places.portable(told, Path(run.root)), indent=1).encode()
-    durable.replace(path, content)
-    pending = FileRef(path=str(path), sha256=hashlib.sha256(content).hexdigest())
+    pending = results.write(path, filed, Path(run.root))
     run = run.evolve(inference=run.inference.evolve(pending=pending))
     return Outcome(Event.INFERRED, run, AttemptNumber(attempt=number))
 
@@ -260,15 +255,12 @@ def gate(ctx: Context, run: RunState) -> Outcome:
     """Judge the attempt that ran. One whose result is lost or altered is made again: it comes out the same."""
     pending = run.inference.pending
     assert pending is not None, "INFER leaves a result"
-    path = Path(pending.path)
     try:
-        content = durable.read_small(path, LARGEST_RESULT)
+        result = results.read(Path(pending.path), pending.sha256, Path(run.root))
     except ValueError:
-        content = b""
-    if hashlib.sha256(content).hexdigest() != pending.sha256:
-        ctx.log.warning(f"{path} is not the result that attempt {run.inference.started} left; inferring again")
+        what = f"{pending.path} is not the result that attempt {run.inference.started} left"
+        ctx.log.warning(f"{what}; inferring again")
         return Outcome(Event.RESULT_LOST, run, AttemptNumber(attempt=run.inference.started))
-    result = InferenceResult.model_validate_json(json.dumps(places.absolute(json.loads(content), Path(run.root))))
     attempt = inference_gate.judge_inference(
         result,
         {stage.value: ref.sha256 for stage, ref in _named(run).items()},

@@ -154,11 +154,8 @@ class Controller:
         self._starting = True
         self._say(self._half_written(run))
         if isinstance(event, Event):
-            run = self._step(run, event, facts)
-            self._start_counts = True
-            return run
+            return self._step(run, event, facts)
         run = self._commit(run, event, facts)
-        self._start_counts = True
         where = f", {run.progress().completed} of {run.progress().target} updates done" if run.stage else ""
         self.session.log.info(f"resuming in {run.state}{where}")
         return run
@@ -207,6 +204,7 @@ class Controller:
         self.committed = store.commit(before, after, event, facts)
         if starting:
             store.started()
+            self._start_counts = before is not None  # a run's first start counts as none
         named = self.committed.named_checkpoints() | (before.named_checkpoints() if before else set())
         if sweep and (named != self.kept or self._left):
             self.kept = named

@@ -33,9 +33,9 @@ def told(log: FilteringBoundLogger, run: RunState, death: EngineCrashed) -> Outc
     say(log, run, death)
     facts = Died(error=_shortened(str(death)), killed_by=Killer(death.killed_by).value)
     if run.stage:
-        facts |= Died(stage=run.stage, completed=run.progress().completed, error=facts["error"])
+        facts["stage"], facts["completed"] = run.stage, run.progress().completed
     else:
-        facts |= Died(attempt=run.inference.started, error=facts["error"])
+        facts["attempt"] = run.inference.started
     return Outcome(DEATHS[Killer(death.killed_by)], run, facts)
 
 

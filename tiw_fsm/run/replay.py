@@ -8,7 +8,6 @@ replay reads is first linked, or copied, to where nobody sweeps it.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import tempfile
 from collections.abc import Callable
@@ -23,7 +22,7 @@ from tiw_fsm.engines import registry
 from tiw_fsm.engines.protocol import Engine, HelloRequest, InferRequest, TrainRequest
 from tiw_fsm.errors import Interrupted, RunChanged, StateDamaged, disk_errors
 from tiw_fsm.fsm.events import GATE_DECIDED
-from tiw_fsm.fsm.inference_gate import Attempt, InferenceResult, judge_inference
+from tiw_fsm.fsm.inference_gate import InferenceResult, judge_inference
 from tiw_fsm.fsm.run_state import Fingerprint, Made, RunState
 from tiw_fsm.reporting.wording import near
 from tiw_fsm.run import comparison, fingerprint
@@ -33,12 +32,13 @@ from tiw_fsm.run.display import Display
 from tiw_fsm.run.session import saved_settings
 from tiw_fsm.run.workshop import RunWentOn, held, workshop
 from tiw_fsm.stages import Stage
-from tiw_fsm.storage import checkpoints, places
-from tiw_fsm.storage.paths import LARGEST_RESULT, RunPaths, StatePaths
+from tiw_fsm.storage import checkpoints, results
+from tiw_fsm.storage.paths import RunPaths, StatePaths
 from tiw_fsm.storage.store import Store, apply_patch, fold
-from tiw_fsm.system import durable, signals
+from tiw_fsm.system import signals
 from tiw_fsm.system.append_log import AppendLog
 from tiw_fsm.tinyworlds.config import DataSource, InferenceConfig, StageConfig
+from tiw_fsm.values.frozen import CheckpointRef
 from tiw_fsm.values.plain import JsonObject
 
 LOOKS = 5
@@ -191,7 +191,7 @@ class _Replay:
         then = self._fingerprint_of(run, made)
         if stale := self._stale(then):
             return _nothing(stage, f"made before a change was taken in ({'; '.join(stale)})")
-        known = {ref.sha256: ref for each in run.stages.values() for ref in each.named_checkpoints()}
+        known = _known(run)
         if gone := [needed.value for needed, sha256 in made.inputs.items() if sha256 not in known]:
             return _nothing(
                 stage, f"it was trained against a checkpoint of {', '.join(gone)} that was trained on since"
@@ -256,11 +256,11 @@ class _Replay:
         if stale := self._stale(then):
             return _nothing(what, f"made before a change was taken in ({'; '.join(stale)})")
         refs = {stage: p.checkpoint for stage, p in judged.stages.items() if p.checkpoint}
-        known = {ref.sha256: ref for each in run.stages.values() for ref in each.named_checkpoints()}
+        known = _known(run)
         if gone := [stage.value for stage, ref in refs.items() if ref.sha256 not in known]:
             return _nothing(what, f"the checkpoint of {', '.join(gone)} that it judged has been trained on since")
         try:
-            recorded = _result_of(attempt, Path(run.root))
+            recorded = results.read(Path(attempt.result or ""), attempt.result_sha256, Path(run.root))
         except ValueError as exc:
             problem = f"{attempt.result} is not what was judged: {exc}. Put it back from a backup."
             return _nothing(what, "its result cannot be compared", [problem])
@@ -349,6 +349,11 @@ class _Replay:
         return self.settings.data.evolve(**stated)
 
 
+def _known(run: RunState) -> dict[str, CheckpointRef]:
+    """The checkpoints that the run keeps, by their digests."""
+    return {ref.sha256: ref for progress in run.stages.values() for ref in progress.named_checkpoints()}
+
+
 def _material_changes(old: Fingerprint, new: Fingerprint) -> list[str]:
     """What is different beside the config, of which all that matters is remembered."""
     return fingerprint.changes(old, new.evolve(config=old.config))
@@ -362,18 +367,6 @@ def _config_of(stage: Stage, then: Fingerprint) -> StageConfig:
 
 def _by_update(rows: list[JsonObject], attempt: int) -> dict[str, JsonObject]:
     return {f"update {row['update']}": {"attempt": attempt, **row} for row in rows}
-
-
-def _result_of(attempt: Attempt, root: Path) -> InferenceResult:
-    """The result file of an attempt.
-
-    Raises:
-        ValueError: it is not what was judged.
-    """
-    content = durable.read_small(Path(attempt.result or ""), LARGEST_RESULT)
-    if attempt.result_sha256 not in (None, hashlib.sha256(content).hexdigest()):
-        raise ValueError("its hash is another")
-    return InferenceResult.model_validate_json(json.dumps(places.absolute(json.loads(content), root)))
 
 
 def _figures(result: InferenceResult) -> JsonObject:

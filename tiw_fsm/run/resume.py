@@ -114,7 +114,11 @@ def found_again(session: Session, before: RunState) -> RunState:
 
 def _relocated(session: Session, run: RunState) -> RunState:
     """The run with its paths below the working root and the run root of this start."""
-    settings, document = session.settings, run.model_dump(mode="json")
+    settings = session.settings
+    run_root = run.fingerprint.config["run_root"] if run.fingerprint else settings.run_root
+    if run.root in ("", settings.repo_root) and run_root == settings.run_root:
+        return run
+    document = run.model_dump(mode="json")
     if run.root:
         document = places.moved(document, Path(run.root), Path(settings.repo_root))
     if run.fingerprint:

@@ -52,9 +52,6 @@ _NAME = re.compile(r"(?P<stage>[^.].*)_step_(?P<last>[0-9]+)")  # the dot is for
 
 FileHashes = dict[str, dict[str, Any]]
 
-clear = durable.clear
-"""For engines: leave nothing where a checkpoint is to be written."""
-
 
 def folder_name(stage: str, completed: int) -> str:
     """The name of ``stage``'s checkpoint after ``completed`` updates."""
@@ -147,19 +144,19 @@ def keep(source: Path, folder: Path) -> Path:
     final = folder / source.name
     temporary = final.with_name(TEMPORARY_PREFIX + final.name)
     durable.make_folder(folder)
+    may_link = owner_of(source) is not None
     with disk_errors("Keeping a copy of", source):
-        clear(temporary)
+        durable.clear(temporary)
         temporary.mkdir()
         try:
             for name in (*FILES, *([MANIFEST] if (source / MANIFEST).exists() else [])):
-                _link_or_copy(source / name, temporary / name, may_link=owner_of(source) is not None)
+                _link_or_copy(source / name, temporary / name, may_link=may_link)
         except FileNotFoundError as exc:
             raise UnreadableFile(f"{exc.filename} is gone.") from exc
         for path in (*temporary.iterdir(), temporary):
             durable.sync(path)
-        clear(final)
-        temporary.rename(final)
-        durable.sync(folder)
+        durable.clear(final)
+        durable.move(temporary, final)
     return final
 
 

@@ -15,8 +15,10 @@ from typing import Any
 from tiw_fsm.values.plain import JsonObject
 
 PATHS = frozenset(
-    {"path", "png", "result", "picture", "checkpoint", "accepted", "reports", "run_root", "repo_root", "python_exec"}
-    | {"torchrun"}
+    [
+        *("path", "png", "result", "picture", "checkpoint", "accepted", "reports"),
+        *("run_root", "repo_root", "python_exec", "torchrun"),
+    ]
 )
 """Keys of a document whose value, if it is a string or a list of them, are paths."""
 PATHS_BY_NAME = frozenset({"warm_starts", "configs"})

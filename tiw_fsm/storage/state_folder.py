@@ -115,7 +115,16 @@ class StateFolder:
         Raises:
             StateDamaged: a line is not JSON, or no plain file stands in the journal's place.
         """
-        return self._end(newest, max(0, newest.journal.bytes - RECENT_BYTES))
+        position, start = newest.journal, max(0, newest.journal.bytes - RECENT_BYTES)
+        durable.require_plain(self.paths.journal)
+        if not position.bytes or not durable.is_there(self.paths.journal):
+            return []
+        with disk_errors("reading", self.paths.journal), open(self.paths.journal, "rb") as file:
+            file.seek(start)
+            lines = file.read(position.bytes - start).splitlines()[1 if start else 0 :]  # the first may be half of one
+        root = places.root_of(newest.stored, self.paths.folder)
+        found = [self._parsed(line) for line in lines]
+        return [places.absolute(line, root) for line in found] if root else found
 
     def refused(self) -> JsonObject | None:
         """The word a refused start left, if no start has succeeded since: its time, exit code and message."""
@@ -157,18 +166,6 @@ class StateFolder:
                 damage = [f"{self.paths.journal} has lines, but {self.paths.state.name} is gone."]
         if damage:
             raise StateDamaged("\n".join([*dict.fromkeys(damage), WHAT_TO_DO]))
-
-    def _end(self, newest: Document, start: int) -> list[JsonObject]:
-        position = newest.journal
-        durable.require_plain(self.paths.journal)
-        if not position.bytes or not durable.is_there(self.paths.journal):
-            return []
-        with disk_errors("reading", self.paths.journal), open(self.paths.journal, "rb") as file:
-            file.seek(start)
-            lines = file.read(position.bytes - start).splitlines()[1 if start else 0 :]  # the first may be half of one
-        root = places.root_of(newest.state, self.paths.folder)
-        found = [self._parsed(line) for line in lines]
-        return [places.absolute(line, root) for line in found] if root else found
 
     def _parsed(self, line: bytes) -> JsonObject:
         try:

@@ -63,7 +63,6 @@ class Child:
             self._begins = sink.tell()
             self._output = open(output, "rb")  # noqa: SIM115 - for as long as it lives
             self._output.seek(self._begins)
-        with open(output, "ab") as sink:
             self._process = _started(
                 command,
                 cwd=cwd,
@@ -112,9 +111,7 @@ class Child:
 
     def last_words(self, count: int = LAST_WORDS) -> str:
         """The last ``count`` bytes of its output. Raises OSError."""
-        descriptor = self._output.fileno()
-        size = os.fstat(descriptor).st_size
-        return os.pread(descriptor, count, max(0, size - count)).decode(errors="replace")
+        return self._tail(count)
 
     @property
     def pid(self) -> int:
@@ -151,7 +148,8 @@ class Child:
         """What ended it before its work was done. Waits for its end, unless it hung."""
         if self._hung:
             return Killer.OWN
-        return killer.judge(self._process.wait(), self._own_words(), self._memory.seen())
+        own_words = self._tail(JUDGED_WORDS, since=self._begins)  # not what others had said before it
+        return killer.judge(self._process.wait(), own_words, self._memory.seen())
 
     def failed_by_itself(self) -> bool:
         """Whether it ended with an error, and not by a signal. Waits for its end, unless it hung."""
@@ -166,11 +164,11 @@ class Child:
         ended = f"was ended by {number.name}" if number else f"ended with status {status}"
         return ended + BY[self.killed_by()] if status else ended
 
-    def _own_words(self) -> str:
-        """The last ones, without what others had said before it."""
+    def _tail(self, count: int, since: int = 0) -> str:
+        """The last ``count`` bytes of the output file, none of them before ``since``."""
         descriptor = self._output.fileno()
         size = os.fstat(descriptor).st_size
-        return os.pread(descriptor, JUDGED_WORDS, max(self._begins, size - JUDGED_WORDS)).decode(errors="replace")
+        return os.pread(descriptor, count, max(since, size - count)).decode(errors="replace")
 
 
 def _started(command: Sequence[str], **how: Any) -> subprocess.Popen[bytes]:

@@ -21,6 +21,7 @@ from typing import Any
 from tiw_fsm.errors import disk_errors
 from tiw_fsm.storage import checkpoints
 from tiw_fsm.storage.torch_files import Record, UnreadableFile, read
+from tiw_fsm.system import durable
 from tiw_fsm.tinyworlds import checkpoint_files
 
 STRINGS = {"BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"}
@@ -56,7 +57,7 @@ def resumable(source: Path, target: Path, *, step: int, rate: float, optimizer: 
         "timestamp": time.strftime("%Y_%m_%d_%H_%M_%S"),
     }
     with disk_errors("writing", target):
-        checkpoints.clear(target)
+        durable.clear(target)
         target.mkdir(parents=True)
         _share(source / checkpoint_files.MODEL, target / checkpoint_files.MODEL)
         if optimizer:

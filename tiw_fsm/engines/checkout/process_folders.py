@@ -130,7 +130,7 @@ def published(
     completed = (checkpoints.completed_of(source) or 0) + process.offset
     target = Path(request.checkpoint)
     with disk_errors("writing", target):
-        checkpoints.clear(target)
+        durable.clear(target)
         target.mkdir(parents=True)
         for name in checkpoints.FILES:
             shutil.copyfile(source / name, target / name)

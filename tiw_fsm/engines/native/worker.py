@@ -105,7 +105,7 @@ class Worker:
             raise Stopped
         completed = request.start + len(rows)
         folder = Path(request.checkpoint)
-        checkpoints.clear(folder)
+        durable.clear(folder)
         trainer.save(folder, completed, request.tuning)
         sha256 = checkpoints.write_manifest(folder, request.stage, completed, request.owner)
         if request.picture and completed == request.stop_at:
@@ -180,7 +180,7 @@ class Worker:
             except (Stopped, StateDamaged, UsageProblem, RunChanged, DiskRefused, OSError):
                 raise
             except Exception as exc:
-                if isinstance(exc, torch.OutOfMemoryError) or killer.is_shortage(exc):
+                if lacks_memory(exc):
                     raise
                 say(traceback.format_exc())
                 return {"status": "error", "error": traceback.format_exc(), "seconds": time.monotonic() - began}
@@ -211,6 +211,11 @@ class Worker:
         pictures.draw_strips(Path(request.picture), title, rows)
         say(f"Visualization saved to: {request.picture}")
         return {**figures, "png": request.picture, "frames": [data.digest]}
+
+
+def lacks_memory(exc: Exception) -> bool:
+    """Whether memory did not suffice, that of a GPU or the machine's."""
+    return isinstance(exc, torch.OutOfMemoryError) or killer.is_shortage(exc)
 
 
 def answer(worker: Worker, line: bytes) -> tuple[str, Any]:
@@ -247,7 +252,7 @@ def answer(worker: Worker, line: bytes) -> tuple[str, Any]:
         told = exc if isinstance(exc, NotPermitted) else refusal("using", Path(exc.filename or os.getcwd()), exc)
         return "not_permitted", str(told)
     except Exception as exc:
-        short = isinstance(exc, torch.OutOfMemoryError) or killer.is_shortage(exc)
+        short = lacks_memory(exc)
         if isinstance(exc, DiskRefused | OSError) and not short:
             return "disk", str(exc)
         worker.trainer = worker.standing = None
