@@ -29,8 +29,9 @@ from tiw_fsm.fsm.run_state import RunState
 from tiw_fsm.fsm.states import State
 from tiw_fsm.stages import Stage
 from tiw_fsm.storage import checkpoints
-from tiw_fsm.storage.checkpoints import FILES, MANIFEST, MODEL, OPTIMIZER, STATE, clear
+from tiw_fsm.storage.checkpoints import FILES, MANIFEST, MODEL, OPTIMIZER, STATE
 from tiw_fsm.storage.store import Store
+from tiw_fsm.system import durable
 from tiw_fsm.values.frozen import CheckpointRef, FileRef
 
 RUN = ("run", "--engine", "simulated")
@@ -709,7 +710,7 @@ def test_what_links_in_the_place_of_the_childs_files_point_to_stays_as_it_is(
 
     def lay(scene: Scene) -> None:
         for path in paths:
-            clear(linked(scene, path))
+            durable.clear(linked(scene, path))
             to_what_was_there(path).lay(scene)
 
     figures["hostile files"] += len(paths)
