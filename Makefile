@@ -9,7 +9,7 @@ RANDOM_KILLS = --kills $(KILLS) --torture-seed $(SEED) --torture-record build/to
 CHECKOUT_PYTHON = $(CHECKOUT)/.venv/bin/python
 DEMO := --config-dir configs/demo
 
-.PHONY: install run test test-quick check bench torture torture-kills test-schedulers test-checkout
+.PHONY: install run test test-quick test-whole check bench torture torture-kills test-schedulers test-checkout
 
 install: $(VENV)/installed
 
@@ -35,6 +35,10 @@ test-quick: install
 		--ignore tests/config/test_mistakes.py --ignore tests/data/test_recording.py --ignore tests/test_api.py \
 		--deselect tests/fsm/test_machine.py::test_wherever_the_runner_dies_the_run_ends_with_the_same_checkpoints \
 		--ignore tests/test_guides.py --deselect tests/test_documents.py::test_what_getting_started_has_the_newcomer_type_works
+
+# Nothing left out: `make test` and `make torture` try one example of what this tries many of.
+test-whole: install
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(RANDOM_KILLS)
 
 check: install
 	$(BIN)/ruff check .

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--kills", type=int, help="run the whole torture bench, with about this many random kills")
+    parser.addoption("--kills", type=int, help="run everything whole, with about this many random kills")
     parser.addoption("--torture-seed", type=int, default=0, help="of the random kills")
     parser.addoption("--torture-record", type=Path, metavar="FILE", help="go on with the random kills told of there")
     parser.addoption("--torture-life", type=int, help="repeat this one of the randomly killed runs, and no other")
@@ -77,9 +77,9 @@ def whole_bench(request: pytest.FixtureRequest) -> bool:
 
 @pytest.fixture(scope="session")
 def whole_only(request: pytest.FixtureRequest) -> None:
-    """For what the short form of the torture bench leaves out: it tries the same on another engine, or elsewhere."""
+    """For what the short form leaves out: it tries the same on another engine, by another example, or elsewhere."""
     if request.config.getoption("--kills") is None:
-        pytest.skip("in the whole torture bench alone: make torture")
+        pytest.skip("one example of many: make test-whole")
 
 
 @pytest.fixture(scope="session")

@@ -30,6 +30,8 @@ from tiw_fsm.tinyworlds.training import load_weights
 
 WITH_WEIGHTS = ("native", *DIALECTS, "real")
 """Engines that compute something; the simulated one's checkpoints hold no weights."""
+SHORT_FORM = ("middle",)
+"""Of the checkouts the one whose stages count updates in both ways; the others pass in ``checkout/test_runs.py``."""
 Begin = Callable[[Path], Backend]
 ALWAYS_REJECTED = {"from_update": 0, "verdicts": {"retune": {"final": {"min": 0.0}}, "continue": {}}}
 INTERRUPTIONS = [
@@ -42,9 +44,13 @@ INTERRUPTIONS = [
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "begin" in metafunc.fixturenames:
-        only = metafunc.definition.get_closest_marker("engines")
-        names = ["real"] if metafunc.config.getoption("--checkout") else ["simulated", "native", *DIALECTS]
-        chosen = [name for name in names if only is None or name in only.args]
+        marked = metafunc.definition.get_closest_marker("engines")
+        whole = metafunc.config.getoption("--kills") is not None
+        names = ["simulated", "native", *(DIALECTS if whole else SHORT_FORM)]
+        if metafunc.config.getoption("--checkout"):
+            names = ["real"]
+        only = names if marked is None else [n for n in marked.args if whole or n not in marked.kwargs.get("whole", ())]
+        chosen = [name for name in names if name in only]
         metafunc.parametrize("begin", chosen, indirect=True, scope="session")
 
 
@@ -125,7 +131,7 @@ def test_started_again_a_passed_run_does_nothing(passed: Backend) -> None:
     assert passed.state.generation == before
 
 
-@pytest.mark.engines("simulated", "native", "middle", "real")  # of the checkouts the one that does both
+@pytest.mark.engines("simulated", "native", "middle", "real", whole=["native"])  # else tests/run/test_resume.py does
 def test_interrupted_in_every_state_a_run_ends_as_if_nobody_had_touched_it(backend: Backend, passed: Backend) -> None:
     """Killed while it trains and while it infers, and asked to stop: each start goes on from what was saved."""
     for moment, number in INTERRUPTIONS:

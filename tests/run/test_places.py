@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.amounts import whole_too
 from tests.support.native_runs import PASSING, digests, make_root, start, wait_for_generation
 from tests.support.processes import Tiw
 from tests.support.run_folder import RunFolder
@@ -56,7 +57,7 @@ NOT_MOVED = ("log.jsonl", "child_result.json")
 """What tells of one start alone, as it was."""
 
 
-@pytest.mark.parametrize("how", ["renamed", "through a link"])
+@pytest.mark.parametrize("how", ["renamed", whole_too("through a link")])
 def test_a_run_elsewhere_goes_on_bitwise_and_never_touches_where_it_was(
     begun: Path, undisturbed: dict[str, str], tmp_path: Path, tiw: Tiw, how: str
 ) -> None:

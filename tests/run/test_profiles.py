@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.amounts import whole_too
 from tests.support.processes import Tiw
 from tiw_fsm.data import recording
 from tiw_fsm.errors import ExitCode
@@ -20,7 +21,7 @@ FEW = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize(("profile", "game"), [("demo", "planet"), ("crafter", "crafter")])
+@pytest.mark.parametrize(("profile", "game"), [("demo", "planet"), whole_too("crafter", "crafter")])
 def test_a_profile_goes_all_the_way_on_its_game(tiw: Tiw, tmp_path: Path, profile: str, game: str) -> None:
     shutil.copytree(CONFIGS / profile, tmp_path / "configs")
     loop = tmp_path / "configs/loop.yaml"

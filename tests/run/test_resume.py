@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.amounts import whole_too
 from tests.support.configs import LENIENT, merged, write_configs
 from tests.support.native_runs import PASSING, digests, make_root, start, wait_for_generation
 from tests.support.processes import Tiw, children, process_state
@@ -44,7 +45,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return {s: p["checkpoint"]["sha256"] for s, p in json.loads(found.stdout)["stages"].items()}
 
 
-@pytest.mark.parametrize("generation", [2, 7, 13])
+@pytest.mark.parametrize("generation", [7, *map(whole_too, (2, 13))])
 def test_a_run_killed_outright_ends_with_the_same_weights(
     tmp_path: Path, tiw: Tiw, undisturbed: dict[str, str], generation: int
 ) -> None:
@@ -56,7 +57,7 @@ def test_a_run_killed_outright_ends_with_the_same_weights(
     assert json.loads(tiw(root, "status", "--json").stdout)["interruptions"] == 1
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, whole_too(signal.SIGINT)])
 def test_a_run_told_to_stop_saves_exits_75_and_ends_with_the_same_weights(
     tmp_path: Path, tiw: Tiw, undisturbed: dict[str, str], number: signal.Signals
 ) -> None:

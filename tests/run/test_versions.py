@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.amounts import whole_too
 from tests.support.configs import LENIENT, write_configs, write_frames
 from tests.support.processes import Tiw
 from tests.support.run_folder import RunFolder
@@ -68,7 +69,7 @@ def undisturbed(older: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     return digests(root)
 
 
-@pytest.mark.parametrize("generation", [2, 7, 13])
+@pytest.mark.parametrize("generation", [7, *map(whole_too, (2, 13))])
 def test_a_run_begun_by_the_flat_package_is_continued_bitwise(
     older: Path, undisturbed: dict[str, str | None], tmp_path: Path, tiw: Tiw, generation: int
 ) -> None:

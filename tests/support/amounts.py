@@ -4,8 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
+
+import pytest
 
 FIGURES: Counter[str] = Counter()
 
 
 Amount = Callable[[int, float], int]
+
+
+def whole_too(*values: Any) -> Any:
+    """Values of a test's parameters that the short form leaves out."""
+    return pytest.param(*values, marks=pytest.mark.usefixtures("whole_only"))

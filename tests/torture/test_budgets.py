@@ -94,7 +94,7 @@ def test_interruptions_with_progress_between_them_cost_nothing(
     launcher: Launcher, tmp_path: Path, amount: Amount, figures: Counter[str]
 ) -> None:
     """Each start is killed right after the first checkpoint, or the first new state, that it committed."""
-    wanted = min(500, amount(25, 8.4))
+    wanted = min(500, amount(15, 8.4))
     slow = {"video_tokenizer": {"n_updates": wanted}, "loop": {"checkpoint_interval": 1}}
     bench = Bench(launcher, tmp_path, Setup(SIMULATED.arguments, slow))
     bench.begin()

@@ -18,6 +18,7 @@ import h5py
 import pytest
 
 import tiw_fsm
+from tests.support.amounts import whole_too
 from tests.support.configs import merged, write_configs
 from tests.support.processes import Tiw, children
 from tests.support.torture.bench import NATIVE, SIMULATED, Bench
@@ -148,7 +149,7 @@ def generation(bench: Bench) -> int:
     return run.generation if run else 0
 
 
-@pytest.mark.parametrize(("replace", "commits"), [(moved_into_place, 2), (rewritten, 9)])
+@pytest.mark.parametrize(("replace", "commits"), [(moved_into_place, 2), whole_too(rewritten, 9)])
 def test_frames_replaced_under_a_living_run_are_never_trained_on(
     native: Bench, figures: Counter[str], replace: Callable[[Path, bytes], None], commits: int
 ) -> None:
@@ -156,6 +157,7 @@ def test_frames_replaced_under_a_living_run_are_never_trained_on(
     figures["changes under a living run"] += 1
 
 
+@pytest.mark.usefixtures("whole_only")
 def test_frames_that_nobody_compares_would_be_noticed(native: Bench) -> None:
     heedless = copy(native)
     heedless.broken = "frames_unheeded"

@@ -143,7 +143,7 @@ def all_troubles(bench: Bench, generations: list[int], some: int, figures: Count
 
 
 def test_a_damaged_file_is_never_taken_for_whole(simulated: Bench, amount: Amount, figures: Counter[str]) -> None:
-    some = amount(50, 10)
+    some = amount(25, 10)
     generations = spread(len(simulated.states) - 2, some // 18)
     assert all_troubles(simulated, generations, some, figures) == ""
 
@@ -156,6 +156,7 @@ def test_nor_is_one_of_the_native_engines_run(
     assert all_troubles(bench, [3, len(bench.states) - 4], amount(4, 0.2), figures) == ""
 
 
+@pytest.mark.usefixtures("whole_only")
 def test_hashes_that_nobody_looks_at_would_be_noticed(simulated: Bench) -> None:
     careless = copy(simulated)
     careless.broken = "hashes_ignored"

@@ -44,8 +44,9 @@ from tiw_fsm.stages import Stage
 BUDGETS = Size(retries=1, crashes=1, retunes=1, starts=1, updates=(1, 1, 1), chunk=1, interval=1)
 GIVEN = BUDGETS._replace(retries=0, crashes=0, starts=0, train_stage="none")
 ROT = Size(retries=0, crashes=0, retunes=0, starts=0, updates=(2, 1, 1), chunk=2, interval=1, rots=1)
-SHORT = {"budgets": BUDGETS, "rot": ROT, "three models given": GIVEN}
+SHORT = {"budgets of training": BUDGETS._replace(retunes=0), "rot": ROT, "three models given": GIVEN}
 LONG = {
+    "budgets": BUDGETS,
     "larger budgets": BUDGETS._replace(retries=2, crashes=2, starts=2),
     "two chunks in each stage": BUDGETS._replace(updates=(2, 2, 2)),
     "checkpoints cut short": BUDGETS._replace(updates=(2, 2, 2), chunk=2, interval=2),

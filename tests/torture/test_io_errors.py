@@ -30,7 +30,7 @@ def troubles(bench: Bench, tried: list[Fault]) -> list[str]:
 def test_a_run_whose_disk_refuses_says_so_and_ends_the_same_once_it_is_mended(
     simulated: Bench, figures: Counter[str], amount: Amount
 ) -> None:
-    tried = faults(simulated, amount(20, 5))
+    tried = faults(simulated, amount(10, 5))
     figures["I/O errors, simulated engine"] += len(tried)
     assert troubles(simulated, tried) == []
 

@@ -38,7 +38,7 @@ def test_the_log_of_a_native_run_and_its_child_replays_to_exactly_the_files_it_l
 
 
 def test_a_run_killed_at_any_operation_ends_the_same(simulated: Bench, figures: Counter[str], amount: Amount) -> None:
-    faults = points(simulated, amount(24, 6))
+    faults = points(simulated, amount(12, 6))
     figures["kill points, simulated engine"] += len(faults)
     assert troubles(simulated, faults) == []
 
@@ -52,6 +52,7 @@ def test_a_native_run_killed_at_any_operation_ends_with_the_same_weights(
     assert troubles(native, faults) == []
 
 
+@pytest.mark.usefixtures("whole_only")
 def test_a_native_run_whose_controller_alone_is_killed_ends_with_the_same_weights(
     native: Bench, figures: Counter[str]
 ) -> None:

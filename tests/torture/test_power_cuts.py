@@ -62,7 +62,7 @@ def test_the_disk_keeps_bytes_only_of_synced_files_and_names_only_of_synced_fold
 def test_no_power_cut_takes_a_commit_back_or_changes_how_the_run_ends(
     simulated: Bench, figures: Counter[str], amount: Amount, whole_bench: bool
 ) -> None:
-    cuts = spread(len(simulated.log), amount(20, 3))
+    cuts = spread(len(simulated.log), amount(10, 3))
     assert troubles(simulated, cuts, figures, everything=whole_bench) == []
 
 

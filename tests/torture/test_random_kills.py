@@ -158,7 +158,7 @@ def test_killed_at_random_instants_a_run_ends_as_if_nobody_had_touched_it(
         return
     before = asked.record.lives(asked.seed)
     numbers = (number for number in itertools.count() if number not in {life.number for life in before})
-    left = amount(6, 1) - sum(life.killed for life in before)
+    left = amount(4, 1) - sum(life.killed for life in before)
     while left > 0:
         life = lived(bench, asked.seed, next(numbers), at_most=AT_MOST if whole_bench else left)
         asked.record.add(life)
@@ -183,6 +183,7 @@ def test_what_a_record_tells_is_not_done_again(tmp_path: Path) -> None:
     assert "make torture-kills SEED=7 LIFE=2" in str(Record(path).lives(7)[-1])
 
 
+@pytest.mark.usefixtures("whole_only")
 def test_a_resume_that_forgets_the_optimizer_would_be_noticed(bench: Bench) -> None:
     forgetful, chance = copy(bench), random.Random(1)
     forgetful.broken = "optimizer_forgotten"

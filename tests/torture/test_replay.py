@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.amounts import whole_too
 from tests.support.native_runs import PASSING, make_root
 from tests.support.processes import Tiw
 from tests.support.run_folder import RunFolder
@@ -19,7 +20,9 @@ DEATHS = Fault("marked", 5), Fault("marked", 3)
 
 
 @pytest.mark.parametrize(
-    ("broken", "code"), [(None, ExitCode.PASSED), ("optimizer_forgotten", ExitCode.DAMAGED)], ids=["whole", "broken"]
+    ("broken", "code"),
+    [(None, ExitCode.PASSED), whole_too("optimizer_forgotten", ExitCode.DAMAGED)],
+    ids=["whole", "broken"],
 )
 def test_what_was_made_after_a_kill_is_made_once_more_unless_the_resume_forgot_the_optimizer(
     launcher: Launcher, tmp_path: Path, tiw: Tiw, figures: Counter[str], broken: str | None, code: ExitCode

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.amounts import Amount
+from tests.support.amounts import Amount, whole_too
 from tests.support.configs import LENIENT
 from tests.support.processes import children
 from tests.support.torture.bench import SIMULATED, Bench, Setup
@@ -103,13 +103,14 @@ def test_a_signal_at_any_moment_saves_and_exits_75(
     figures["signals"] += 1
 
 
-@pytest.mark.parametrize("moment", ["training", "inference"])
+@pytest.mark.parametrize("moment", ["training", whole_too("inference")])
 def test_two_signals_at_once_are_one_request_and_saved(inferring: Bench, figures: Counter[str], moment: str) -> None:
     """As `timeout` sends them, to the process and to its group; that a later one ends at once is tested elsewhere."""
     assert troubles(inferring, stopped(inferring, moment, signal.SIGINT, group=True, twice=True)) == []
     figures["signals"] += 2
 
 
+@pytest.mark.usefixtures("whole_only")
 def test_a_second_signal_that_ends_at_once_each_time_would_be_noticed(inferring: Bench) -> None:
     hasty = copy(inferring)
     hasty.broken = "signals_apart"
@@ -135,6 +136,7 @@ def test_signals_at_random_instants_in_saves_and_commits_lose_nothing(
         assert bench.ends_otherwise() == []
 
 
+@pytest.mark.usefixtures("whole_only")
 def test_a_signal_that_is_not_heeded_would_be_noticed(inferring: Bench) -> None:
     deaf = copy(inferring)
     deaf.broken = "hangup_unheeded"
