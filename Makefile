@@ -36,7 +36,7 @@ test-quick: install
 		--deselect tests/fsm/test_machine.py::test_wherever_the_runner_dies_the_run_ends_with_the_same_checkpoints \
 		--ignore tests/test_guides.py --deselect tests/test_documents.py::test_what_getting_started_has_the_newcomer_type_works
 
-# Nothing left out: `make test` and `make torture` try one example of what this tries many of.
+# Nothing left out: all examples of what `make test` tries by one.
 test-whole: install
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(RANDOM_KILLS)
 

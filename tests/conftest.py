@@ -32,6 +32,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--checkout-python", metavar="PATH", help="its interpreter [default: its .venv/bin/python]")
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--kills") is None:
+        for item in items:
+            if item.get_closest_marker("whole"):
+                item.add_marker(pytest.mark.skip(reason="one example of many: make test-whole"))
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
     if hasattr(session.config, "workeroutput"):  # one of several workers, which have no terminal
         session.config.workeroutput["figures"] = dict(FIGURES)
@@ -73,13 +80,6 @@ def amount(request: pytest.FixtureRequest) -> Amount:
 def whole_bench(request: pytest.FixtureRequest) -> bool:
     """Whether the whole torture bench was asked for, and not its short form."""
     return request.config.getoption("--kills") is not None
-
-
-@pytest.fixture(scope="session")
-def whole_only(request: pytest.FixtureRequest) -> None:
-    """For what the short form leaves out: it tries the same on another engine, by another example, or elsewhere."""
-    if request.config.getoption("--kills") is None:
-        pytest.skip("one example of many: make test-whole")
 
 
 @pytest.fixture(scope="session")

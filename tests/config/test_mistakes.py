@@ -275,6 +275,7 @@ def test_what_stands_in_the_place_of_a_file_and_is_none_exits_4(root: Path, tiw:
     assert (done.returncode, "log.jsonl is not a file" in done.stderr) == (ExitCode.DAMAGED, True)
 
 
+@pytest.mark.whole
 def test_frames_lost_in_the_middle_of_a_run_exit_2(root: Path, tiw: Tiw) -> None:
     assert tiw(root, "run", "--max-mse", "0.0001", "--max-inference-retries", "0").returncode == ExitCode.NOT_PASSED
     (root / "frames.h5").rename(root / "elsewhere.h5")

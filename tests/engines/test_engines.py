@@ -131,7 +131,7 @@ def test_started_again_a_passed_run_does_nothing(passed: Backend) -> None:
     assert passed.state.generation == before
 
 
-@pytest.mark.engines("simulated", "native", "middle", "real", whole=["native"])  # else tests/run/test_resume.py does
+@pytest.mark.engines("simulated", "native", "middle", "real", whole=["native", "middle"])
 def test_interrupted_in_every_state_a_run_ends_as_if_nobody_had_touched_it(backend: Backend, passed: Backend) -> None:
     """Killed while it trains and while it infers, and asked to stop: each start goes on from what was saved."""
     for moment, number in INTERRUPTIONS:
@@ -153,6 +153,7 @@ def test_interrupted_in_every_state_a_run_ends_as_if_nobody_had_touched_it(backe
         assert backend.digests() == passed.digests()
 
 
+@pytest.mark.engines("simulated", "native", *DIALECTS, "real", whole=["middle"])
 def test_a_failed_gate_retunes_at_the_rate_it_says_and_a_raised_threshold_passes(backend: Backend) -> None:
     """The optimizer really uses the lower rate, though dynamics' checkpoint holds the old one."""
     strict = ("--max-mse", "1e-9", "--max-inference-retries", "1", "--retry-init-learning-rate", "0.0001")

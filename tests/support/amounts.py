@@ -16,4 +16,4 @@ Amount = Callable[[int, float], int]
 
 def whole_too(*values: Any) -> Any:
     """Values of a test's parameters that the short form leaves out."""
-    return pytest.param(*values, marks=pytest.mark.usefixtures("whole_only"))
+    return pytest.param(*values, marks=pytest.mark.whole)

@@ -7,6 +7,8 @@ from collections import Counter
 from copy import copy
 from pathlib import Path
 
+import pytest
+
 from tests.support.amounts import Amount
 from tests.support.torture.bench import SIMULATED, Bench, Setup
 from tests.support.torture.disk import Tree
@@ -51,6 +53,7 @@ def test_a_chunk_that_always_dies_uses_exactly_the_crash_budget(
         assert list(bench.came_out_otherwise()) == []
 
 
+@pytest.mark.whole
 def test_deaths_that_each_start_forgets_would_be_noticed(launcher: Launcher, tmp_path: Path) -> None:
     forgetful = copy(Bench(launcher, tmp_path, ALWAYS_DIES))
     forgetful.broken = "crashes_forgotten"

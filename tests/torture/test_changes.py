@@ -157,7 +157,7 @@ def test_frames_replaced_under_a_living_run_are_never_trained_on(
     figures["changes under a living run"] += 1
 
 
-@pytest.mark.usefixtures("whole_only")
+@pytest.mark.whole
 def test_frames_that_nobody_compares_would_be_noticed(native: Bench) -> None:
     heedless = copy(native)
     heedless.broken = "frames_unheeded"

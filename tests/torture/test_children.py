@@ -118,7 +118,7 @@ def test_two_kills_between_two_checkpoints_change_nothing(
     figures["kills of the child between two checkpoints"] += 2
 
 
-@pytest.mark.usefixtures("whole_only")
+@pytest.mark.whole
 def test_kills_that_are_taken_for_the_childs_own_doing_would_be_noticed(place: Place, interpreter: Path) -> None:
     blaming = copy(place.bench)
     blaming.broken = "kills_blamed_on_the_child"
@@ -220,7 +220,7 @@ def test_one_on_other_hardware_is_said_to_be_or_refused(place: Place, interprete
     figures["children replaced by others"] += 2
 
 
-@pytest.mark.usefixtures("whole_only")
+@pytest.mark.whole
 def test_a_new_child_that_nobody_looks_at_would_be_noticed(place: Place, interpreter: Path) -> None:
     trusting = copy(place.bench)
     trusting.broken = "children_unheld"

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.amounts import Amount
+from tests.support.amounts import Amount, whole_too
 from tests.support.configs import merged
 from tests.support.torture.bench import NATIVE, SIMULATED, Bench, Setup, spread
 from tests.support.torture.disk import Tree
@@ -148,7 +148,7 @@ def test_a_damaged_file_is_never_taken_for_whole(simulated: Bench, amount: Amoun
     assert all_troubles(simulated, generations, some, figures) == ""
 
 
-@pytest.mark.usefixtures("whole_only")
+@pytest.mark.whole
 def test_nor_is_one_of_the_native_engines_run(
     launcher: Launcher, tmp_path: Path, amount: Amount, figures: Counter[str]
 ) -> None:
@@ -156,14 +156,14 @@ def test_nor_is_one_of_the_native_engines_run(
     assert all_troubles(bench, [3, len(bench.states) - 4], amount(4, 0.2), figures) == ""
 
 
-@pytest.mark.usefixtures("whole_only")
+@pytest.mark.whole
 def test_hashes_that_nobody_looks_at_would_be_noticed(simulated: Bench) -> None:
     careless = copy(simulated)
     careless.broken = "hashes_ignored"
     assert all_troubles(careless, [5], 30, Counter()) != ""
 
 
-@pytest.mark.parametrize("generation", [4, 9, 14])
+@pytest.mark.parametrize("generation", [*map(whole_too, (4, 9)), 14])
 def test_files_of_another_run_are_not_taken_for_its_own(
     simulated: Bench, launcher: Launcher, tmp_path: Path, figures: Counter[str], generation: int
 ) -> None:

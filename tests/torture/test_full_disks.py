@@ -132,7 +132,7 @@ def broken(bench: Bench, name: str) -> Bench:
     return variant
 
 
-@pytest.mark.usefixtures("whole_only")
+@pytest.mark.whole
 def test_the_bench_catches_refusals_that_cost_starts(simulated: Bench, lasts: Path) -> None:
     variant = broken(simulated, "refusals_cost_starts")
     assert after_many_starts(variant, Refusal("write", errno.ENOSPC, FULL["results"], lasts), TOO_MANY) != []

@@ -35,7 +35,7 @@ def test_a_run_whose_disk_refuses_says_so_and_ends_the_same_once_it_is_mended(
     assert troubles(simulated, tried) == []
 
 
-@pytest.mark.usefixtures("whole_only")
+@pytest.mark.whole
 def test_a_native_run_whose_disk_refuses_says_so_and_ends_the_same_once_it_is_mended(
     native: Bench, figures: Counter[str], amount: Amount
 ) -> None:

@@ -43,7 +43,7 @@ def test_a_run_killed_at_any_operation_ends_the_same(simulated: Bench, figures: 
     assert troubles(simulated, faults) == []
 
 
-@pytest.mark.usefixtures("whole_only")
+@pytest.mark.whole
 def test_a_native_run_killed_at_any_operation_ends_with_the_same_weights(
     native: Bench, figures: Counter[str], amount: Amount
 ) -> None:
@@ -52,7 +52,7 @@ def test_a_native_run_killed_at_any_operation_ends_with_the_same_weights(
     assert troubles(native, faults) == []
 
 
-@pytest.mark.usefixtures("whole_only")
+@pytest.mark.whole
 def test_a_native_run_whose_controller_alone_is_killed_ends_with_the_same_weights(
     native: Bench, figures: Counter[str]
 ) -> None:

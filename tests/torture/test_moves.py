@@ -44,7 +44,7 @@ def test_wherever_it_is_killed_and_moved_it_ends_the_same(
         figures["runs killed and moved three times"] += 1
 
 
-@pytest.mark.usefixtures("whole_only")
+@pytest.mark.whole
 def test_a_native_run_is_moved_bitwise(native: Bench, amount: Amount, figures: Counter[str]) -> None:
     chance = random.Random(1)
     for _ in range(amount(1, 0.1)):

@@ -66,7 +66,7 @@ def test_no_power_cut_takes_a_commit_back_or_changes_how_the_run_ends(
     assert troubles(simulated, cuts, figures, everything=whole_bench) == []
 
 
-@pytest.mark.usefixtures("whole_only")
+@pytest.mark.whole
 def test_nor_does_one_in_a_native_run(native: Bench, figures: Counter[str], amount: Amount) -> None:
     cuts = spread(len(native.log), amount(2, 0.15))
     assert troubles(native, cuts, figures) == []

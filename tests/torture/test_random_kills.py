@@ -183,7 +183,7 @@ def test_what_a_record_tells_is_not_done_again(tmp_path: Path) -> None:
     assert "make torture-kills SEED=7 LIFE=2" in str(Record(path).lives(7)[-1])
 
 
-@pytest.mark.usefixtures("whole_only")
+@pytest.mark.whole
 def test_a_resume_that_forgets_the_optimizer_would_be_noticed(bench: Bench) -> None:
     forgetful, chance = copy(bench), random.Random(1)
     forgetful.broken = "optimizer_forgotten"

@@ -110,7 +110,7 @@ def test_two_signals_at_once_are_one_request_and_saved(inferring: Bench, figures
     figures["signals"] += 2
 
 
-@pytest.mark.usefixtures("whole_only")
+@pytest.mark.whole
 def test_a_second_signal_that_ends_at_once_each_time_would_be_noticed(inferring: Bench) -> None:
     hasty = copy(inferring)
     hasty.broken = "signals_apart"
@@ -136,7 +136,7 @@ def test_signals_at_random_instants_in_saves_and_commits_lose_nothing(
         assert bench.ends_otherwise() == []
 
 
-@pytest.mark.usefixtures("whole_only")
+@pytest.mark.whole
 def test_a_signal_that_is_not_heeded_would_be_noticed(inferring: Bench) -> None:
     deaf = copy(inferring)
     deaf.broken = "hangup_unheeded"

@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from tests.support.amounts import whole_too
 from tests.support.checkout.checkout_runs import MakeCheckout, kill, processes_below
 from tests.support.checkout.files.mini import LOSS
 from tests.support.configs import write_frames
@@ -42,7 +43,7 @@ def test_a_run_passes_in_each_dialect_and_says_what_the_checkout_can_do(checkout
     assert ("seed" in given) == ("decode_steps" in given) == (spoken == "newest")
 
 
-@pytest.mark.parametrize("spoken", ["upstream", "newest"])
+@pytest.mark.parametrize("spoken", ["upstream", whole_too("newest")])
 def test_a_killed_run_resumes_inside_the_interrupted_chunk(checkout: MakeCheckout, spoken: str) -> None:
     """The script dies with the controller; what it had saved is published, and only the rest is trained."""
     tiny = checkout(spoken, {"loop": {"chunks": {"video_tokenizer": 40}}, "video_tokenizer": {"n_updates": 40}})
