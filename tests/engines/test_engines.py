@@ -19,6 +19,7 @@ import h5py
 import pytest
 import torch
 
+from tests.support.amounts import whole_too
 from tests.support.backends import Backend, Miniature, Native, Real, Simulated
 from tests.support.checkout.miniature import DIALECTS
 from tests.support.settings import settings_of
@@ -30,8 +31,9 @@ from tiw_fsm.tinyworlds.training import load_weights
 
 WITH_WEIGHTS = ("native", *DIALECTS, "real")
 """Engines that compute something; the simulated one's checkpoints hold no weights."""
-SHORT_FORM = ("middle",)
-"""Of the checkouts the one whose stages count updates in both ways; the others pass in ``checkout/test_runs.py``."""
+SPARED = {*DIALECTS} - {"middle"}
+"""Not in the short form, where the checkout whose stages count updates in both ways stands for all of them; the others
+pass in ``checkout/test_runs.py``."""
 Begin = Callable[[Path], Backend]
 ALWAYS_REJECTED = {"from_update": 0, "verdicts": {"retune": {"final": {"min": 0.0}}, "continue": {}}}
 INTERRUPTIONS = [
@@ -44,13 +46,10 @@ INTERRUPTIONS = [
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "begin" in metafunc.fixturenames:
-        marked = metafunc.definition.get_closest_marker("engines")
-        whole = metafunc.config.getoption("--kills") is not None
-        names = ["simulated", "native", *(DIALECTS if whole else SHORT_FORM)]
-        if metafunc.config.getoption("--checkout"):
-            names = ["real"]
-        only = names if marked is None else [n for n in marked.args if whole or n not in marked.kwargs.get("whole", ())]
-        chosen = [name for name in names if name in only]
+        only = metafunc.definition.get_closest_marker("engines")
+        names = ["real"] if metafunc.config.getoption("--checkout") else ["simulated", "native", *DIALECTS]
+        spared = SPARED.union(only.kwargs.get("whole", ())) if only else SPARED
+        chosen = [whole_too(name) if name in spared else name for name in names if only is None or name in only.args]
         metafunc.parametrize("begin", chosen, indirect=True, scope="session")
 
 

@@ -14,6 +14,6 @@ FIGURES: Counter[str] = Counter()
 Amount = Callable[[int, float], int]
 
 
-def whole_too(*values: Any) -> Any:
+def whole_too(*values: Any, id: str | None = None) -> Any:
     """Values of a test's parameters that the short form leaves out."""
-    return pytest.param(*values, marks=pytest.mark.whole)
+    return pytest.param(*values, id=id, marks=pytest.mark.whole)

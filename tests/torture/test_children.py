@@ -162,13 +162,10 @@ def test_killed_on_sight_a_run_that_has_not_begun_says_run_again(place: Place, i
 # --- held up ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("group", [False, True], ids=["alone", "with everything"])
-def test_stopped_for_longer_than_it_may_be_silent_it_goes_on(
-    place: Place, interpreter: Path, group: bool, whole_bench: bool
-) -> None:
+def test_stopped_for_longer_than_it_may_be_silent_it_goes_on(place: Place, interpreter: Path, group: bool) -> None:
     """The short form tries this on a child alone (``tests/system``), which takes seconds."""
-    if not whole_bench:
-        pytest.skip("needs --kills")
     run, child = in_training(place.bench)
     if group:
         run.kill(signal.SIGSTOP)

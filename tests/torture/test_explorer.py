@@ -15,7 +15,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
-from tests.support.amounts import Amount
+from tests.support.amounts import Amount, whole_too
 from tests.support.torture import explorer
 from tests.support.torture.explorer import (
     INFERRED,
@@ -58,17 +58,17 @@ TAKEN: set[tuple[State, Event, State]] = set()
 """Rows of the table that the walks so far took."""
 
 
-def named(sizes: dict[str, Size], slow: bool) -> list[Any]:
-    return [pytest.param(size, slow, id=name) for name, size in sizes.items()]
+SIZES = [
+    *(pytest.param(size, False, id=name) for name, size in SHORT.items()),
+    *(whole_too(size, True, id=name) for name, size in LONG.items()),
+]
 
 
-@pytest.mark.parametrize(("size", "slow"), [*named(SHORT, False), *named(LONG, True)])
+@pytest.mark.parametrize(("size", "slow"), SIZES)
 def test_whatever_happens_a_run_ends_within_its_budgets_and_forgets_nothing(
-    size: Size, slow: bool, tmp_path: Path, figures: Counter[str], whole_bench: bool
+    size: Size, slow: bool, tmp_path: Path, figures: Counter[str]
 ) -> None:
     """``audit`` says what holds after every commit; that the graph has no cycle says that every schedule ends."""
-    if slow and not whole_bench:
-        pytest.skip("needs --kills")
     with world(size, tmp_path) as place:
         walk = Explorer(place, size)
         walk.explore()
@@ -81,10 +81,9 @@ def test_whatever_happens_a_run_ends_within_its_budgets_and_forgets_nothing(
     figures["explorer schedules"] += walk.schedules[walk.root]
 
 
-def test_the_walks_take_every_row_of_the_table(whole_bench: bool) -> None:
+@pytest.mark.whole
+def test_the_walks_take_every_row_of_the_table() -> None:
     """But for those that reopen a run, and one for form's sake: a run that never left ALIGN has made no commit."""
-    if not whole_bench:
-        pytest.skip("needs --kills")
     rows = {(row.source, row.event, row.target) for row in table.TABLE if row.event is not Event.REOPENED}
     assert rows - TAKEN == {(State.ALIGN, Event.STALLED, State.REPORT)}
 

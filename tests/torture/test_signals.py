@@ -91,14 +91,19 @@ def inferring(launcher: Launcher, tmp_path_factory: pytest.TempPathFactory) -> B
 CASES = [(moment, number) for moment in MOMENTS for number in SIGNALS]
 
 
-@pytest.mark.parametrize(("moment", "number"), CASES)
+def in_short_form(n: int) -> bool:
+    """Whether the short form tries case number ``n``: one signal for each moment."""
+    return n % len(SIGNALS) == (n // len(SIGNALS) + 2) % len(SIGNALS)
+
+
+@pytest.mark.parametrize(
+    ("moment", "number"), [case if in_short_form(n) else whole_too(*case) for n, case in enumerate(CASES)]
+)
 def test_a_signal_at_any_moment_saves_and_exits_75(
-    inferring: Bench, whole_bench: bool, figures: Counter[str], moment: str, number: signal.Signals
+    inferring: Bench, figures: Counter[str], moment: str, number: signal.Signals
 ) -> None:
-    """In the short form each moment meets one signal, sent in turn to the process alone and to its group."""
+    """Sent in turn to the process alone and to its group."""
     n = CASES.index((moment, number))
-    if not whole_bench and n % len(SIGNALS) != (n // len(SIGNALS) + 2) % len(SIGNALS):
-        pytest.skip("the short form tries each moment with one signal")
     assert troubles(inferring, stopped(inferring, moment, number, group=n % 2 == 0, twice=False)) == []
     figures["signals"] += 1
 
