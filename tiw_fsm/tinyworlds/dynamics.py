@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -46,17 +47,24 @@ MASKS: dict[Masking, Callable[[int, int, int, torch.Generator], Tensor]] = {
 }
 
 
-def disturb(indices: Tensor, mask: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """Tokens [B, T, P] of which up to `share` of the visible ones are another clip's at the same place.
+class Disturbance(NamedTuple):
+    """Which tokens of a batch are seen as another clip's: bool [B, T, P], and whose, long [B]; both on the CPU."""
+
+    hit: Tensor
+    others: Tensor
+
+
+def draw_disturbance(
+    batch: int, frames: int, patches: int, share: float, generator: torch.Generator
+) -> Disturbance:
+    """Up to `share` of a clip's tokens are to be another clip's at the same place.
 
     What a rollout sees is its own work, with its errors: dynamics that only ever saw true tokens drift away from
     them (noise augmentation: Valevski et al. 2024, arXiv:2408.14837). Each clip draws its own share, from none up.
     """
-    B = indices.shape[0]
-    shares = share * torch.rand(B, 1, 1, generator=generator)
-    hit = torch.rand(indices.shape, generator=generator) < shares
-    others = torch.randperm(B, generator=generator).to(indices.device)
-    return torch.where(hit.to(indices.device) & ~mask, indices[others], indices)
+    shares = share * torch.rand(batch, 1, 1, generator=generator)
+    hit = torch.rand(batch, frames, patches, generator=generator) < shares
+    return Disturbance(hit, torch.randperm(batch, generator=generator))
 
 
 def unmask_counts(total: int, steps: int, schedule_k: float) -> list[int]:
@@ -127,16 +135,23 @@ class DynamicsModel(nn.Module):
         logits: Tensor = self.output_mlp(hidden[:, first_frame:])
         return logits
 
-    def loss(self, latents: Tensor, targets: Tensor, mask: Tensor, actions: Tensor | None = None) -> Tensor:
+    def loss(
+        self,
+        latents: Tensor,
+        targets: Tensor,
+        mask: Tensor,
+        actions: Tensor | None = None,
+        hidden: Tensor | None = None,
+    ) -> Tensor:
         """Mean cross-entropy in nats over hidden tokens, a scalar; 0 when none is hidden.
 
         latents [B, T, P, L], targets long [B, T, P] their indices, mask bool [B, T, P] True where hidden,
-        actions as in forward.
+        actions as in forward. hidden: a scalar that the sum is divided by instead of their number.
         """
         logits = self(torch.where(mask[..., None], self.mask_token, latents), actions)
         per_token = F.cross_entropy(logits.flatten(0, 2), targets.flatten(), reduction="none")
-        hidden = mask.flatten().to(per_token.dtype)
-        return (per_token * hidden).sum() / hidden.sum().clamp_min(1)
+        counted = mask.flatten().to(per_token.dtype)
+        return (per_token * counted).sum() / (counted.sum() if hidden is None else hidden).clamp_min(1)
 
     @torch.no_grad()
     def generate(

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from .config import DecoderContext
 from .fsq import FiniteScalarQuantizer
+from .peers import ALONE, Peers
 from .transformer import PatchEmbedding, STTransformer, TransformerConfig, unpatchify
 
 ACTION_BINS = 2
@@ -102,13 +103,13 @@ class LatentActionModel(nn.Module):
         self.decoder = LatentActionsDecoder(sizes, self.action_dim, context)
 
     def forward(
-        self, frames: Tensor, hints: Tensor | None = None, hint_weight: float = 0.0
+        self, frames: Tensor, hints: Tensor | None = None, hint_weight: float = 0.0, peers: Peers = ALONE
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The scalar loss, the predicted frames 1 .. T-1 [B, T-1, C, H, W], the action indices [B, T-1].
 
         The loss is smooth L1 on the predictions plus a penalty while the raw action latents vary less over
-        the batch than VARIANCE_TARGET, which keeps the actions from collapsing into one; and the logistic loss of
-        every sign of an action that `hints` know, times `hint_weight`.
+        the batch, that of all `peers`, than VARIANCE_TARGET, which keeps the actions from collapsing into one; and the
+        logistic loss of every sign of an action that `hints` know, times `hint_weight`.
 
         hints: long [B, T-1], the action there should be; negative where it is not known.
 
@@ -120,7 +121,7 @@ class LatentActionModel(nn.Module):
         raw = self.encoder(frames)  # [B, T-1, A]
         actions = self.quantizer(raw)
         predicted = self.decoder(frames, actions)
-        variance = raw.float().var(dim=0, correction=0).mean()
+        variance = peers.stacked(raw.float()).flatten(0, 1).var(dim=0, correction=0).mean()
         loss = F.smooth_l1_loss(predicted, frames[:, 1:])
         loss = loss + VARIANCE_WEIGHT * F.relu(VARIANCE_TARGET - variance)
         if hints is not None:

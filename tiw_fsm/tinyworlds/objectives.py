@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from tiw_fsm.stages import Stage
 from tiw_fsm.tinyworlds.clips import FrameData, to_model
 from tiw_fsm.tinyworlds.config import StageConfig
-from tiw_fsm.tinyworlds.dynamics import MASKS, DynamicsModel, disturb
+from tiw_fsm.tinyworlds.dynamics import MASKS, DynamicsModel, draw_disturbance
 from tiw_fsm.tinyworlds.keys import UNKNOWN, entropy
 from tiw_fsm.tinyworlds.latent_actions import LatentActionModel
+from tiw_fsm.tinyworlds.peers import Peers
 from tiw_fsm.tinyworlds.tokens import ClipTokens
 from tiw_fsm.tinyworlds.transformer import TransformerConfig
 from tiw_fsm.tinyworlds.video_tokenizer import VideoTokenizer
@@ -38,11 +39,14 @@ class Loss(NamedTuple):
 class Objective(Protocol):
     """What a stage minimises, and what it shows."""
 
-    def batch(self, picks: Tensor) -> Any:
-        """What the loss needs of training clips number ``picks`` [B]."""
+    def batch(self, picks: Tensor, share: slice, random: torch.Generator) -> Any:
+        """What the loss needs of a micro-batch of training clips number ``picks`` [B], of which ``share`` is wanted.
 
-    def loss(self, batch: Any, random: torch.Generator) -> Loss:
-        """Loss on what ``batch`` returned."""
+        What is drawn at random is drawn for all of it.
+        """
+
+    def loss(self, batch: Any) -> Loss:
+        """Loss on what ``batch`` returned. Over equal shares of a micro-batch, their mean is that of the whole."""
 
     def row(self, extras: dict[str, Tensor]) -> Row:
         """Metrics of an update from what its loss kept, moved to the CPU."""
@@ -58,19 +62,21 @@ class FrameObjective:
         self.data, self.config, self.length = data, config, config.context_length
         self.starts = data.clip_starts(self.length, held_out=False)
 
-    def batch(self, picks: Tensor) -> Any:
-        """Training clips number ``picks`` [B], [B, T, C, H, W] in [-1, 1]."""
-        return to_model(self.data.clips(self.starts[picks], self.length))
+    def batch(self, picks: Tensor, share: slice, random: torch.Generator) -> Any:
+        """The clips, [B, T, C, H, W] in [-1, 1]."""
+        return to_model(self.data.clips(self.starts[picks[share]], self.length))
 
 
 class VideoObjective(FrameObjective):
     """Reconstruct frames through the codebook."""
 
-    def __init__(self, model: VideoTokenizer, data: FrameData, config: StageConfig, inputs: Inputs) -> None:
+    def __init__(
+        self, model: VideoTokenizer, data: FrameData, config: StageConfig, inputs: Inputs, peers: Peers
+    ) -> None:
         super().__init__(data, config)
         self.model = model
 
-    def loss(self, batch: Tensor, random: torch.Generator) -> Loss:
+    def loss(self, batch: Tensor) -> Loss:
         return Loss(self.model(batch)[0], {})
 
     def row(self, extras: dict[str, Tensor]) -> Row:
@@ -84,14 +90,16 @@ class VideoObjective(FrameObjective):
 class LatentObjective(FrameObjective):
     """Predict frames from those before and the actions inferred between them; recorded keys may hint at these."""
 
-    def __init__(self, model: LatentActionModel, data: FrameData, config: StageConfig, inputs: Inputs) -> None:
+    def __init__(
+        self, model: LatentActionModel, data: FrameData, config: StageConfig, inputs: Inputs, peers: Peers
+    ) -> None:
         super().__init__(data, config)
-        self.model = model
+        self.model, self.peers = model, peers
         self.codes = data.keys.codes(config.n_actions) if data.keys is not None and config.key_hint_weight > 0 else None
 
-    def batch(self, picks: Tensor) -> tuple[Tensor, Tensor | None]:
+    def batch(self, picks: Tensor, share: slice, random: torch.Generator) -> tuple[Tensor, Tensor | None]:
         """Clips, and the action that each recorded key between their frames stands for, [B, T-1], if any does."""
-        return super().batch(picks), self._hints(self.starts[picks])
+        return super().batch(picks, share, random), self._hints(self.starts[picks[share]])
 
     def _hints(self, starts: Tensor) -> Tensor | None:
         """The action that each recorded key stands for, [B, T-1]; None where there are no keys to go by."""
@@ -102,8 +110,8 @@ class LatentObjective(FrameObjective):
         hints = torch.where(keys == UNKNOWN, UNKNOWN, self.codes[keys])
         return hints.to(self.data.device, non_blocking=True)
 
-    def loss(self, batch: tuple[Tensor, Tensor | None], random: torch.Generator) -> Loss:
-        loss, _, actions = self.model(*batch, self.config.key_hint_weight)
+    def loss(self, batch: tuple[Tensor, Tensor | None]) -> Loss:
+        loss, _, actions = self.model(*batch, self.config.key_hint_weight, self.peers)
         return Loss(loss, {"actions": count_actions(actions, self.config.n_actions)})
 
     def row(self, extras: dict[str, Tensor]) -> Row:
@@ -114,32 +122,57 @@ class LatentObjective(FrameObjective):
         return predicted
 
 
+class MaskedTokens(NamedTuple):
+    """Clips as dynamics learn from them.
+
+    Attributes:
+        indices: [B, T, P], the tokens.
+        seen: [B, T, P], what is shown in their place.
+        mask: bool [B, T, P], True where they are hidden.
+        actions: [B, T-1]; None where dynamics are trained without.
+        hidden: scalar, how many tokens of as many clips are hidden, in the mean over the micro-batch.
+    """
+
+    indices: Tensor
+    seen: Tensor
+    mask: Tensor
+    actions: Tensor | None
+    hidden: Tensor
+
+
 class DynamicsObjective:
     """Predict masked tokens from the others and the actions; tokenizer and actions are frozen."""
 
-    def __init__(self, model: DynamicsModel, data: FrameData, config: StageConfig, inputs: Inputs) -> None:
-        self.model, self.config = model, config
+    def __init__(
+        self, model: DynamicsModel, data: FrameData, config: StageConfig, inputs: Inputs, peers: Peers
+    ) -> None:
+        self.model, self.config, self.device = model, config, data.device
         self.tokenizer = cast(VideoTokenizer, inputs[Stage.VIDEO])
         self.actions = cast(LatentActionModel, inputs[Stage.LATENT])
         actions = self.actions if config.use_actions else None
         self.tokens = ClipTokens(data, config.context_length, self.tokenizer, actions)
 
-    def batch(self, picks: Tensor) -> tuple[Tensor, Tensor | None]:
-        return self.tokens.lookup(picks)
-
-    def loss(self, batch: tuple[Tensor, Tensor | None], random: torch.Generator) -> Loss:
-        indices, actions = batch
-        B, T, P = indices.shape
-        mask = MASKS[self.config.masking](B, T, P, random).to(indices.device, non_blocking=True)
-        seen = indices
+    def batch(self, picks: Tensor, share: slice, random: torch.Generator) -> MaskedTokens:
+        indices, actions = self.tokens.lookup(picks[share])
+        clips, (_, frames, patches) = len(picks), indices.shape
+        drawn = MASKS[self.config.masking](clips, frames, patches, random)
+        mask, seen = self._here(drawn[share]), indices
         if self.config.context_noise > 0:
-            seen = disturb(indices, mask, self.config.context_noise, random)
-        latents = self.tokenizer.quantizer.latents_from_indices(seen)
-        if actions is None:
-            return Loss(self.model.loss(latents, indices, mask), {})
-        conditioning = self.actions.quantizer.latents_from_indices(actions)
-        counts = count_actions(actions, self.config.n_actions)
-        return Loss(self.model.loss(latents, indices, mask, conditioning), {"actions": counts})
+            noise = draw_disturbance(clips, frames, patches, self.config.context_noise, random)
+            others, _ = self.tokens.lookup(picks[noise.others[share]])
+            seen = torch.where(self._here(noise.hit[share]) & ~mask, others, indices)
+        return MaskedTokens(indices, seen, mask, actions, self._here(drawn.sum() * (len(indices) / clips)))
+
+    def _here(self, drawn: Tensor) -> Tensor:
+        return drawn.to(self.device, non_blocking=True)
+
+    def loss(self, batch: MaskedTokens) -> Loss:
+        latents = self.tokenizer.quantizer.latents_from_indices(batch.seen)
+        conditioning, kept = None, dict[str, Tensor]()
+        if batch.actions is not None:
+            conditioning = self.actions.quantizer.latents_from_indices(batch.actions)
+            kept = {"actions": count_actions(batch.actions, self.config.n_actions)}
+        return Loss(self.model.loss(latents, batch.indices, batch.mask, conditioning, batch.hidden), kept)
 
     def row(self, extras: dict[str, Tensor]) -> Row:
         return action_statistics(extras["actions"]) if extras else {}
@@ -169,7 +202,7 @@ class StageModel(NamedTuple):
     """How a stage's model is made, and what it learns."""
 
     make: Callable[[TransformerConfig, StageConfig], nn.Module]
-    objective: Callable[[Any, FrameData, StageConfig, Inputs], Objective]
+    objective: Callable[[Any, FrameData, StageConfig, Inputs, Peers], Objective]
 
 
 MODELS: dict[Stage, StageModel] = {

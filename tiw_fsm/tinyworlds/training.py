@@ -17,12 +17,15 @@ import torch
 from torch import Tensor, nn
 
 from tiw_fsm.stages import Stage
+from tiw_fsm.tinyworlds import division
 from tiw_fsm.tinyworlds.checkpoint_files import MODEL, OPTIMIZER, STATE
 from tiw_fsm.tinyworlds.clips import FrameData, draw_batch, generator, to_model
 from tiw_fsm.tinyworlds.config import StageConfig
 from tiw_fsm.tinyworlds.determinism import allow_tf32
+from tiw_fsm.tinyworlds.division import Pass
 from tiw_fsm.tinyworlds.learning_rate import learning_rate
 from tiw_fsm.tinyworlds.objectives import MODELS, Row, make_model
+from tiw_fsm.tinyworlds.peers import ALONE, Peers
 from tiw_fsm.values.frozen import LearningRateSchedule, Tuning
 
 MAX_GRAD_NORM = 1.0
@@ -36,10 +39,12 @@ SHOWN_CLIPS = 4
 
 
 class Trainer:
-    """One stage in training on one device.
+    """One stage in training on one device of each process.
 
     Args:
         inputs: frozen models of the stages that this one is trained against.
+        peers: the processes that train it.
+        processes: how many the batch size is meant for, so that the global batch is that of as many.
 
     Raises:
         KeyError: one of these is missing.
@@ -53,15 +58,20 @@ class Trainer:
         device: torch.device,
         seed: int,
         inputs: Mapping[Stage, nn.Module] | None = None,
+        peers: Peers = ALONE,
+        processes: int = 1,
     ) -> None:
         self.stage, self.config, self.data, self.device, self.seed = stage, config, data, device, seed
+        self.peers, self.processes = peers, processes
         self.clips = len(data.clip_starts(config.context_length, held_out=False))
         torch.manual_seed(self._random("weights").initial_seed())
         self.model = make_model(stage, config).to(device)
+        peers.divide(self.model)
         self.optimizer = make_optimizer(self.model)
         if config.compile:
             self.model.compile()
-        self.objective = MODELS[stage].objective(self.model, data, config, inputs or {})
+        self.objective = MODELS[stage].objective(self.model, data, config, inputs or {}, peers)
+        self.step = peers.step(self.model, self.objective.loss)
 
     def _random(self, *purpose: str | int) -> torch.Generator:
         return generator(self.seed, self.stage, *purpose)
@@ -75,22 +85,30 @@ class Trainer:
         should_stop: Callable[[], bool],
         progress: Callable[[int, float], None],
     ) -> list[Row]:
-        """Do updates ``start`` to ``stop_at - 1``; fewer if asked to stop. Returns one metrics row per update.
+        """Do updates ``start`` to ``stop_at - 1``; fewer if any process is asked to stop. Returns one metrics row per
+        update.
 
         The host waits for the device only for a progress report, and once at the end.
+
+        Raises:
+            ValueError: the global batch cannot be divided by the number of processes.
         """
         self.model.train()
         allow_tf32(self.config.tf32)
         losses, norms, extras, rates = [], [], [], []
         reported = time.monotonic()
+        passes = division.passes(tuning, self.processes, self.peers.rank, self.peers.size)
+        asked = self.peers.ask(should_stop)
         for update in range(start, stop_at):
-            if should_stop():
+            if asked():
                 break
+            asked = self.peers.ask(should_stop)
             rate = learning_rate(tuning.learning_rate, schedule, update)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
-            loss, kept = self._accumulate(update, tuning)
-            norms.append(nn.utils.clip_grad_norm_(self.model.parameters(), MAX_GRAD_NORM).detach())
+            loss, kept = self._accumulate(update, tuning, passes)
+            norm = nn.utils.clip_grad_norm_(self.model.parameters(), MAX_GRAD_NORM)
+            norms.append(self.peers.whole(norm.detach()))
             self.optimizer.step()
             losses.append(loss)
             extras.append(kept)
@@ -100,17 +118,21 @@ class Trainer:
                 reported = time.monotonic()
         return self._rows(start, losses, norms, extras, rates)
 
-    def _accumulate(self, update: int, tuning: Tuning) -> tuple[Tensor, dict[str, Tensor]]:
-        """Gradients of one update: the mean over its micro-batches. Returns the undivided mean loss."""
+    def _accumulate(
+        self, update: int, tuning: Tuning, passes: Sequence[Pass]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Gradients of one update: the mean over its passes. Returns the undivided mean loss of this process's."""
         self.optimizer.zero_grad(set_to_none=True)
         total, kept = torch.zeros((), device=self.device), dict[str, Tensor]()
-        for micro in range(tuning.gradient_accumulation_steps):
-            picks = draw_batch(self.clips, tuning.batch_size_per_gpu, self._random("batch", update, micro))
-            batch = self.objective.batch(picks)
-            with autocast(self.device, self.config.amp):
-                loss, extras = self.objective.loss(batch, self._random("mask", update, micro))
-            (loss / tuning.gradient_accumulation_steps).backward()  # type: ignore[no-untyped-call]
-            total += loss.detach() / tuning.gradient_accumulation_steps
+        drawn = division.micro_batch(tuning, self.processes)
+        for micro, share in passes:
+            picks = draw_batch(self.clips, drawn, self._random("batch", update, micro))
+            batch = self.objective.batch(picks, share, self._random("mask", update, micro))
+            with self.step.exchanging((micro, share) == passes[-1]):
+                with autocast(self.device, self.config.amp):
+                    loss, extras = self.step.loss(batch)
+                (loss / len(passes)).backward()
+            total += loss.detach() / len(passes)
             kept = {name: kept.get(name, 0) + value for name, value in extras.items()}
         return total, kept
 
@@ -124,8 +146,9 @@ class Trainer:
     ) -> list[Row]:
         if not losses:
             return []
-        columns = torch.stack([torch.stack(list(losses)), torch.stack(list(norms))]).double().cpu()
-        kept = {name: torch.stack([e[name] for e in extras]).cpu() for name in extras[0]}
+        mean = self.peers.total(torch.stack(list(losses))) / self.peers.size
+        columns = torch.stack([mean, torch.stack(list(norms))]).double().cpu()
+        kept = {name: self.peers.total(torch.stack([e[name] for e in extras])).cpu() for name in extras[0]}
         return [
             {
                 "update": start + i,
@@ -146,10 +169,13 @@ class Trainer:
         return truth, self.objective.show(truth)
 
     def save(self, folder: Path, completed: int, tuning: Tuning) -> None:
-        """Write a checkpoint as TinyWorlds does: the same update gives the same bytes."""
+        """Write a checkpoint as TinyWorlds does: the same update gives the same bytes, and process 0 writes them."""
+        weights, moments = self._whole(self.model.state_dict()), self._whole(self.optimizer.state_dict())
+        if self.peers.rank:
+            return
         folder.mkdir(parents=True)
-        _save({k: v.cpu() for k, v in self.model.state_dict().items()}, folder / MODEL)
-        _save(_to_cpu(self.optimizer.state_dict()), folder / OPTIMIZER)
+        _save(weights, folder / MODEL)
+        _save(moments, folder / OPTIMIZER)
         groups = len(self.optimizer.param_groups)
         scheduler = {
             "base_lrs": [tuning.learning_rate] * groups,
@@ -163,10 +189,26 @@ class Trainer:
 
     def load(self, folder: Path, *, weights_only: bool) -> None:
         """Continue from a checkpoint; with ``weights_only`` the optimizer starts afresh. Executes nothing in it."""
-        load_weights(self.model, folder)
+        own, weights = self.model.state_dict(), read_weights(folder)
+        self.model.load_state_dict(
+            {name: self.peers.part(whole, own.get(name, whole)) for name, whole in weights.items()}
+        )
         if not weights_only:
             state = torch.load(folder / OPTIMIZER, map_location=self.device, weights_only=True)
+            parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+            state["state"] = {
+                number: {name: self.peers.part(value, parameters[number]) for name, value in moments.items()}
+                for number, moments in state["state"].items()
+            }
             self.optimizer.load_state_dict(state)
+
+    def _whole(self, state: Any) -> Any:
+        """The state of a model or optimizer as one process would hold it, on the CPU."""
+        if isinstance(state, Tensor):
+            return self.peers.whole(state).cpu()
+        if isinstance(state, dict):
+            return {key: self._whole(item) for key, item in state.items()}
+        return [self._whole(item) for item in state] if isinstance(state, list) else state
 
 
 def autocast(device: torch.device, amp: bool) -> AbstractContextManager[Any]:
@@ -174,9 +216,15 @@ def autocast(device: torch.device, amp: bool) -> AbstractContextManager[Any]:
     return torch.autocast("cuda", torch.bfloat16) if amp and device.type == "cuda" else nullcontext()
 
 
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """A checkpoint's weights, on the CPU; nothing in the file is executed."""
+    weights: dict[str, Tensor] = torch.load(folder / MODEL, map_location="cpu", weights_only=True)
+    return weights
+
+
 def load_weights(model: nn.Module, folder: Path) -> None:
-    """Load a checkpoint's weights into ``model``, strictly, without executing anything in the file."""
-    model.load_state_dict(torch.load(folder / MODEL, map_location="cpu", weights_only=True))
+    """Load a checkpoint's weights into ``model``, strictly."""
+    model.load_state_dict(read_weights(folder))
 
 
 def load_frozen(stage: Stage, config: StageConfig, folder: Path, device: torch.device | str) -> nn.Module:
@@ -207,11 +255,3 @@ def _save(value: Any, path: Path) -> None:
 def _number(value: Tensor) -> float | None:
     """A JSON number, or None for what is not finite."""
     return float(value) if bool(torch.isfinite(value)) else None
-
-
-def _to_cpu(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.cpu()
-    if isinstance(value, dict):
-        return {key: _to_cpu(item) for key, item in value.items()}
-    return [_to_cpu(item) for item in value] if isinstance(value, list) else value

@@ -1,0 +1,58 @@
+"""How the clips of one update are divided over the processes that train together. No torch.
+
+An update has micro-batches, each drawn at once for all processes: which clips they have, and what is hidden in them, is
+the same however many processes compute it. Only who takes which part, and in how many passes, follows the number.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from tiw_fsm.values.frozen import Tuning
+
+
+class Pass(NamedTuple):
+    """What one process computes at once.
+
+    Attributes:
+        micro: number of the micro-batch.
+        clips: those of its clips that are this process's.
+    """
+
+    micro: int
+    clips: slice
+
+
+def micro_batch(tuning: Tuning, processes: int) -> int:
+    """Clips that are drawn at once, where the configuration is meant for ``processes``."""
+    return processes * tuning.batch_size_per_gpu
+
+
+def global_batch(tuning: Tuning, processes: int) -> int:
+    """Clips of an update, whatever number of processes computes it."""
+    return micro_batch(tuning, processes) * tuning.gradient_accumulation_steps
+
+
+def counts(*batches: int) -> list[int]:
+    """The numbers of processes that can share each of these global batches, in ascending order."""
+    common = math.gcd(*batches)
+    return [number for number in range(1, common + 1) if common % number == 0]
+
+
+def passes(tuning: Tuning, processes: int, rank: int, size: int) -> list[Pass]:
+    """What process ``rank`` of ``size`` computes in an update of a configuration that is meant for ``processes``.
+
+    All have as many passes, of as many clips, and never more clips at once than ``batch_size_per_gpu``. With each pass
+    they advance together through the update's clips, so that with ``size == processes`` a pass is a micro-batch.
+
+    Raises:
+        ValueError: the global batch cannot be divided by ``size``.
+    """
+    drawn, whole = micro_batch(tuning, processes), global_batch(tuning, processes)
+    if whole % size:
+        raise ValueError(f"a global batch of {whole} clips cannot be divided over {size} processes")
+    fits = [n for n in range(1, tuning.batch_size_per_gpu + 1) if drawn % n == 0 and whole % (n * size) == 0]
+    clips = fits[-1]
+    firsts = [(turn * size + rank) * clips for turn in range(whole // (size * clips))]
+    return [Pass(first // drawn, slice(first % drawn, first % drawn + clips)) for first in firsts]
