@@ -65,9 +65,10 @@ class SharedKeys(FrozenModel):
     device: Literal["auto", "cpu", "cuda"] | None = None
     """Where to compute; auto takes CUDA if there is one."""
     distributed: dict[str, Any] | None = None
-    """TinyWorlds' DDP and FSDP switches."""
-    nproc_per_node: Positive | None = None
-    """Processes per machine."""
+    """use_ddp and use_fsdp: with several processes, the native engine shards with use_fsdp, else it replicates."""
+    nproc_per_node: Positive | Literal["auto"] | None = None
+    """Processes per machine that the batch sizes are meant for; auto: as many as there are GPUs. Where there are fewer
+    GPUs, as many are used, and accumulation keeps the global batch."""
     standalone: bool | None = None
     """torchrun's --standalone."""
     use_wandb: bool | None = None

@@ -10,7 +10,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar, get_args
@@ -65,6 +65,8 @@ class Draft(NamedTuple):
     """Settings in the making, as an engine's own rules see them."""
 
     flags: Mapping[str, Any]
+    typed: Set[str]
+    """Names of those that were typed at this start, and not at an earlier one."""
     repo_root: Path
     run_root: Path
     sources: Mapping[str, Source]
@@ -125,20 +127,27 @@ KEY = "[key]"
 """With what pydantic's location of a mistake ends where the key is wrong, and not the value."""
 
 
-def load_settings(flags: Mapping[str, Any], *, run: str, repo_root: Path, engine: EngineRules) -> Settings:
+def load_settings(
+    flags: Mapping[str, Any], *, run: str, repo_root: Path, engine: EngineRules, typed: Set[str] | None = None
+) -> Settings:
     """Merge files and ``flags`` (typed flags only, by name) into the effective settings.
+
+    Args:
+        typed: names of the flags that were typed at this start; all of them, if it does not say.
 
     Raises:
         UsageProblem: anything is missing, unknown, mistyped, impossible or misaligned; all of it at once.
         NotPermitted: a file may not be read.
     """
     try:
-        return _load_settings(flags, run, repo_root.resolve(), engine)
+        return _load_settings(flags, flags.keys() if typed is None else typed, run, repo_root.resolve(), engine)
     except OSError as exc:
         raise UsageProblem(f"{exc.filename}: {exc.strerror}; correct the path") from exc
 
 
-def _load_settings(flags: Mapping[str, Any], run: str, repo_root: Path, engine: EngineRules) -> Settings:
+def _load_settings(
+    flags: Mapping[str, Any], typed: Set[str], run: str, repo_root: Path, engine: EngineRules
+) -> Settings:
     texts = {FLAGS[name].option: value for name, value in flags.items() if isinstance(value, str) and name in FLAGS}
     problems = unfit_paths({"--run": run, "--repo-root": repo_root, **texts})
     problems += [
@@ -162,7 +171,7 @@ def _load_settings(flags: Mapping[str, Any], run: str, repo_root: Path, engine: 
     problems += alignment.misaligned(on_disk, lambda name, key: sources[name].where((key,)))
     training, inference, loop = parsed["training"], parsed["inference"], parsed["loop"]
     run_root = Path(os.path.normpath(repo_root / flags.get("run_root", f"results/{run}")))
-    own = engine.read_settings(Draft(flags, repo_root, run_root, sources, parsed), problems)
+    own = engine.read_settings(Draft(flags, typed, repo_root, run_root, sources, parsed), problems)
     stages = _stage_configs(parsed, sources, problems)
     data = None
     if isinstance(training, TrainingFile) and isinstance(inference, InferenceFile):

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal, Protocol
 from tiw_fsm.config.settings import Draft, Settings
 from tiw_fsm.errors import RunChanged
 from tiw_fsm.fsm.inference_gate import InferenceResult
+from tiw_fsm.fsm.run_state import Host
 from tiw_fsm.stages import Stage
 from tiw_fsm.storage.paths import StatePaths
 from tiw_fsm.tinyworlds.config import DataSource, InferenceConfig, StageConfig
@@ -28,23 +29,40 @@ class HelloRequest(FrozenModel):
     kind: Literal["hello"] = "hello"
     device: str
     threads: int | None
-    """CPU threads to compute with; None takes what the machine has."""
+    """CPU threads to compute with, in each process; None takes what the machine has."""
+    counts: list[int] | None = None
+    """Numbers of processes that can share the global batches of what is still to be trained; None: any can."""
+    here: int | None = None
+    """So many processes, all on this machine, whatever else the settings say."""
+    sharded: bool = False
+    """Each process is to hold but a part of the model in training, where there are several."""
 
 
 class Hello(FrozenModel):
-    """What decides the bits of a result, beside config, data and code."""
+    """What decides the bits of a result, beside config, data and code; and where it is computed."""
 
     device: str
     """Model of the device, for example the GPU's name."""
     torch: str
     threads: int
+    """Of each process."""
     processes: int = 1
+    sharded: bool = False
+    """Each process holds but a part of the model in training."""
+    meant_for: int = 1
+    """Processes that the batch sizes of the configuration are meant for."""
+    hosts: list[Host] = []
+    """In the order of their ranks."""
     own_code: str = ""
     """Digest of our own code as the process that computes has imported it; empty where the files' own is as good."""
     code: str = ""
     """Digest of code beside our own that decides the results."""
     dialect: JsonObject | None = None
     """What the engine found out about the code it drives."""
+
+    def alike(self, other: Hello) -> bool:
+        """Whether the same is computed, wherever that may be."""
+        return self.evolve(hosts=other.hosts) == other
 
 
 class HelloChanged(Exception):
@@ -111,6 +129,8 @@ class TrainRequest(FrozenModel):
     frames: RunFrames | None = None
     """What must be found there; an engine that finds anything else raises RunChanged before it trains."""
     seed: int
+    processes: int = 1
+    """How many the batch size is meant for: the global batch is that of as many, whatever number computes it."""
     resume: CheckpointRef | None = None
     """Where to begin; None means freshly initialised weights."""
     weights_only: bool = False

@@ -138,7 +138,10 @@ class Fingerprint(FrozenModel):
     torch: str
     device: str
     threads: int
+    """Of each process."""
     processes: int = 1
+    sharded: bool = False
+    """Each of them held but a part of the model in training."""
     dialect: JsonObject | None = None
     """What the engine found out about the code it drives, as it says it; None where it drives none."""
 
@@ -149,6 +152,14 @@ class Inexact(FrozenModel):
     stage: Stage | None = None
     completed: int
     what: str
+
+
+class Host(FrozenModel):
+    """A machine, and what of it takes part in a run."""
+
+    name: str
+    device: str
+    processes: int = 1
 
 
 class Runner(FrozenModel):
@@ -188,6 +199,10 @@ class RunState(FrozenModel):
     loop: LoopConfig
     flags: dict[str, Any] = {}
     fingerprint: Fingerprint | None = None
+    processes: int = 1
+    """How many the batch sizes are meant for, since the run began: the global batch stays that of as many."""
+    hosts: list[Host] = []
+    """Where the last start computed."""
     config_sha256: str | None = None
     """Of the effective configuration, as the last start saved it beside the state."""
     inexact: list[Inexact] = []

@@ -6,7 +6,7 @@ from enum import StrEnum
 
 from tiw_fsm.stages import STAGES, Stage
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 
 class State(StrEnum):

@@ -90,6 +90,7 @@ def _train_request(ctx: Context, run: RunState, stage: Stage, end: int) -> Train
         data=ctx.settings.data,
         frames=frames_of(run.fingerprint),
         seed=run.loop.seed,
+        processes=run.processes,
         resume=progress.checkpoint,
         weights_only=progress.warm_start and progress.checkpoint == progress.accepted,
         start=progress.completed,

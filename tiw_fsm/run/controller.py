@@ -14,7 +14,7 @@ from tiw_fsm.fsm.events import DEATHS, Changed, Event, Facts, NoFacts, Refused, 
 from tiw_fsm.fsm.machine import Machine
 from tiw_fsm.fsm.run_state import RunState
 from tiw_fsm.fsm.states import TERMINAL, State
-from tiw_fsm.run import deaths, resume
+from tiw_fsm.run import deaths, resume, sharing
 from tiw_fsm.run.activities import ACTIVITIES
 from tiw_fsm.run.display import Display
 from tiw_fsm.run.outcome import Outcome
@@ -95,7 +95,11 @@ class Controller:
         """
         session, before = self.session, self.committed
         known = before.fingerprint if before else None
-        request = HelloRequest(device=session.settings.device, threads=known.threads if known else None)
+        request = HelloRequest(
+            device=session.settings.device,
+            threads=known.threads if known else None,
+            counts=sharing.counts(before) if before and before.stages else None,
+        )
         while not self._given_up:
             try:
                 return engine.hello(request)
@@ -105,7 +109,7 @@ class Controller:
             except EngineCrashed as exc:
                 self._died_early(exc, lambda: False)  # a signal ends the process here and now
         assert known is not None, "what is counted has begun, and so has a fingerprint"
-        return Hello(device=known.device, torch=known.torch, threads=known.threads)
+        return Hello(device=known.device, torch=known.torch, threads=known.threads, processes=known.processes)
 
     def _begun(self, context: Context) -> RunState:
         """``begin``, however often it takes; it asks the engine whether the checkpoints can be used."""

@@ -63,6 +63,7 @@ def take(
         device=hello.device,
         threads=hello.threads,
         processes=hello.processes,
+        sharded=hello.sharded,
         dialect=hello.dialect,
     )
 
@@ -146,7 +147,7 @@ def hardware_changes(old: Fingerprint, new: Fingerprint) -> list[str]:
     """Differences after which a run may go on, but no longer bit for bit."""
     return [
         f"{name}: {getattr(old, name)} → {getattr(new, name)}"
-        for name in ("device", "threads", "processes")
+        for name in ("device", "threads", "processes", "sharded")
         if getattr(old, name) != getattr(new, name)
     ]
 

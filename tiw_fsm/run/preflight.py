@@ -11,14 +11,14 @@ from tiw_fsm.engines.protocol import EngineKind
 from tiw_fsm.errors import Interrupted, UsageProblem
 from tiw_fsm.fsm.events import Aligned, Event
 from tiw_fsm.fsm.run_state import RunState, StageProgress
-from tiw_fsm.run import fingerprint
+from tiw_fsm.run import fingerprint, sharing
 from tiw_fsm.run.outcome import Outcome
 from tiw_fsm.run.session import Context
 from tiw_fsm.stages import STAGES, Stage
 from tiw_fsm.storage import checkpoints
 from tiw_fsm.storage.torch_files import UnreadableFile
 from tiw_fsm.system import durable
-from tiw_fsm.values.frozen import CheckpointRef, LearningRateSchedule, Tuning
+from tiw_fsm.values.frozen import CheckpointRef, LearningRateSchedule
 
 
 def align(ctx: Context, run: RunState) -> Outcome:
@@ -38,12 +38,7 @@ def align(ctx: Context, run: RunState) -> Outcome:
     for stage, config in settings.stages.items():
         progress = StageProgress(
             target=config.n_updates,
-            tuning=Tuning(
-                learning_rate=config.learning_rate,
-                gradient_accumulation_steps=config.gradient_accumulation_steps,
-                batch_size_per_gpu=config.batch_size_per_gpu,
-                log_interval=min(config.log_interval, run.loop.chunks[stage]),
-            ),
+            tuning=config.tuning.evolve(log_interval=min(config.log_interval, run.loop.chunks[stage])),
             schedule=LearningRateSchedule(start=0, end=config.n_updates),
         )
         if stage in begun_from:
@@ -54,7 +49,13 @@ def align(ctx: Context, run: RunState) -> Outcome:
             aside = durable.set_aside(ctx.paths.metrics(stage))
             ctx.log.warning(f"an earlier run left its {stage} metrics in {ctx.paths.run_root}; they are now {aside}")
     warm_starts = {stage: ref.sha256 for stage, ref in begun_from.items()}
-    run = run.evolve(stages=stages, fingerprint=fingerprint.take(settings, ctx.hello, warm_starts, read))
+    run = run.evolve(
+        stages=stages,
+        fingerprint=fingerprint.take(settings, ctx.hello, warm_starts, read),
+        processes=ctx.hello.meant_for,
+        hosts=ctx.hello.hosts,
+    )
+    sharing.say(ctx, run)
     warm = {stage.value: ref.path for stage, ref in begun_from.items()}
     ctx.log.info(f"configs aligned, data in order; training on {ctx.hello.device}", warm_starts=warm)
     return Outcome(Event.ALIGNED, run, Aligned(warm_starts=warm, device=ctx.hello.device))

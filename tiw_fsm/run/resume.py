@@ -13,7 +13,7 @@ from tiw_fsm.errors import RunChanged, StateDamaged, UsageProblem
 from tiw_fsm.fsm.events import Event, Reopened, RunnerEvent, Started
 from tiw_fsm.fsm.run_state import Fingerprint, Inexact, Runner, RunState
 from tiw_fsm.fsm.states import TERMINAL, State
-from tiw_fsm.run import fingerprint
+from tiw_fsm.run import fingerprint, sharing
 from tiw_fsm.run.preflight import data_problems, frames_read
 from tiw_fsm.run.session import Context, Session
 from tiw_fsm.stages import STAGES, Stage
@@ -51,6 +51,8 @@ def resumed(ctx: Context, before: RunState, config_sha256: str) -> tuple[RunStat
     if problems := data_problems(session.settings, session.kind):
         raise UsageProblem(problems)
     run, changed = reconciled(ctx, found_again(session, before))
+    run = run.evolve(hosts=ctx.hello.hosts)
+    sharing.say(ctx, run)
     facts = Started(changed=changed) if changed else Started()
     ctx.claim_run_root(run)
     for stage, progress in run.stages.items():

@@ -102,7 +102,8 @@ def configured(
     """
     flags = to_remember({**(before.flags if before else {}), **typed}, repo_root)
     kind = kind or registry.find(flags.get("engine", "native"))
-    return flags, kind, load_settings(flags, run=store.paths.folder.name, repo_root=repo_root, engine=kind)
+    name = store.paths.folder.name
+    return flags, kind, load_settings(flags, run=name, repo_root=repo_root, engine=kind, typed=typed.keys())
 
 
 def saved_settings(store: Store, run: RunState) -> Settings:

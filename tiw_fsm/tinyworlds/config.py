@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from tiw_fsm.values.frozen import Count, FrozenModel, Positive, Rate, Several, Share
+from tiw_fsm.values.frozen import Count, FrozenModel, Positive, Rate, Several, Share, Tuning
 
 Baseline = Literal["copy_last", "mean_frame", "blurred_last"]
 """Trivial predictions that a world model is held against; ``baselines.py`` makes them."""
@@ -55,6 +55,11 @@ class StageConfig(StageOptions):
     amp: bool = False
     tf32: bool = False
     compile: bool = False
+
+    @property
+    def tuning(self) -> Tuning:
+        """What it begins with of what a ladder may change."""
+        return Tuning(**{key: getattr(self, key) for key in Tuning.model_fields})
 
     @model_serializer(mode="wrap")
     def _options_in_use(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:

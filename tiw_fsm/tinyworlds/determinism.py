@@ -11,15 +11,17 @@ MEMORY_EFFICIENT_ATTENTION = False
 """Its backward pass on CUDA is not deterministic."""
 
 
-def make_deterministic(threads: int | None) -> None:
+def make_deterministic(threads: int | None, processes: int = 1) -> None:
     """Throw the switches for this process.
 
     Args:
         threads: CPU threads to compute with; None takes as many as torch would, and no more than CPUs are allowed.
+        processes: that share the machine's CPUs.
     """
     import torch
 
-    torch.set_num_threads(threads or min(torch.get_num_threads(), len(os.sched_getaffinity(0))))
+    allowed = max(len(os.sched_getaffinity(0)) // processes, 1)
+    torch.set_num_threads(threads or min(torch.get_num_threads(), allowed))
     torch.use_deterministic_algorithms(DETERMINISTIC_ALGORITHMS)
     torch.backends.cuda.enable_mem_efficient_sdp(MEMORY_EFFICIENT_ATTENTION)
 

@@ -40,6 +40,11 @@ def counts(*batches: int) -> list[int]:
     return [number for number in range(1, common + 1) if common % number == 0]
 
 
+def can_share(tuning: Tuning, processes: int, size: int) -> bool:
+    """Whether ``size`` processes can compute the updates of a configuration that is meant for ``processes``."""
+    return global_batch(tuning, processes) % size == 0
+
+
 def passes(tuning: Tuning, processes: int, rank: int, size: int) -> list[Pass]:
     """What process ``rank`` of ``size`` computes in an update of a configuration that is meant for ``processes``.
 
@@ -50,7 +55,7 @@ def passes(tuning: Tuning, processes: int, rank: int, size: int) -> list[Pass]:
         ValueError: the global batch cannot be divided by ``size``.
     """
     drawn, whole = micro_batch(tuning, processes), global_batch(tuning, processes)
-    if whole % size:
+    if not can_share(tuning, processes, size):
         raise ValueError(f"a global batch of {whole} clips cannot be divided over {size} processes")
     fits = [n for n in range(1, tuning.batch_size_per_gpu + 1) if drawn % n == 0 and whole % (n * size) == 0]
     clips = fits[-1]

@@ -54,9 +54,7 @@ class Disturbance(NamedTuple):
     others: Tensor
 
 
-def draw_disturbance(
-    batch: int, frames: int, patches: int, share: float, generator: torch.Generator
-) -> Disturbance:
+def draw_disturbance(batch: int, frames: int, patches: int, share: float, generator: torch.Generator) -> Disturbance:
     """Up to `share` of a clip's tokens are to be another clip's at the same place.
 
     What a rollout sees is its own work, with its errors: dynamics that only ever saw true tokens drift away from

@@ -68,7 +68,9 @@ class Replicated:
         # another merit: DDP then never regroups the gradients after a first backward pass, and a group that has
         # just been started sums in the order of one that has long been at work.
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # what will replace broadcast_buffers, older ones do not have
+            warnings.simplefilter(
+                "ignore", FutureWarning
+            )  # what will replace broadcast_buffers, older ones do not have
             together = DistributedDataParallel(
                 _Minimised(model, loss), broadcast_buffers=False, find_unused_parameters=True
             )

@@ -118,9 +118,7 @@ class Trainer:
                 reported = time.monotonic()
         return self._rows(start, losses, norms, extras, rates)
 
-    def _accumulate(
-        self, update: int, tuning: Tuning, passes: Sequence[Pass]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def _accumulate(self, update: int, tuning: Tuning, passes: Sequence[Pass]) -> tuple[Tensor, dict[str, Tensor]]:
         """Gradients of one update: the mean over its passes. Returns the undivided mean loss of this process's."""
         self.optimizer.zero_grad(set_to_none=True)
         total, kept = torch.zeros((), device=self.device), dict[str, Tensor]()
@@ -168,14 +166,8 @@ class Trainer:
         truth = to_model(self.data.clips(starts, self.config.context_length))
         return truth, self.objective.show(truth)
 
-    def save(self, folder: Path, completed: int, tuning: Tuning) -> None:
-        """Write a checkpoint as TinyWorlds does: the same update gives the same bytes, and process 0 writes them."""
-        weights, moments = self._whole(self.model.state_dict()), self._whole(self.optimizer.state_dict())
-        if self.peers.rank:
-            return
-        folder.mkdir(parents=True)
-        _save(weights, folder / MODEL)
-        _save(moments, folder / OPTIMIZER)
+    def checkpoint(self, completed: int, tuning: Tuning) -> dict[str, Any]:
+        """What a checkpoint's files hold, by their names: as TinyWorlds has them, however many processes there are."""
         groups = len(self.optimizer.param_groups)
         scheduler = {
             "base_lrs": [tuning.learning_rate] * groups,
@@ -185,7 +177,11 @@ class Trainer:
             "lr_lambdas": [None] * groups,
         }
         config = {**self.config.model_dump(), **tuning.model_dump()}
-        _save({"config": config, "step": completed - 1, "scheduler_state_dict": scheduler}, folder / STATE)
+        return {
+            MODEL: self._whole(self.model.state_dict()),
+            OPTIMIZER: self._whole(self.optimizer.state_dict()),
+            STATE: {"config": config, "step": completed - 1, "scheduler_state_dict": scheduler},
+        }
 
     def load(self, folder: Path, *, weights_only: bool) -> None:
         """Continue from a checkpoint; with ``weights_only`` the optimizer starts afresh. Executes nothing in it."""
@@ -245,11 +241,16 @@ def make_optimizer(model: nn.Module) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=0.0, fused=True)
 
 
-def _save(value: Any, path: Path) -> None:
-    """torch.save, but a disk that refuses raises OSError and not torch's RuntimeError."""
-    content = io.BytesIO()
-    torch.save(value, content)
-    path.write_bytes(content.getbuffer())
+def write_checkpoint(folder: Path, files: Mapping[str, Any]) -> None:
+    """Write what ``Trainer.checkpoint`` gave into a new folder: the same update gives the same bytes.
+
+    A disk that refuses raises OSError, and not torch's RuntimeError.
+    """
+    folder.mkdir(parents=True)
+    for name, value in files.items():
+        content = io.BytesIO()
+        torch.save(value, content)
+        (folder / name).write_bytes(content.getbuffer())
 
 
 def _number(value: Tensor) -> float | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
+from tiw_fsm.config import processes
 from tiw_fsm.config.schema import InferenceFile, TrainingFile
 from tiw_fsm.config.settings import Draft, Settings, unwritable
 from tiw_fsm.engines.checkout import data, dialect
@@ -60,12 +61,18 @@ class CheckoutKind(EngineKind):
                 f"this checkout knows; it knows {', '.join(found.datasets)} (data/<name>_frames.h5 under its root)"
             )
         torchrun = _torchrun(draft, problems)
-        wanted = draft.flags.get("nproc_per_node") or training.nproc_per_node or 1
+        wanted = processes.per_node(draft.flags, training.nproc_per_node, problems)
+        if wanted is None:
+            problems.append("nproc_per_node auto: a checkout is given a number; give one with --nproc-per-node")
+        if draft.flags.get("nnodes", 1) > 1:
+            problems.append(
+                "--nnodes: a checkout is driven on one machine; leave it out, or train with --engine native"
+            )
         return CheckoutSettings(
             dataset=name,
             configs={name: source.label for name, source in draft.sources.items()},
             torchrun=torchrun,
-            processes=wanted if torchrun else 1,
+            processes=wanted if wanted and torchrun else 1,
             processes_typed="nproc_per_node" in draft.flags,
             shards=bool((training.distributed or {}).get("use_fsdp")),
             mixture=any(getattr(file, "use_moe", None) for file in (training, draft.files["dynamics"])),
@@ -95,7 +102,7 @@ def _torchrun(draft: Draft, problems: list[str]) -> str | None:
     """Path of the typed torchrun; what is wrong with it, or that it is wanted, is added to ``problems``."""
     typed = draft.flags.get("torchrun")
     if typed is None:
-        if draft.flags.get("nproc_per_node", 1) > 1:
+        if str(draft.flags.get("nproc_per_node", 1)) != "1":
             problems.append("--nproc-per-node above 1 needs torchrun: give its path with --torchrun")
         return None
     if not (draft.repo_root / typed).is_file():

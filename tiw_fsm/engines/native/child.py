@@ -1,4 +1,4 @@
-"""The native engine's child: ``python -P child.py PARENT_PID PIPE_FD RESULT_FILE``.
+"""The native engine's child: ``python -P child.py PARENT_PID PIPE_FD RESULT_FILE [LAUNCH]``.
 
 It reads requests as JSON lines from standard input, leaves each answer in RESULT_FILE as ``[status, content]`` and
 then writes ``answered`` to the pipe, where it also reports progress. It ends when its controller does: an orphan that
@@ -6,6 +6,10 @@ went on writing would write into the next one's files.
 
 It is started by its file, not by its module's name: so it is the package around this file, which is the controller's,
 that trains, whatever else of that name the interpreter would find.
+
+With LAUNCH it is the launcher of several such children that train together. Each of them is told by its environment
+which rank it has. The first rank reads requests and answers them; on a machine that has joined another's, the first of
+its ranks hears from there whether this machine is asked to stop.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ import queue
 import signal
 import sys
 import threading
+from contextlib import nullcontext
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
@@ -25,35 +30,66 @@ PR_SET_PDEATHSIG = 1
 
 
 def serve(pipe_descriptor: int, result_file: Path) -> None:
-    """Answer requests until standard input ends."""
+    """Answer requests until standard input ends, or until the first rank says that it is over."""
     from tiw_fsm.engines import code
 
     digest = code.import_recorded()
-    from tiw_fsm.engines.native.worker import Worker, answer
+    from tiw_fsm.engines.native import ranks
+    from tiw_fsm.engines.native.worker import SHARED, Worker, answer
     from tiw_fsm.system import durable, signals
 
-    pipe = os.fdopen(pipe_descriptor, "w", buffering=1)
-    worker = Worker(lambda line: print(line, file=pipe), digest)
+    pipe = os.fdopen(_own_pipe() if "RANK" in os.environ else pipe_descriptor, "w", buffering=1)
+    crew = ranks.ManyRanks() if "RANK" in os.environ else ranks.Ranks()
+    worker = Worker(lambda line: print(line, file=pipe), digest, crew)
     requests: queue.SimpleQueue[bytes] = queue.SimpleQueue()
 
     def read() -> None:
         for line in sys.stdin.buffer:
             if json.loads(line)["kind"] == "stop":
                 worker.stop.set()
+                if crew.rank:
+                    crew.ask_elsewhere()
             else:
                 requests.put(line)
         os._exit(0)  # the controller is gone
 
-    threading.Thread(target=read, daemon=True).start()
-    folder = result_file.parent
-    with signals.processor_time_heeded(worker.stop.set), durable.kept_to(folder, os.open(folder, os.O_RDONLY)):
+    if crew.here == 0:
+        threading.Thread(target=read, daemon=True).start()
+
+    def asked() -> bytes:
+        """The next request."""
+        if crew.rank:
+            return crew.hear()
         while True:
-            content = json.dumps(answer(worker, requests.get()))
+            try:
+                line = requests.get(timeout=crew.every)
+            except queue.Empty:
+                crew.beat()
+                continue
+            if json.loads(line)["kind"] in (*SHARED, "end"):
+                crew.tell(line)
+            return line
+
+    folder = result_file.parent
+    held = durable.kept_to(folder, os.open(folder, os.O_RDONLY)) if crew.rank == 0 else nullcontext()
+    with signals.processor_time_heeded(worker.stop.set), held:
+        while json.loads(line := asked())["kind"] != "end":
+            content = json.dumps(answer(worker, line))
+            if crew.rank:
+                continue
             try:
                 durable.exchange(result_file, content.encode(), synced=False)
             except OSError as exc:
                 print(json.dumps(f"the child's answer: {exc}"), file=pipe)
             print("answered", file=pipe)
+    os._exit(0)
+
+
+def _own_pipe() -> int:
+    """A rank's: its launcher could leave it no other descriptor than standard output, which is the log's again."""
+    pipe = os.dup(1)
+    os.dup2(2, 1)
+    return pipe
 
 
 def load_package() -> None:
@@ -78,4 +114,8 @@ def die_with_parent(parent: int) -> None:
 if __name__ == "__main__":
     die_with_parent(int(sys.argv[1]))
     load_package()
+    if len(sys.argv) > 4:
+        from tiw_fsm.engines.native.launcher import launch
+
+        launch(Path(__file__), Path(sys.argv[3]), sys.argv[4])
     serve(int(sys.argv[2]), Path(sys.argv[3]))

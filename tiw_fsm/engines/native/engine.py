@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Any, ClassVar
 
 from tiw_fsm.engines.native import child as child_program
+from tiw_fsm.engines.native.settings import Launch, NativeSettings
 from tiw_fsm.engines.protocol import (
     Hello,
     HelloChanged,
@@ -31,6 +35,7 @@ from tiw_fsm.errors import (
     NotPermitted,
     RunChanged,
     StateDamaged,
+    TiwFsmError,
     UsageProblem,
     disk_errors,
 )
@@ -40,12 +45,15 @@ from tiw_fsm.storage import checkpoints
 from tiw_fsm.storage.paths import StatePaths
 from tiw_fsm.system import durable, short_log
 from tiw_fsm.system.child import Child
-from tiw_fsm.tinyworlds import determinism
+from tiw_fsm.tinyworlds import determinism, division
 from tiw_fsm.tinyworlds.config import StageConfig
 from tiw_fsm.values.death import Killer
 from tiw_fsm.values.frozen import FrozenModel
 
-STOP = b'{"kind": "stop"}\n'
+STOP, END = b'{"kind": "stop"}\n', b'{"kind": "end"}\n'
+ANSWERED = b"answered\n"
+GOODBYE = 5.0
+"""Seconds for which machines that have joined are waited for when all is over."""
 
 
 class NativeEngine:
@@ -56,10 +64,16 @@ class NativeEngine:
 
     saves_within_chunk: ClassVar[bool] = False
 
-    def __init__(self, python_exec: str, paths: StatePaths, max_silence: float) -> None:
-        self._python = python_exec
-        self._paths = paths
-        self._max_silence = max_silence
+    def __init__(
+        self,
+        python_exec: str,
+        paths: StatePaths,
+        max_silence: int,
+        processes: NativeSettings | None = None,
+        stages: Mapping[Stage, StageConfig] = MappingProxyType({}),
+    ) -> None:
+        self._python, self._paths, self._max_silence = python_exec, paths, max_silence
+        self._processes, self._stages = processes or NativeSettings(), stages
         self._child: Child | None = None
         self._pipe: IO[bytes] | None = None
         self._failed_by_itself = False
@@ -76,7 +90,7 @@ class NativeEngine:
             UsageProblem: the interpreter cannot run it.
             EngineCrashed: it was killed.
         """
-        self._request = request
+        self._request = request = request.evolve(sharded=self._processes.sharded)
         try:
             self._hello = self._start(request)
         except EngineCrashed as exc:
@@ -86,8 +100,9 @@ class NativeEngine:
                     f"tiw_fsm needs with --python-exec. {exc}"
                 ) from exc
             raise
-        # The next ones compute with as many threads, whatever CPUs they may use by then: the bits depend on it.
-        self._request = request.evolve(threads=self._hello.threads)
+        # The next ones are as many, and compute with as many threads, whatever CPUs they may use by then: the bits
+        # depend on it.
+        self._request = request.evolve(threads=self._hello.threads, counts=[self._hello.processes])
         return self._hello
 
     def train(self, request: TrainRequest, progress: Progress) -> TrainResult:
@@ -121,6 +136,19 @@ class NativeEngine:
                 return  # the child is gone; whoever waits for its answer finds out
 
     def close(self) -> None:
+        if self._child is not None and self._processes.nodes > 1:
+            self._say_goodbye(self._child)
+        self._let_go()
+
+    def _say_goodbye(self, child: Child) -> None:
+        """Let machines that have joined know that it is over, and no interruption."""
+        with suppress(OSError):
+            child.tell(END)
+            until = time.monotonic() + GOODBYE
+            while child.poll() is None and time.monotonic() < until:
+                time.sleep(GOODBYE / 100)
+
+    def _let_go(self) -> None:
         child, self._child = self._child, None
         if child is not None:
             child.kill()
@@ -128,14 +156,35 @@ class NativeEngine:
             self._pipe.close()
             self._pipe = None
 
+    def _launch(self, request: HelloRequest) -> Launch | None:
+        """How several processes are started; None where one is enough."""
+        wanted = self._processes
+        if request.here is not None:
+            wanted = NativeSettings(per_node=request.here, sharded=wanted.sharded)
+        counts = request.counts
+        if counts is None and wanted.meant_for is not None:
+            tunings = [config.tuning for config in self._stages.values()]
+            counts = division.counts(*(division.global_batch(tuning, wanted.meant_for) for tuning in tunings))
+        if wanted.nodes == 1 and (wanted.per_node == 1 or counts == [1]):
+            return None
+        return Launch(
+            processes=wanted,
+            counts=counts,
+            device=request.device,
+            name=self._paths.folder.name,
+            max_silence=self._max_silence,
+        )
+
     def _start(self, request: HelloRequest) -> Hello:
-        self.close()
+        self._let_go()
         short_log.begin_anew_if_long(self._paths.child_log)
         read_end, write_end = os.pipe()
         command = [self._python, "-P", child_program.__file__]
+        launch = self._launch(request)
+        told = [launch.model_dump_json()] if launch else []
         try:
             self._child = Child(
-                [*command, str(os.getpid()), str(write_end), str(self._paths.child_result)],
+                [*command, str(os.getpid()), str(write_end), str(self._paths.child_result), *told],
                 output=self._paths.child_log,
                 max_silence=self._max_silence,
                 environment=_environment(),
@@ -144,13 +193,14 @@ class NativeEngine:
         finally:
             os.close(write_end)
             self._pipe = os.fdopen(read_end, "rb", buffering=0)  # what is heard must not hide from select
-        return Hello.model_validate(self._exchange(request, lambda done, total, loss: None))
+        hello = Hello.model_validate(self._exchange(request, lambda done, total, loss: None))
+        return hello.evolve(meant_for=self._processes.meant_for or hello.processes)
 
     def _ask(self, request: FrozenModel, progress: Progress) -> Mapping[str, Any]:
         if self._child is None:
             assert self._request is not None, "hello comes first"
             known, self._hello = self._hello, self._start(self._request)
-            if known is not None and self._hello != known:
+            if known is not None and not self._hello.alike(known):
                 raise HelloChanged(self._hello)
         return self._exchange(request, progress)
 
@@ -165,7 +215,7 @@ class NativeEngine:
             self._child.tell(request.model_dump_json().encode() + b"\n")
         except BrokenPipeError:
             raise self._died() from None
-        while (line := self._next_line()) not in (b"answered\n", b""):
+        while (line := self._next_line()) not in (ANSWERED, b""):
             message = json.loads(line)
             if isinstance(message, str):
                 raise _refused(message)
@@ -174,20 +224,16 @@ class NativeEngine:
             raise self._died()
         with disk_errors("reading", result_file):
             status, content = json.loads(result_file.read_bytes())
+        if line != ANSWERED:
+            self._let_go()  # it has ended, and said why
         if status == "ok":
             return dict(content)
-        if status == "stopped":
-            raise Interrupted("asked to stop before the first update")
-        if status == "usage":
-            raise UsageProblem(content)
-        if status == "changed":
-            raise RunChanged(content)
-        if status == "damaged":
-            raise StateDamaged(content)
-        if status == "not_permitted":
-            raise NotPermitted(content)
-        if status == "disk":
-            raise _refused(content)
+        if status in REFUSALS:
+            raise REFUSALS[status](content)
+        if status == "died":
+            raise EngineCrashed(f"the child ended: {content['what']}", killed_by=content["by"])
+        if status == "lost":
+            raise EngineCrashed(content, killed_by=Killer.UNKNOWN)
         self._failed_by_itself = True
         raise EngineCrashed(content, killed_by=Killer.MEMORY if status == "out_of_memory" else Killer.OWN)
 
@@ -209,7 +255,7 @@ class NativeEngine:
         message = f"the child {child.how_it_ended()}\n{child.last_words().strip()}"
         crashed = EngineCrashed(message, killed_by=child.killed_by())
         self._failed_by_itself = child.failed_by_itself()
-        self.close()
+        self._let_go()
         return crashed
 
 
@@ -221,3 +267,15 @@ def _environment() -> dict[str, str]:
 
 def _refused(what: str) -> DiskRefused:
     return DiskRefused(f"{what}. Nothing committed was lost; mend the disk and run again.")
+
+
+REFUSALS: dict[str, Callable[[Any], TiwFsmError]] = {
+    "stopped": lambda content: Interrupted("asked to stop before the first update"),
+    "absent": lambda content: Interrupted(f"{content}. Nothing was lost; the same command goes on from here."),
+    "usage": UsageProblem,
+    "changed": RunChanged,
+    "damaged": StateDamaged,
+    "not_permitted": NotPermitted,
+    "disk": _refused,
+}
+"""What an answer's status becomes where the child could not do what it was asked."""

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import socket
+
+from tiw_fsm.config import processes
+from tiw_fsm.config.schema import TrainingFile
 from tiw_fsm.config.settings import Draft, Settings
+from tiw_fsm.engines.native.settings import PORT, NativeSettings
 from tiw_fsm.engines.protocol import Engine, EngineKind
 from tiw_fsm.storage.paths import StatePaths
 from tiw_fsm.values.frozen import FrozenModel
@@ -29,16 +34,39 @@ class NativeKind(EngineKind):
                     where = draft.sources[name].where((key,))
                     refused = f"{key}: {quoted(value)} is refused because {reason}"
                     problems.append(f"{where}: {refused}; set {key}: {default}")
-        if draft.flags.get("nproc_per_node", 1) > 1:
-            problems.append(
-                "--nproc-per-node: the native engine trains in one process for now; leave it out, or give 1"
-            )
-        return None
+        training = draft.files["training"]
+        if not isinstance(training, TrainingFile):
+            return None
+        asked = processes.per_node(draft.flags, training.nproc_per_node, problems)
+        by_flag = draft.flags.get("nproc_per_node") not in (None, processes.AUTO)
+        nodes = draft.flags.get("nnodes", 1)
+        if nodes < 1:
+            problems.append(f"--nnodes {nodes}: is no number of machines; give one from 1 on")
+            return None
+        return NativeSettings(
+            nodes=nodes,
+            per_node=asked,
+            by_flag=by_flag,
+            at_its_word=asked == 1 or (by_flag and "nproc_per_node" in draft.typed),
+            sharded=bool((training.distributed or {}).get("use_fsdp")),
+            endpoint=_endpoint(draft.flags.get("rdzv_endpoint"), problems) if nodes > 1 else None,
+        )
 
     def make(self, settings: Settings, paths: StatePaths) -> Engine:
         from tiw_fsm.engines.native.engine import NativeEngine
 
-        return NativeEngine(settings.python_exec, paths, settings.loop.max_silence)
+        processes = NativeSettings.model_validate(settings.engine_settings)
+        return NativeEngine(settings.python_exec, paths, settings.loop.max_silence, processes, settings.stages)
+
+
+def _endpoint(typed: str | None, problems: list[str]) -> str:
+    """HOST:PORT at which this machine listens for the others."""
+    host, colon, port = (typed or "").rpartition(":")
+    if not colon:
+        host, port = typed or socket.gethostname(), str(PORT)
+    if not host or not (port.isascii() and port.isdecimal() and 0 < int(port) < 1 << 16):
+        problems.append(f"--rdzv-endpoint {typed}: give HOST:PORT, at which the other machines reach this one")
+    return f"{host}:{port}"
 
 
 KIND = NativeKind()

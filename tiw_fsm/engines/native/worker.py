@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from tiw_fsm.data import pictures
 from tiw_fsm.data.h5 import Undecodable, reading
+from tiw_fsm.engines.native.ranks import Agreed, Ranks
 from tiw_fsm.engines.protocol import (
     OTHER_FRAMES,
     HelloRequest,
@@ -24,17 +28,18 @@ from tiw_fsm.engines.protocol import (
     TrainRequest,
 )
 from tiw_fsm.errors import DiskRefused, NotPermitted, RunChanged, StateDamaged, UsageProblem, refusal
+from tiw_fsm.stages import Stage
 from tiw_fsm.storage import checkpoints
 from tiw_fsm.system import durable, killer
-from tiw_fsm.tinyworlds import checkpoint_files
+from tiw_fsm.tinyworlds import checkpoint_files, division
 from tiw_fsm.tinyworlds.clips import FrameData, to_pixels
 from tiw_fsm.tinyworlds.config import DataSource
 from tiw_fsm.tinyworlds.determinism import allow_tf32, make_deterministic
 from tiw_fsm.tinyworlds.evaluation import evaluate
 from tiw_fsm.tinyworlds.objectives import make_model
 from tiw_fsm.tinyworlds.rollout import load_world
-from tiw_fsm.tinyworlds.training import Trainer, load_frozen
-from tiw_fsm.values.frozen import FrozenModel
+from tiw_fsm.tinyworlds.training import Trainer, load_frozen, write_checkpoint
+from tiw_fsm.values.frozen import CheckpointRef, FrozenModel
 
 REQUESTS: dict[str, type[FrozenModel]] = {
     "hello": HelloRequest,
@@ -43,6 +48,10 @@ REQUESTS: dict[str, type[FrozenModel]] = {
     "train": TrainRequest,
     "infer": InferRequest,
 }
+SHARED = ("hello", "train")
+"""Requests that all ranks serve together; the others are the first one's alone."""
+BEAT_SECONDS = 5.0
+"""Between two signs of life that the first rank gives the others while it works alone."""
 SHOWN_CLIPS = 3
 
 
@@ -53,9 +62,9 @@ class Stopped(Exception):
 class Worker:
     """Serves requests; keeps frames, models and the stage in training between them."""
 
-    def __init__(self, tell: Callable[[str], None], code: str = "") -> None:
-        self.tell = tell
-        self.code = code
+    def __init__(self, tell: Callable[[str], None], code: str, ranks: Ranks) -> None:
+        self.tell = tell if ranks.rank == 0 else lambda line: None
+        self.code, self.ranks = code, ranks
         self.stop = threading.Event()
         self.device = torch.device("cpu")
         self.data: tuple[DataSource, FrameData] | None = None
@@ -66,16 +75,24 @@ class Worker:
     # --- hello ---
 
     def hello(self, request: HelloRequest) -> dict[str, Any]:
-        wants_cuda = request.device == "cuda" or (request.device == "auto" and torch.cuda.is_available())
-        if wants_cuda and not torch.cuda.is_available():
-            raise UsageProblem("device cuda: this machine has no CUDA device that torch can use; give --device cpu")
-        self.device = torch.device("cuda" if wants_cuda else "cpu")
-        make_deterministic(request.threads)
+        self.ranks.share(request.sharded)
+        self.device = self.ranks.together(lambda: _device(request.device, self.ranks.here), judge)
+        make_deterministic(request.threads, self.ranks.on_this_machine)
+        threads = min(self.ranks.gathered(torch.get_num_threads()))
+        make_deterministic(threads)
+        own = {"torch": torch.__version__, "own_code": self.code}
+        everyones = self.ranks.gathered([own, [socket.gethostname(), self._device_name()]])
+        for other, (name, _) in everyones:
+            if other != everyones[0][0]:
+                raise Agreed("changed", _unlike(everyones[0][0], other, name))
+        hosts: dict[tuple[str, str], int] = Counter((name, device) for _, (name, device) in everyones)
         return {
-            "device": self._device_name(),
-            "torch": torch.__version__,
-            "threads": torch.get_num_threads(),
-            "own_code": self.code,
+            **own,
+            "device": ", ".join(dict.fromkeys(device for _, device in hosts)),
+            "threads": threads,
+            "processes": self.ranks.size,
+            "sharded": request.sharded and self.ranks.size > 1,
+            "hosts": [{"name": name, "device": device, "processes": n} for (name, device), n in hosts.items()],
         }
 
     def _device_name(self) -> str:
@@ -90,7 +107,8 @@ class Worker:
     # --- train ---
 
     def train(self, request: TrainRequest) -> dict[str, Any]:
-        trainer = self._trainer_at(request)
+        folders = self.ranks.together(lambda: self._prepared(request), judge)
+        trainer = self._trainer_at(request, folders)
         began = time.monotonic()
         rows = trainer.train(
             request.start,
@@ -104,33 +122,67 @@ class Worker:
         if not rows:
             raise Stopped
         completed = request.start + len(rows)
-        folder = Path(request.checkpoint)
-        durable.clear(folder)
-        trainer.save(folder, completed, request.tuning)
-        sha256 = checkpoints.write_manifest(folder, request.stage, completed, request.owner)
-        if request.picture and completed == request.stop_at:
-            self._draw_chunk(trainer, request, completed)
+        files = trainer.checkpoint(completed, request.tuning)
+        shown = trainer.show() if request.picture and completed == request.stop_at else None
+
+        def keep() -> str:
+            folder = Path(request.checkpoint)
+            durable.clear(folder)
+            write_checkpoint(folder, files)
+            sha256 = checkpoints.write_manifest(folder, request.stage, completed, request.owner)
+            if shown is not None:
+                _draw_chunk(request, completed, *shown)
+            return sha256
+
+        sha256 = self.ranks.first_alone(keep, judge)
         self.standing = (*self._identity(request), sha256)
         used = [trainer.data.digest]
         return {"completed": completed, "sha256": sha256, "rows": rows, "seconds": seconds, "frames": used}
 
-    def _identity(self, request: TrainRequest) -> tuple[Any, ...]:
-        return request.stage, request.config, request.seed, request.inputs
+    def _prepared(self, request: TrainRequest) -> dict[Stage | None, Path]:
+        """The frames held, and the folders of the checkpoints named, each looked at: those of the stages that this one
+        is trained against and, under None, the one to go on from."""
+        self._frames(request)
+        if not division.can_share(request.tuning, request.processes, self.ranks.size):
+            raise UsageProblem(
+                f"{request.stage}: the {division.global_batch(request.tuning, request.processes)} clips of an update "
+                f"cannot be shared evenly by {self.ranks.size} processes; start again with one of these numbers: "
+                + ", ".join(map(str, division.counts(division.global_batch(request.tuning, request.processes))))
+            )
+        if self._stands_at(request):
+            return {}
+        named = dict[Stage | None, CheckpointRef](request.inputs.items())
+        if request.resume is not None:
+            named[None] = request.resume
+        return {stage: checkpoints.verified(ref) for stage, ref in named.items()}
 
-    def _trainer_at(self, request: TrainRequest) -> Trainer:
-        """The live trainer if it stands exactly where the request begins, else one loaded from there."""
+    def _identity(self, request: TrainRequest) -> tuple[Any, ...]:
+        return request.stage, request.config, request.seed, request.inputs, request.processes
+
+    def _stands_at(self, request: TrainRequest) -> bool:
+        """Whether the live trainer stands exactly where the request begins."""
         wanted = (*self._identity(request), request.resume and request.resume.sha256)
-        if self.trainer is not None and self.standing == wanted:
+        return self.trainer is not None and self.standing == wanted
+
+    def _trainer_at(self, request: TrainRequest, folders: Mapping[Stage | None, Path]) -> Trainer:
+        """The live trainer if it stands exactly where the request begins, else one loaded from there."""
+        if self._stands_at(request):
+            assert self.trainer is not None
             return self.trainer
         self.trainer = self.standing = None  # let go of the old stage before the new one is built
-        data = self._frames(request)
-        inputs = {
-            stage: load_frozen(stage, request.config, checkpoints.verified(ref), self.device)
-            for stage, ref in request.inputs.items()
-        }
-        self.trainer = Trainer(request.stage, request.config, data, self.device, request.seed, inputs)
+        inputs = {stage: load_frozen(stage, request.config, folders[stage], self.device) for stage in request.inputs}
+        self.trainer = Trainer(
+            request.stage,
+            request.config,
+            self._frames(request),
+            self.device,
+            request.seed,
+            inputs,
+            self.ranks.peers,
+            request.processes,
+        )
         if request.resume is not None:
-            self.trainer.load(checkpoints.verified(request.resume), weights_only=request.weights_only)
+            self.trainer.load(folders[None], weights_only=request.weights_only)
         return self.trainer
 
     def _frames(self, request: TrainRequest | InferRequest) -> FrameData:
@@ -154,15 +206,6 @@ class Worker:
         if request.frames:
             request.frames.require(self.data[1].digest)
         return self.data[1]
-
-    def _draw_chunk(self, trainer: Trainer, request: TrainRequest, completed: int) -> None:
-        assert request.picture is not None
-        truth, shown = (to_pixels(frames) for frames in trainer.show())
-        rows = []
-        for clip, version in zip(truth, shown, strict=True):
-            rows += [("true", clip[-len(version) :]), ("model", version)]
-        title = f"{request.run}: {trainer.stage} after {completed} updates, held-out clips"
-        pictures.draw_strips(Path(request.picture), title, rows)
 
     # --- infer ---
 
@@ -195,9 +238,15 @@ class Worker:
                 model.compile()
         allow_tf32(request.inference.tf32)
 
+        beaten = time.monotonic()
+
         def each_step(step: int) -> None:
-            if self.stop.is_set():
+            nonlocal beaten
+            if self.stop.is_set() or self.ranks.asked_elsewhere():
                 raise Stopped
+            if time.monotonic() - beaten > BEAT_SECONDS:
+                self.ranks.beat()
+                beaten = time.monotonic()
             self.tell(json.dumps([step, request.inference.generation_steps, None]))
 
         data = self._frames(request)
@@ -213,15 +262,75 @@ class Worker:
         return {**figures, "png": request.picture, "frames": [data.digest]}
 
 
-def lacks_memory(exc: Exception) -> bool:
+def _device(wanted: str, here: int) -> torch.device:
+    """The device of rank ``here`` of this machine.
+
+    Raises:
+        UsageProblem: there is none of that kind.
+    """
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise UsageProblem("device cuda: this machine has no CUDA device that torch can use; give --device cpu")
+    if wanted == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    device = torch.device("cuda", here % torch.cuda.device_count())
+    torch.cuda.set_device(device)
+    return device
+
+
+def _unlike(first: Mapping[str, str], other: Mapping[str, str], name: str) -> str:
+    what = next(key for key in first if first[key] != other[key])
+    words = {"torch": "another torch", "own_code": "other code of tiw_fsm"}
+    return (
+        f"the processes of one run must be alike, and on {name} there is {words[what]} than on the first machine: "
+        f"{other[what][:20]}, not {first[what][:20]}; install the same on all, and start again"
+    )
+
+
+def _draw_chunk(request: TrainRequest, completed: int, clips: Tensor, versions: Tensor) -> None:
+    assert request.picture is not None
+    rows = []
+    for clip, version in zip(to_pixels(clips), to_pixels(versions), strict=True):
+        rows += [("true", clip[-len(version) :]), ("model", version)]
+    title = f"{request.run}: {request.stage} after {completed} updates, held-out clips"
+    pictures.draw_strips(Path(request.picture), title, rows)
+
+
+def lacks_memory(exc: BaseException) -> bool:
     """Whether memory did not suffice, that of a GPU or the machine's."""
     return isinstance(exc, torch.OutOfMemoryError) or killer.is_shortage(exc)
 
 
+def judge(exc: Exception) -> tuple[str, Any]:
+    """What an error means to the controller: a status, and a content for people."""
+    short = lacks_memory(exc)
+    match exc:
+        case Stopped():
+            return "stopped", None
+        case Agreed():
+            return exc.status, exc.content
+        case UsageProblem():
+            return "usage", exc.problems
+        case RunChanged():
+            return "changed", str(exc)
+        case StateDamaged():
+            return "damaged", str(exc)
+        case NotPermitted():
+            return "not_permitted", str(exc)
+        case PermissionError():
+            return "not_permitted", str(refusal("using", Path(exc.filename or os.getcwd()), exc))
+        case DiskRefused() | OSError() if not short:
+            return "disk", str(exc)
+    return "out_of_memory" if short else "error", "".join(traceback.format_exception(exc))
+
+
+TOLERATED = ("stopped", "usage", "changed", "damaged", "not_permitted", "disk")
+"""Statuses after which what is in memory can still be used."""
+
+
 def answer(worker: Worker, line: bytes) -> tuple[str, Any]:
     """Status and content for one request."""
-    schema = REQUESTS[json.loads(line)["kind"]]
-    request = schema.model_validate_json(line)
+    kind = json.loads(line)["kind"]
+    request = REQUESTS[kind].model_validate_json(line)
     try:
         match request:
             case HelloRequest():
@@ -240,21 +349,14 @@ def answer(worker: Worker, line: bytes) -> tuple[str, Any]:
                 return "ok", worker.train(request)
             case InferRequest():
                 return "ok", worker.infer(request)
-    except Stopped:
-        return "stopped", None
-    except UsageProblem as exc:
-        return "usage", exc.problems
-    except RunChanged as exc:
-        return "changed", str(exc)
-    except StateDamaged as exc:
-        return "damaged", str(exc)
-    except (NotPermitted, PermissionError) as exc:
-        told = exc if isinstance(exc, NotPermitted) else refusal("using", Path(exc.filename or os.getcwd()), exc)
-        return "not_permitted", str(told)
+    except (Stopped, Agreed) as exc:
+        status, content = judge(exc)
     except Exception as exc:
-        short = lacks_memory(exc)
-        if isinstance(exc, DiskRefused | OSError) and not short:
-            return "disk", str(exc)
+        if kind in SHARED:
+            worker.ranks.fail(exc, judge)
+        status, content = judge(exc)
+    else:
+        raise AssertionError(request)
+    if status not in TOLERATED:
         worker.trainer = worker.standing = None
-        return "out_of_memory" if short else "error", traceback.format_exc()
-    raise AssertionError(request)
+    return status, content

@@ -1,0 +1,339 @@
+"""Starts the processes of one machine that train together, by torchrun's agent and its c10d rendezvous.
+
+It stands between the controller and the ranks, or on a machine that has joined between ``tiw-fsm join`` and the ranks,
+and dies with what started it, as they do with it. Nothing is restarted here: one dead rank is the end of all, and the
+controller decides what follows. What it learns of that end it says once, in the controller's words: the first failing
+rank's own error if there is one, else which rank was killed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
+from torch.distributed.elastic.agent.server.api import RunResult, WorkerSpec
+from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
+from torch.distributed.elastic.multiprocessing import LogsDest, LogsSpecs
+from torch.distributed.elastic.rendezvous import RendezvousHandler, RendezvousInfo, RendezvousParameters
+from torch.distributed.elastic.rendezvous.api import RendezvousConnectionError, RendezvousError
+from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
+
+from tiw_fsm.engines.native import ranks
+from tiw_fsm.engines.native.settings import Launch
+from tiw_fsm.errors import UsageProblem
+from tiw_fsm.system import killer
+
+GRACE = 3.0
+"""Seconds that the other ranks have to end by themselves after the first one died."""
+LOOKS = 0.05
+"""Seconds between two looks at them."""
+AGENT_LOOKS = 1.0
+"""The agent's own: rarely, since it takes away what is looked at here."""
+GOODBYE = 5.0
+"""Seconds for which the agents wait for one another when all is over."""
+PORT_TRIES = 50
+"""Looks at a port that is taken: that of one that has just been killed is free again within seconds."""
+LOOPBACK = "127.0.0.1"
+
+
+def launch(child: Path, result_file: Path, told: str) -> NoReturn:
+    """Become the ranks' launcher, or, where one process is enough, that process itself.
+
+    Args:
+        child: the program that a rank is.
+        result_file: the controller's; nothing is written there on a machine that has joined another.
+        told: a ``Launch``, as JSON.
+    """
+    asked = Launch.model_validate_json(told)
+    gpus = torch.cuda.device_count() if asked.device != "cpu" and torch.cuda.is_available() else 0
+    try:
+        number = asked.number(gpus)
+        if number * asked.processes.nodes == 1:
+            os.execv(sys.executable, [sys.executable, "-P", str(child), str(os.getppid()), sys.argv[2], sys.argv[3]])
+        os.dup2(int(sys.argv[2]), 1)  # the one descriptor beside errors and input that ranks inherit
+        code = _Machine(asked, number, child, result_file).run()
+    except UsageProblem as exc:
+        _say(asked, result_file, "usage", exc.problems)
+        code = 1
+    os._exit(code)
+
+
+def _say(asked: Launch, result_file: Path, status: str, content: Any) -> None:
+    if asked.leads:
+        result_file.write_text(json.dumps([status, content]))
+    else:
+        print(f"{status}: {content}", file=sys.stderr)
+
+
+class _Machine:
+    """The ranks of this machine, from the rendezvous to their end."""
+
+    def __init__(self, asked: Launch, number: int, child: Path, result_file: Path) -> None:
+        self.asked, self.number, self.result_file = asked, number, result_file
+        self.several = asked.processes.nodes > 1
+        self.address, self.port = _address(asked.processes.endpoint if self.several else None)
+        self.own_address = self.address if asked.leads else _towards(self.address, self.port)
+        self.memory = killer.MemoryKills(os.getpid())
+        self.result: RunResult | None = None
+        self.error: BaseException | None = None
+        self.entrypoint = [sys.executable, "-P", str(child), str(os.getpid()), "1", str(result_file)]
+
+    def run(self) -> int:
+        """From beginning to end; the exit status."""
+        os.environ |= {
+            "TORCH_CPP_LOG_LEVEL": os.environ.get("TORCH_CPP_LOG_LEVEL", "ERROR"),
+            ranks.SILENCE: str(self.asked.max_silence),
+            **_interface(self.own_address),
+        }
+        try:
+            self.meeting = _Meeting(self._rendezvous(), self.asked.leads)
+        except _PortTaken as exc:
+            _say(self.asked, self.result_file, "usage", [str(exc)])
+            return 1
+        except RendezvousError as exc:
+            _say(self.asked, self.result_file, "absent", f"{self.address}:{self.port} does not answer: {exc}")
+            return 1
+        # In a thread, where it leaves signals alone: they mean here what the controller says they mean.
+        agent = threading.Thread(target=self._agent, daemon=True)
+        agent.start()
+        dead = self._watched(agent)
+        agent.join(GRACE)
+        if self.result is not None and not self.result.is_failed():
+            return 0
+        if isinstance(self.error, RendezvousError):
+            missing = f"not all of the {self.asked.processes.nodes} machines came: {self.error}"
+            _say(self.asked, self.result_file, "absent", missing)
+        elif not self.result_file.exists():
+            _say(self.asked, self.result_file, *self._why(dead))
+        return 1
+
+    def _rendezvous(self) -> RendezvousHandler:
+        """The handler; a port that was in use a moment ago is tried again.
+
+        Raises:
+            _PortTaken: something else listens there.
+            RendezvousError: the first machine does not answer.
+        """
+        for left in reversed(range(PORT_TRIES)):
+            try:
+                return get_rendezvous_handler(
+                    RendezvousParameters(
+                        backend="c10d",
+                        endpoint=f"{self.address}:{self.port}",
+                        run_id=self.asked.name,
+                        min_nodes=self.asked.processes.nodes,
+                        max_nodes=self.asked.processes.nodes,
+                        local_addr=self.own_address,
+                        is_host=self.asked.leads,
+                        timeout=self.asked.max_silence,
+                    )
+                )
+            except RendezvousConnectionError as exc:
+                if not (self.asked.leads and "EADDRINUSE" in str(exc.__cause__)):
+                    raise
+                if not left:
+                    raise _PortTaken(
+                        f"--rdzv-endpoint {self.address}:{self.port}: something else listens on this port; give another"
+                    ) from exc
+                time.sleep(LOOKS * 2)
+        raise AssertionError
+
+    def _agent(self) -> None:
+        spec = WorkerSpec(
+            role="rank",
+            local_world_size=self.number,
+            entrypoint=self.entrypoint[0],
+            args=tuple(self.entrypoint[1:]),
+            rdzv_handler=self.meeting,
+            max_restarts=0,
+            monitor_interval=AGENT_LOOKS,
+            local_addr=self.own_address,
+        )
+        try:
+            self.result = LocalElasticAgent(spec, _InTheLog(), exit_barrier_timeout=GOODBYE).run()
+        except Exception as exc:
+            self.error = exc
+
+    def _watched(self, agent: threading.Thread) -> list[os.waitid_result]:
+        """Wait until all ranks have ended. After a death the others get a while, and are then killed.
+
+        Returns:
+            The ranks that died by themselves.
+        """
+        dead: dict[int, os.waitid_result] = {}
+        until = float("inf")
+        while agent.is_alive():
+            ended = _ended()
+            dead |= {pid: how for pid, how in ended.items() if how.si_status and pid not in dead and until > 0}
+            if dead and until == float("inf"):
+                until = time.monotonic() + GRACE
+                self._tell(dead)
+            if time.monotonic() > until:
+                for pid in _children():
+                    with suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+                until = 0
+            time.sleep(LOOKS)
+        return list(dead.values())
+
+    def _tell(self, dead: dict[int, os.waitid_result]) -> None:
+        """Leave word of a rank that was killed where the first machine's launcher finds it."""
+        if self.meeting.word is not None and (killed := _killed(dead.values())) is not None:
+            with suppress(RuntimeError):
+                ranks.leave_word(self.meeting.word, *self._of_killed(killed))
+
+    def _of_killed(self, number: signal.Signals) -> tuple[str, dict[str, str]]:
+        by = killer.judge(-number, "", self.memory.seen())
+        where = f" on {socket.gethostname()}" if self.several else ""
+        return "died", {"by": by.value, "what": f"one of its processes{where} was ended by {number.name}"}
+
+    def _why(self, dead: Sequence[os.waitid_result]) -> tuple[str, Any]:
+        """What ended them all: the word that was left first, else what was seen here."""
+        until = time.monotonic() + GRACE
+        while self.meeting.word is not None:
+            with suppress(RuntimeError):
+                if (left := ranks.word_left(self.meeting.word)) is not None:
+                    return left
+            if not self.several or time.monotonic() > until:
+                break
+            time.sleep(LOOKS)
+        if (killed := _killed(dead)) is not None:
+            return self._of_killed(killed)
+        if self.error is not None:
+            return "error", f"torchrun's agent: {self.error!r}"
+        return "lost", f"one of its processes no longer answered; see {self.result_file.parent}"
+
+
+class _PortTaken(Exception):
+    pass
+
+
+class _Meeting(RendezvousHandler):
+    """torchrun's rendezvous, but that the machine with the controller has rank 0, and that no round follows."""
+
+    def __init__(self, inner: RendezvousHandler, leads: bool) -> None:
+        self._inner, self._leads = inner, leads
+        self.word: TCPStore | None = None
+        """Where ranks and launchers leave word of an end."""
+
+    def next_rendezvous(self) -> RendezvousInfo:
+        found = self._inner.next_rendezvous()
+        if self._leads:
+            found.store.set("leads", str(found.rank))
+        first = int(found.store.get("leads"))
+        rank = {0: first, first: 0}.get(found.rank, found.rank)
+        info = found.bootstrap_store_info
+        assert info is not None
+        self.word = TCPStore(
+            info.master_addr, info.master_port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=5)
+        )
+        return RendezvousInfo(found.store, rank, found.world_size, info)
+
+    def num_nodes_waiting(self) -> int:
+        return 0
+
+    def get_backend(self) -> str:
+        return self._inner.get_backend()
+
+    @property
+    def use_agent_store(self) -> bool:
+        return self._inner.use_agent_store
+
+    def is_closed(self) -> bool:
+        return self._inner.is_closed()
+
+    def set_closed(self) -> None:
+        self._inner.set_closed()  # type: ignore[no-untyped-call]
+
+    def get_run_id(self) -> str:
+        return self._inner.get_run_id()
+
+    def shutdown(self) -> bool:
+        return self._inner.shutdown()
+
+
+class _InTheLog(LogsSpecs):
+    """Ranks write where their launcher does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    @property
+    def root_log_dir(self) -> str:
+        return ""
+
+    def reify(self, envs: dict[int, dict[str, str]]) -> LogsDest:
+        nowhere = dict.fromkeys(envs, "")
+        return LogsDest(nowhere, nowhere, {}, {}, nowhere)
+
+
+# --- processes --------------------------------------------------------------------------------------------------
+
+
+def _children() -> list[int]:
+    tasks = Path(f"/proc/{os.getpid()}/task").glob("*/children")
+    return [int(pid) for task in tasks for pid in task.read_text().split()]
+
+
+def _ended() -> dict[int, os.waitid_result]:
+    """Children that have ended and that nobody has asked after yet; they are left so."""
+    found = {}
+    for pid in _children():
+        with suppress(ChildProcessError):
+            how = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)
+            if how is not None:
+                found[pid] = how
+    return found
+
+
+def _killed(dead: Any) -> signal.Signals | None:
+    """The signal that ended one of them, if one did."""
+    by = [how.si_status for how in dead if how.si_code in (os.CLD_KILLED, os.CLD_DUMPED)]
+    return signal.Signals(by[0]) if by else None
+
+
+# --- addresses --------------------------------------------------------------------------------------------------
+
+
+def _address(endpoint: str | None) -> tuple[str, int]:
+    if endpoint is None:
+        return LOOPBACK, 0
+    host, _, port = endpoint.rpartition(":")
+    return host, int(port)
+
+
+def _towards(address: str, port: int) -> str:
+    """This machine's own address on the way to another's."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as way:
+        way.connect((address, port))
+        found: str = way.getsockname()[0]
+    return found
+
+
+def _interface(address: str) -> dict[str, str]:
+    """Which network interface gloo is to use, where nobody has said: the one with this machine's own ``address``."""
+    if "GLOO_SOCKET_IFNAME" in os.environ or sys.platform != "linux":
+        return {}
+    import fcntl
+    import struct
+
+    wanted = socket.inet_aton(socket.gethostbyname(address))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
+        for _, name in socket.if_nameindex():
+            with suppress(OSError):
+                found = fcntl.ioctl(asked, 0x8915, struct.pack("256s", name.encode()[:15]))  # SIOCGIFADDR
+                if found[20:24] == wanted:
+                    return {"GLOO_SOCKET_IFNAME": name}
+    return {}
