@@ -230,13 +230,13 @@ class Pair(LongRun):
 
     @contextmanager
     def joined(self) -> Iterator[list[str]]:
-        """By hand: a joiner is there, which hears of the run's end; yields the flags of the run."""
+        """By hand: a joiner is there, and ends with the run; yields the flags of the run."""
         endpoint = f"127.0.0.1:{free_ports(1)[0]}"
         joiner = subprocess.Popen(
             [self.program, "join", endpoint, "--run", "default", "--nproc-per-node", "1"], cwd=self.root
         )
         yield ["--nnodes", "2", "--nproc-per-node", "1", "--rdzv-endpoint", endpoint]
-        assert joiner.wait(60) == 0
+        assert joiner.wait(60) in (0, 75)
 
 
 @pytest.fixture

@@ -47,8 +47,8 @@ resources:
 # The checkout of tiw_fsm that setup installs; what git ignores stays here.
 workdir: .
 volumes:
-  # The working root: a volume that keeps locks and renames at once; for many machines, one that all may write. A bucket
-  # does neither: mounted, it has no locks between machines, and cached, a preemption takes what was not yet uploaded.
+  # The working root: a volume that keeps locks and renames atomically; for many machines, one that all may write. No
+  # bucket: mounted, it has no locks between machines; cached, a preemption takes what was not yet uploaded.
   {ROOT}: {json.dumps(machines.volume or VOLUME)}
 setup: |
   test -d {ENVIRONMENT} || uv venv --python 3.11 {ENVIRONMENT}

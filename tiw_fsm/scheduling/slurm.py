@@ -70,7 +70,7 @@ joiners=$!
 """,
         """
 # The joiners have heard of it, or are ended.
-for _ in {1..30}; do
+for _ in {1..10}; do
     if kill -0 "$joiners" 2>/dev/null; then sleep 1; else break; fi
 done
 kill "$joiners" 2>/dev/null
