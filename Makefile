@@ -1,6 +1,7 @@
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
+VALIDATORS := build/validators
 DATA := data/planet_frames.h5
 KILLS := 60
 SEED := 0
@@ -56,8 +57,14 @@ torture: install
 torture-kills: install
 	$(BIN)/python -m pytest tests/torture/test_random_kills.py -k random_instants $(RANDOM_KILLS) $(addprefix --torture-life ,$(LIFE))
 
-test-schedulers: install
+test-schedulers: install $(VALIDATORS)/installed
 	$(BIN)/python -m pytest tests/test_scheduling.py tests/schedulers -rs
+
+# What judges the text for Kubernetes and SkyPilot: too much for everybody's environment.
+$(VALIDATORS)/installed:
+	$(PYTHON) -m venv $(VALIDATORS)
+	$(VALIDATORS)/bin/pip install --quiet --disable-pip-version-check kubernetes-validate==1.37.0 skypilot==0.14.1
+	touch $@
 
 test-checkout: install
 	@test -d "$(CHECKOUT)" || { echo "give the folder of a TinyWorlds checkout: make test-checkout CHECKOUT=path"; exit 2; }

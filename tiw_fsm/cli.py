@@ -23,7 +23,7 @@ from typer.core import TyperCommand
 from tiw_fsm.config.flags import FLAGS, Flag, typed, unfit_paths
 from tiw_fsm.errors import ExitCode, Interrupted, RunHeld, TiwFsmError, UsageProblem, refusal
 from tiw_fsm.reporting.wording import near, not_begun
-from tiw_fsm.scheduling import Scheduler
+from tiw_fsm.scheduling.snippets import Scheduler
 from tiw_fsm.storage.paths import StatePaths
 from tiw_fsm.storage.state_folder import StateFolder
 from tiw_fsm.system import killer
@@ -297,18 +297,32 @@ def verify(
 
 @app.command()
 def schedule(
-    scheduler: Annotated[Scheduler, typer.Argument(help="cron, systemd or slurm.", show_default=False)],
+    scheduler: Annotated[
+        Scheduler, typer.Argument(help="cron, systemd, slurm, kubernetes or skypilot.", show_default=False)
+    ],
     run: Run = "default",
     repo_root: RepoRoot = Path("."),
     state_dir: StateDir = None,
+    nodes: Annotated[
+        int | None, option_from(1, "Machines to train on: slurm, kubernetes, skypilot [default: 1].")
+    ] = None,
+    gpus_per_node: Annotated[
+        int | None, option_from(1, "GPUs of each, with a process for each [default: none, and one process].")
+    ] = None,
+    accelerator: Annotated[str | None, option("Kind of GPU, by skypilot's name for it: H100.")] = None,
+    image: Annotated[str | None, option("Image that has tiw-fsm on its PATH: kubernetes.")] = None,
+    volume: Annotated[
+        str | None, option("kubernetes' claim, or skypilot's volume, with the working root [default: tiw-fsm].")
+    ] = None,
 ) -> None:
-    """Print what cron, systemd or Slurm needs to keep this run going, wherever it is stopped."""
-    from tiw_fsm import scheduling
+    """Print what cron, systemd, Slurm, Kubernetes or SkyPilot needs to keep this run going, wherever it is stopped."""
+    from tiw_fsm.scheduling.job import Job, Machines, this_program
+    from tiw_fsm.scheduling.snippets import KINDS, snippet
 
     folder = folder_of(run, repo_root, state_dir)
-    job = scheduling.Job(scheduling.this_program(), repo_root.resolve(), run, folder.parent)
-    print(scheduling.snippet(scheduler, job), end="")
-    err.print(scheduling.ADVICE[scheduler], soft_wrap=True, markup=False)
+    machines = Machines(nodes, gpus_per_node, accelerator, image, volume)
+    print(snippet(scheduler, Job(this_program(), repo_root.resolve(), run, folder.parent, machines)), end="")
+    err.print(KINDS[scheduler].advice, soft_wrap=True, markup=False)
     if not StatePaths(folder).state.exists():
         err.print(f"{not_begun(run)} Start it once with the flags it shall have.", soft_wrap=True)
 
