@@ -137,6 +137,44 @@ def run(
     raise typer.Exit(code)
 
 
+@app.command()
+def join(
+    endpoint: Annotated[str, argument("HOST:PORT of the first machine, as its --rdzv-endpoint says.")],
+    run: Run = "default",
+    repo_root: RepoRoot = Path("."),
+    state_dir: StateDir = None,
+    nproc_per_node: Annotated[str, typer.Option(help="Processes on this machine: a number, or auto, one a GPU.")] = "1",
+    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where GPUs are looked for.")] = "auto",
+    python_exec: Annotated[Path | None, option("Interpreter of the training processes [default: this one].")] = None,
+    patience: Annotated[float, typer.Option(help="Seconds to wait for a first machine that does not answer.")] = 1800,
+) -> None:
+    """Take part in a run of many machines, on a further one of them, until the run has ended."""
+    from tiw_fsm.config import processes
+    from tiw_fsm.engines.native import joining, settings
+    from tiw_fsm.fsm.states import TERMINAL
+
+    problems: list[str] = []
+    per_node = processes.per_node({"nproc_per_node": nproc_per_node}, None, problems)
+    try:
+        address = settings.endpoint(endpoint)
+    except ValueError as exc:
+        problems.append(str(exc))
+    if problems:
+        raise UsageProblem(problems)
+    store = store_of(run, repo_root, state_dir)
+
+    def has_ended() -> bool:
+        try:
+            found = store.load()
+        except TiwFsmError:  # the run's own start will say so
+            return False
+        return found is not None and found.state in TERMINAL
+
+    interpreter = str(python_exec or sys.executable)
+    joining.join(joining.Joiner(address, store.paths, per_node, device, interpreter, patience, has_ended))
+    err.print(f"run {run} has ended: tiw-fsm status --run {run}", soft_wrap=True)
+
+
 own = list(inspect.signature(run, eval_str=True).parameters.values())[:-1]
 run.__signature__ = inspect.Signature([*own, *map(remembered, FLAGS.values())])  # type: ignore[attr-defined]
 run.__annotations__ = {parameter.name: parameter.annotation for parameter in run.__signature__.parameters.values()}  # type: ignore[attr-defined]

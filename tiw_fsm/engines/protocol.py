@@ -252,6 +252,10 @@ class EngineKind(ABC):
         """What this engine cannot do with frames that are otherwise in order."""
         return []
 
+    def waits_for(self, settings: Settings, run: str) -> str | None:
+        """What a start of the ``run`` waits for before it can begin, in a sentence; None if for nothing."""
+        return None
+
     @abstractmethod
     def make(self, settings: Settings, paths: StatePaths) -> Engine:
         """An engine for one start of a run whose state lies at ``paths``."""

@@ -100,6 +100,8 @@ class Controller:
             threads=known.threads if known else None,
             counts=sharing.counts(before) if before and before.stages else None,
         )
+        if waiting := session.kind.waits_for(session.settings, session.store.paths.folder.name):
+            session.log.info(waiting)
         while not self._given_up:
             try:
                 return engine.hello(request)

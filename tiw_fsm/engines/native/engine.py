@@ -43,6 +43,7 @@ from tiw_fsm.fsm.inference_gate import InferenceResult
 from tiw_fsm.stages import Stage
 from tiw_fsm.storage import checkpoints
 from tiw_fsm.storage.paths import StatePaths
+from tiw_fsm.system import child as child_process
 from tiw_fsm.system import durable, short_log
 from tiw_fsm.system.child import Child
 from tiw_fsm.tinyworlds import determinism, division
@@ -187,7 +188,7 @@ class NativeEngine:
                 [*command, str(os.getpid()), str(write_end), str(self._paths.child_result), *told],
                 output=self._paths.child_log,
                 max_silence=self._max_silence,
-                environment=_environment(),
+                environment=environment(),
                 pass_fds=[write_end],
             )
         finally:
@@ -217,6 +218,8 @@ class NativeEngine:
             raise self._died() from None
         while (line := self._next_line()) not in (ANSWERED, b""):
             message = json.loads(line)
+            if message is None:
+                continue  # a sign of life
             if isinstance(message, str):
                 raise _refused(message)
             progress(*message)
@@ -231,7 +234,8 @@ class NativeEngine:
         if status in REFUSALS:
             raise REFUSALS[status](content)
         if status == "died":
-            raise EngineCrashed(f"the child ended: {content['what']}", killed_by=content["by"])
+            by = Killer(content["by"])
+            raise EngineCrashed(f"{content['what']}{child_process.BY[by]}", killed_by=by)
         if status == "lost":
             raise EngineCrashed(content, killed_by=Killer.UNKNOWN)
         self._failed_by_itself = True
@@ -259,7 +263,7 @@ class NativeEngine:
         return crashed
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     """The child's: ours, but that no module is looked for in the working directory, which an empty entry names too."""
     path = os.pathsep.join(filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)))
     return os.environ | determinism.ENVIRONMENT | {"PYTHONSAFEPATH": "1", "PYTHONPATH": path}

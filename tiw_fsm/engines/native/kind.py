@@ -7,7 +7,7 @@ import socket
 from tiw_fsm.config import processes
 from tiw_fsm.config.schema import TrainingFile
 from tiw_fsm.config.settings import Draft, Settings
-from tiw_fsm.engines.native.settings import PORT, NativeSettings
+from tiw_fsm.engines.native.settings import NativeSettings, endpoint
 from tiw_fsm.engines.protocol import Engine, EngineKind
 from tiw_fsm.storage.paths import StatePaths
 from tiw_fsm.values.frozen import FrozenModel
@@ -52,6 +52,13 @@ class NativeKind(EngineKind):
             endpoint=_endpoint(draft.flags.get("rdzv_endpoint"), problems) if nodes > 1 else None,
         )
 
+    def waits_for(self, settings: Settings, run: str) -> str | None:
+        asked = NativeSettings.model_validate(settings.engine_settings)
+        if asked.nodes == 1:
+            return None
+        there = "the other machine" if asked.nodes == 2 else f"{asked.nodes - 1} other machines"
+        return f"waiting for {there}: there, in the same working root, tiw-fsm join {asked.endpoint} --run {run}"
+
     def make(self, settings: Settings, paths: StatePaths) -> Engine:
         from tiw_fsm.engines.native.engine import NativeEngine
 
@@ -59,14 +66,13 @@ class NativeKind(EngineKind):
         return NativeEngine(settings.python_exec, paths, settings.loop.max_silence, processes, settings.stages)
 
 
-def _endpoint(typed: str | None, problems: list[str]) -> str:
+def _endpoint(typed: str | None, problems: list[str]) -> str | None:
     """HOST:PORT at which this machine listens for the others."""
-    host, colon, port = (typed or "").rpartition(":")
-    if not colon:
-        host, port = typed or socket.gethostname(), str(PORT)
-    if not host or not (port.isascii() and port.isdecimal() and 0 < int(port) < 1 << 16):
-        problems.append(f"--rdzv-endpoint {typed}: give HOST:PORT, at which the other machines reach this one")
-    return f"{host}:{port}"
+    try:
+        return endpoint(typed or socket.gethostname())
+    except ValueError as exc:
+        problems.append(f"--rdzv-endpoint {exc}")
+        return None
 
 
 KIND = NativeKind()

@@ -9,6 +9,7 @@ rank's own error if there is one, else which rank was killed.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import socket
@@ -35,6 +36,8 @@ from tiw_fsm.engines.native.settings import Launch
 from tiw_fsm.errors import UsageProblem
 from tiw_fsm.system import killer
 
+REFUSED = 2
+"""Exit status where trying again is no use."""
 GRACE = 3.0
 """Seconds that the other ranks have to end by themselves after the first one died."""
 LOOKS = 0.05
@@ -43,8 +46,16 @@ AGENT_LOOKS = 1.0
 """The agent's own: rarely, since it takes away what is looked at here."""
 GOODBYE = 5.0
 """Seconds for which the agents wait for one another when all is over."""
+SIGN_OF_LIFE = 1.0
+"""Seconds between two that the controller gets while this machine waits for others."""
+READ_SECONDS = 30.0
+"""For which the first machine is waited for."""
+TOLD = "tiw_fsm/told"
+"""Key under which the first machine tells the others what they cannot know."""
 PORT_TRIES = 50
 """Looks at a port that is taken: that of one that has just been killed is free again within seconds."""
+JOINED = b"joined\n"
+"""What ``tiw-fsm join`` is told when all machines are there."""
 LOOPBACK = "127.0.0.1"
 
 
@@ -60,21 +71,22 @@ def launch(child: Path, result_file: Path, told: str) -> NoReturn:
     gpus = torch.cuda.device_count() if asked.device != "cpu" and torch.cuda.is_available() else 0
     try:
         number = asked.number(gpus)
-        if number * asked.processes.nodes == 1:
+        if number == 1 and asked.processes.endpoint is None:
             os.execv(sys.executable, [sys.executable, "-P", str(child), str(os.getppid()), sys.argv[2], sys.argv[3]])
         os.dup2(int(sys.argv[2]), 1)  # the one descriptor beside errors and input that ranks inherit
         code = _Machine(asked, number, child, result_file).run()
     except UsageProblem as exc:
         _say(asked, result_file, "usage", exc.problems)
-        code = 1
+        code = REFUSED
     os._exit(code)
 
 
 def _say(asked: Launch, result_file: Path, status: str, content: Any) -> None:
+    """Tell the controller, if it is on this machine; else people."""
     if asked.leads:
         result_file.write_text(json.dumps([status, content]))
-    else:
-        print(f"{status}: {content}", file=sys.stderr)
+    elif status not in ("lost", "died"):  # of these the first machine tells
+        print(content if isinstance(content, str) else "\n".join(content), file=sys.stderr)
 
 
 class _Machine:
@@ -82,8 +94,8 @@ class _Machine:
 
     def __init__(self, asked: Launch, number: int, child: Path, result_file: Path) -> None:
         self.asked, self.number, self.result_file = asked, number, result_file
-        self.several = asked.processes.nodes > 1
-        self.address, self.port = _address(asked.processes.endpoint if self.several else None)
+        self.several = asked.processes.endpoint is not None
+        self.address, self.port = _address(asked.processes.endpoint)
         self.own_address = self.address if asked.leads else _towards(self.address, self.port)
         self.memory = killer.MemoryKills(os.getpid())
         self.result: RunResult | None = None
@@ -92,19 +104,24 @@ class _Machine:
 
     def run(self) -> int:
         """From beginning to end; the exit status."""
+        try:
+            if not self.asked.leads:
+                self._hear_the_first()
+            self.meeting = _Meeting(self._rendezvous(), self.asked.leads)
+            if self.asked.leads and self.several:
+                self._tell_the_others()
+        except _PortTaken as exc:
+            _say(self.asked, self.result_file, "usage", [str(exc)])
+            return 1
+        except (RendezvousError, RuntimeError) as exc:
+            logging.getLogger(__name__).info("no rendezvous", exc_info=exc)
+            _say(self.asked, self.result_file, "absent", f"{self.address}:{self.port} does not answer")
+            return 1
         os.environ |= {
             "TORCH_CPP_LOG_LEVEL": os.environ.get("TORCH_CPP_LOG_LEVEL", "ERROR"),
             ranks.SILENCE: str(self.asked.max_silence),
             **_interface(self.own_address),
         }
-        try:
-            self.meeting = _Meeting(self._rendezvous(), self.asked.leads)
-        except _PortTaken as exc:
-            _say(self.asked, self.result_file, "usage", [str(exc)])
-            return 1
-        except RendezvousError as exc:
-            _say(self.asked, self.result_file, "absent", f"{self.address}:{self.port} does not answer: {exc}")
-            return 1
         # In a thread, where it leaves signals alone: they mean here what the controller says they mean.
         agent = threading.Thread(target=self._agent, daemon=True)
         agent.start()
@@ -113,11 +130,37 @@ class _Machine:
         if self.result is not None and not self.result.is_failed():
             return 0
         if isinstance(self.error, RendezvousError):
-            missing = f"not all of the {self.asked.processes.nodes} machines came: {self.error}"
+            missing = f"not all of the {self.asked.processes.nodes} machines came within {self.asked.max_silence} s"
             _say(self.asked, self.result_file, "absent", missing)
-        elif not self.result_file.exists():
+        elif self.asked.leads and not self.result_file.exists():
             _say(self.asked, self.result_file, *self._why(dead))
         return 1
+
+    def _tell_the_others(self) -> None:
+        """What machines that join cannot know."""
+        told = self.asked.model_dump(include={"name", "max_silence"}) | {"nodes": self.asked.processes.nodes}
+        self._first(READ_SECONDS).set(TOLD, json.dumps(told))
+
+    def _hear_the_first(self) -> None:
+        """What the first machine tells.
+
+        Raises:
+            UsageProblem: it has another run.
+            RuntimeError: it does not answer.
+        """
+        told = json.loads(self._first(READ_SECONDS).get(TOLD))
+        if told["name"] != self.asked.name:
+            raise UsageProblem(
+                f"at {self.address}:{self.port} is run {told['name']!r}, not {self.asked.name!r}; give that one's name "
+                "with --run, or the right address"
+            )
+        several = self.asked.processes.evolve(nodes=told["nodes"])
+        self.asked = self.asked.evolve(processes=several, max_silence=told["max_silence"])
+
+    def _first(self, seconds: float) -> TCPStore:
+        return TCPStore(
+            self.address, self.port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=seconds)
+        )
 
     def _rendezvous(self) -> RendezvousHandler:
         """The handler; a port that was in use a moment ago is tried again.
@@ -173,8 +216,11 @@ class _Machine:
             The ranks that died by themselves.
         """
         dead: dict[int, os.waitid_result] = {}
-        until = float("inf")
+        until, spoken = float("inf"), 0.0
         while agent.is_alive():
+            if self.meeting.word is None and time.monotonic() - spoken > SIGN_OF_LIFE:
+                os.write(1, b"null\n")
+                spoken = time.monotonic()
             ended = _ended()
             dead |= {pid: how for pid, how in ended.items() if how.si_status and pid not in dead and until > 0}
             if dead and until == float("inf"):
@@ -236,6 +282,8 @@ class _Meeting(RendezvousHandler):
         rank = {0: first, first: 0}.get(found.rank, found.rank)
         info = found.bootstrap_store_info
         assert info is not None
+        if not self._leads:
+            os.write(1, JOINED)
         self.word = TCPStore(
             info.master_addr, info.master_port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=5)
         )

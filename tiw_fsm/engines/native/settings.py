@@ -9,6 +9,20 @@ PORT = 29400
 """Where the first machine listens for the others, if nothing else is said: torchrun's own choice."""
 
 
+def endpoint(typed: str, port: int | None = PORT) -> str:
+    """HOST:PORT as it was typed; without a port, with this one.
+
+    Raises:
+        ValueError: it is none.
+    """
+    host, colon, number = typed.rpartition(":")
+    if not colon and port is not None:
+        host, number = typed, str(port)
+    if not host or not (number.isascii() and number.isdecimal() and 0 < int(number) < 1 << 16):
+        raise ValueError(f"{typed}: give HOST:PORT, at which the other machines reach the first one")
+    return f"{host}:{number}"
+
+
 class NativeSettings(FrozenModel):
     """What only the native engine needs."""
 
@@ -38,9 +52,10 @@ class Launch(FrozenModel):
     """Numbers of processes, on all machines, that can share the global batches; None: any can."""
     device: str
     name: str
-    """Of the run; a machine that has joined another's is not waited for."""
+    """Of the run."""
     leads: bool = True
-    """The controller is on this machine."""
+    """The controller is on this machine; else it joins the one at the endpoint, and is told there how many there are
+    and for how long one may be silent."""
     max_silence: int
     """Seconds without a sign of life after which another process is given up."""
 
