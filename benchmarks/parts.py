@@ -52,7 +52,7 @@ def checkpoint(bench: Bench) -> list[Figure]:
         final = bench.folder / "checkpoints" / checkpoints.folder_name(Stage.DYNAMICS, n)
         temporary = final.with_name(f".tmp-{final.name}")
         for name, work in (
-            ("write", lambda: trainer.save(temporary, n, tuning)),  # noqa: B023 - called before n moves on
+            ("write", lambda: write_checkpoint(temporary, trainer.checkpoint(n, tuning))),  # noqa: B023 - called before n moves on
             ("hash and sync", lambda: checkpoints.write_manifest(temporary, Stage.DYNAMICS, n, RUN)),  # noqa: B023
             ("publish", lambda: checkpoints.publish(temporary, final, RUN)),  # noqa: B023
         ):

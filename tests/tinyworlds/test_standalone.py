@@ -39,7 +39,7 @@ from tiw_fsm.tinyworlds.determinism import make_deterministic
 from tiw_fsm.tinyworlds.evaluation import evaluate
 from tiw_fsm.tinyworlds.objectives import make_model
 from tiw_fsm.tinyworlds.rollout import WorldModel
-from tiw_fsm.tinyworlds.training import Trainer, load_weights
+from tiw_fsm.tinyworlds.training import Trainer, load_weights, write_checkpoint
 from tiw_fsm.values.frozen import LearningRateSchedule, Tuning
 
 config = StageConfig(
@@ -57,7 +57,7 @@ for stage in Stage:
     trainer = Trainer(stage, config, data, cpu, seed=0, inputs=models)
     rows = trainer.train(0, 2, tuning, schedule, should_stop=lambda: False, progress=lambda done, loss: None)
     losses[stage] = [row["loss"] for row in rows]
-    trainer.save(Path(stage), completed=2, tuning=tuning)
+    write_checkpoint(Path(stage), trainer.checkpoint(completed=2, tuning=tuning))
     models[stage] = make_model(stage, config).eval()
     load_weights(models[stage], Path(stage))
 world = WorldModel(models[Stage.VIDEO], models[Stage.LATENT], models[Stage.DYNAMICS])

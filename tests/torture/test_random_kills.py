@@ -12,6 +12,7 @@ import random
 import signal
 import time
 from collections import Counter
+from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from tests.support.torture.outcome import updates_missing_or_twice
 from tests.support.torture.record import Life, Record
 from tiw_fsm.fsm.states import State
 
+Victims = Mapping[str, Callable[[int], list[int]]]
 AT_MOST = 20
 """Kills of one run."""
 AT_ONE_PLACE = 2
@@ -57,18 +59,25 @@ EVERY_STATE = Setup(
 )
 
 
-def lived(bench: Bench, seed: int, number: int, at_most: int = AT_MOST) -> Life:
+EVERYTHING, CONTROLLER, CHILD = "everything", "the controller alone", "the child alone"
+VICTIMS: dict[str, Callable[[int], list[int]]] = {CHILD: children}
+"""Who may be killed while the controller, whose process id is given, goes on; one of those that this finds."""
+
+
+def lived(bench: Bench, seed: int, number: int, at_most: int = AT_MOST, victims: Victims = VICTIMS) -> Life:
     """A run that is killed on its way, as seed and number say."""
     chance, kills = random.Random(f"{seed} {number}"), Counter[str]()
     wanted = min(chance.randint(1, AT_MOST), at_most)
     try:
-        found = troubles(bench, chance, wanted, kills)
+        found = troubles(bench, chance, wanted, kills, victims)
     except TimeoutError as exc:
         found = [str(exc)]
     return Life(seed, number, dict(kills), found)
 
 
-def troubles(bench: Bench, chance: random.Random, kills: int, done: Counter[str]) -> list[str]:
+def troubles(
+    bench: Bench, chance: random.Random, kills: int, done: Counter[str], victims: Victims = VICTIMS
+) -> list[str]:
     """How a run ends otherwise than an undisturbed one, if it is killed up to ``kills`` times on its way.
 
     Args:
@@ -84,12 +93,12 @@ def troubles(bench: Bench, chance: random.Random, kills: int, done: Counter[str]
         if not reaches(bench, run, generation(bench) + chance.randint(1, FURTHER)):
             break
         time.sleep(chance.uniform(0, LATER))
-        what = chance.choice(("everything", "the controller alone", "the child alone"))
-        if what == "the child alone" and kills_the_child(bench, run):
+        what = chance.choice((EVERYTHING, CONTROLLER, *victims))
+        if what in victims and kills_one(bench, run, victims[what](run.pid), chance):
             done[what] += 1
             continue
-        run.kill(group=what != "the controller alone")
-        done["the controller alone" if what == "the controller alone" else "everything"] += 1
+        run.kill(group=what != CONTROLLER)
+        done[CONTROLLER if what == CONTROLLER else EVERYTHING] += 1
         run, dead = None, run
     for last in (dead, run):
         if last:
@@ -97,15 +106,15 @@ def troubles(bench: Bench, chance: random.Random, kills: int, done: Counter[str]
     return [*bench.ends_otherwise(), *updates_missing_or_twice(bench.root)]
 
 
-def kills_the_child(bench: Bench, run: Started) -> bool:
-    """Kill it, at most twice after each checkpoint, and wait until that is counted; False if it may not be."""
+def kills_one(bench: Bench, run: Started, alive: list[int], chance: random.Random) -> bool:
+    """Kill one of those that compute, at most twice after each checkpoint, and wait until it is counted; False if none
+    may be."""
     state = bench.store.load()
     at_work = state is not None and (state.stage is not None or state.state is State.INFER)
-    child = next(iter(children(run.pid)), None)
-    if not at_work or state is None or state.deaths == AT_ONE_PLACE or child is None:
+    if not at_work or state is None or state.deaths == AT_ONE_PLACE or not alive:
         return False
     deaths = events(bench).count("killed")
-    os.kill(child, signal.SIGKILL)
+    os.kill(alive[0] if len(alive) == 1 else chance.choice(alive), signal.SIGKILL)
     while events(bench).count("killed") == deaths and process_state(run.pid) != "Z":
         time.sleep(0.005)
     return True

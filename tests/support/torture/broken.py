@@ -12,9 +12,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from tests.support.torture.broken_child import VARIANTS
 from tiw_fsm import cli
 from tiw_fsm.config import yaml_source
 from tiw_fsm.config.loop import Command
+from tiw_fsm.engines.native import engine as native
 from tiw_fsm.engines.native.engine import NativeEngine
 from tiw_fsm.engines.protocol import Hello, HelloRequest, InferRequest, Progress, TrainRequest, TrainResult
 from tiw_fsm.errors import RunHeld
@@ -264,7 +266,18 @@ def leftovers_forgotten() -> None:
     PictureSweep.__init__ = lambda self, paths, states: begin(self, paths, ())  # type: ignore[method-assign]
 
 
+def child_broken(variant: str) -> Callable[[], None]:
+    """The process that trains is a variant of ``broken_child``'s."""
+
+    def broken() -> None:
+        native.child_program.__file__ = str(Path(__file__).with_name("broken_child.py"))
+        os.environ["BROKEN_CHILD"] = variant
+
+    return broken
+
+
 BROKEN: dict[str, Callable[[], None]] = {
+    **{variant: child_broken(variant) for variant in VARIANTS},
     "commands_shown": commands_shown,
     "umask_obeyed": umask_obeyed,
     "last_key_wins": last_key_wins,

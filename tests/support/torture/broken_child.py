@@ -1,0 +1,72 @@
+"""The native engine's child in a deliberately broken variant: the one that BROKEN_CHILD in the environment names.
+
+It is started in the place of ``engines/native/child.py``, with its arguments, as the only process, as the launcher of
+several, or as one of these.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from typing import Any
+
+CHILD = Path(__file__).resolve().parents[3] / "tiw_fsm" / "engines" / "native" / "child.py"
+
+
+def ranks_stop_apart() -> None:
+    """Each rank stops when it is asked itself."""
+    from tiw_fsm.tinyworlds.process_group import Replicated
+
+    Replicated.ask = lambda self, asked: asked  # type: ignore[method-assign]
+
+
+def rank_reads_its_own() -> None:
+    """All ranks but the first go on from the first checkpoint that lies beside the one that they are told."""
+    from tiw_fsm.tinyworlds.training import Trainer
+
+    load = Trainer.load
+
+    def own(self: Trainer, folder: Path, *, weights_only: bool) -> None:
+        beside = min(folder.parent.glob("*_step_*"), key=lambda path: int(path.name.rpartition("_")[2]))
+        load(self, beside if self.peers.rank else folder, weights_only=weights_only)
+
+    Trainer.load = own  # type: ignore[method-assign]
+
+
+VARIANTS: dict[str, Callable[[], None]] = {
+    "ranks_stop_apart": ranks_stop_apart,
+    "rank_reads_its_own": rank_reads_its_own,
+}
+
+
+def main() -> None:
+    spec = spec_from_file_location("child", CHILD)
+    assert spec is not None
+    assert spec.loader is not None
+    child: Any = module_from_spec(spec)
+    spec.loader.exec_module(child)
+    child.die_with_parent(int(sys.argv[1]))
+    child.load_package()
+    if len(sys.argv) > 4:
+        from tiw_fsm.engines.native.launcher import launch
+
+        launch(Path(__file__), Path(sys.argv[3]), sys.argv[4])
+    serve, variant = child.serve, VARIANTS[os.environ["BROKEN_CHILD"]]
+    from tiw_fsm.engines import code
+
+    record = code.import_recorded
+
+    def then_broken() -> str:
+        digest = record()
+        variant()
+        return digest
+
+    code.import_recorded = then_broken
+    serve(int(sys.argv[2]), Path(sys.argv[3]))
+
+
+if __name__ == "__main__":
+    main()
