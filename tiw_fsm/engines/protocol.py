@@ -12,7 +12,7 @@ from tiw_fsm.errors import RunChanged
 from tiw_fsm.fsm.inference_gate import InferenceResult
 from tiw_fsm.stages import Stage
 from tiw_fsm.storage.paths import StatePaths
-from tiw_fsm.tinyworlds.config import DataSource, InferenceConfig, StageConfig
+from tiw_fsm.tinyworlds.config import DataSource, InferenceConfig, OptimizerName, StageConfig
 from tiw_fsm.values.frozen import CheckpointRef, FrozenModel, LearningRateSchedule, Tuning
 from tiw_fsm.values.plain import JsonObject
 
@@ -29,6 +29,8 @@ class HelloRequest(FrozenModel):
     device: str
     threads: int | None
     """CPU threads to compute with; None takes what the machine has."""
+    optimizers: tuple[OptimizerName, ...] = ()
+    """Those to train with."""
 
 
 class Hello(FrozenModel):

@@ -95,7 +95,8 @@ class Controller:
         """
         session, before = self.session, self.committed
         known = before.fingerprint if before else None
-        request = HelloRequest(device=session.settings.device, threads=known.threads if known else None)
+        settings, threads = session.settings, known.threads if known else None
+        request = HelloRequest(device=settings.device, threads=threads, optimizers=settings.optimizers)
         while not self._given_up:
             try:
                 return engine.hello(request)

@@ -23,12 +23,11 @@ from tiw_fsm.tinyworlds.config import StageConfig
 from tiw_fsm.tinyworlds.determinism import allow_tf32
 from tiw_fsm.tinyworlds.learning_rate import learning_rate
 from tiw_fsm.tinyworlds.objectives import MODELS, Row, make_model
+from tiw_fsm.tinyworlds.optimizer import make_optimizer
 from tiw_fsm.values.frozen import LearningRateSchedule, Tuning
 
 MAX_GRAD_NORM = 1.0
 """Gradients are clipped to this norm (as TinyWorlds' training scripts do)."""
-WEIGHT_DECAY = 0.01
-"""AdamW's, of matrices only (TinyWorlds, ``optimizer_utils``)."""
 PROGRESS_SECONDS = 0.25
 """Between two reports of progress."""
 SHOWN_CLIPS = 4
@@ -58,7 +57,7 @@ class Trainer:
         self.clips = len(data.clip_starts(config.context_length, held_out=False))
         torch.manual_seed(self._random("weights").initial_seed())
         self.model = make_model(stage, config).to(device)
-        self.optimizer = make_optimizer(self.model)
+        self.optimizer = make_optimizer(self.model, config)
         if config.compile:
             self.model.compile()
         self.objective = MODELS[stage].objective(self.model, data, config, inputs or {})
@@ -102,7 +101,7 @@ class Trainer:
 
     def _accumulate(self, update: int, tuning: Tuning) -> tuple[Tensor, dict[str, Tensor]]:
         """Gradients of one update: the mean over its micro-batches. Returns the undivided mean loss."""
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
         total, kept = torch.zeros((), device=self.device), dict[str, Tensor]()
         for micro in range(tuning.gradient_accumulation_steps):
             picks = draw_batch(self.clips, tuning.batch_size_per_gpu, self._random("batch", update, micro))
@@ -184,17 +183,6 @@ def load_frozen(stage: Stage, config: StageConfig, folder: Path, device: torch.d
     model = make_model(stage, config)
     load_weights(model, folder)
     return model.to(device).eval().requires_grad_(False)
-
-
-def make_optimizer(model: nn.Module) -> torch.optim.AdamW:
-    """AdamW with TinyWorlds' settings: vectors, biases and norms are not decayed."""
-    decayed: list[nn.Parameter] = []
-    plain: list[nn.Parameter] = []
-    for name, parameter in model.named_parameters():
-        is_plain = parameter.ndim == 1 or name.endswith(".bias") or "norm" in name
-        (plain if is_plain else decayed).append(parameter)
-    groups = [{"params": decayed, "weight_decay": WEIGHT_DECAY}, {"params": plain, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=0.0, fused=True)
 
 
 def _save(value: Any, path: Path) -> None:

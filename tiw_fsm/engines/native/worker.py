@@ -32,6 +32,7 @@ from tiw_fsm.tinyworlds.config import DataSource
 from tiw_fsm.tinyworlds.determinism import allow_tf32, make_deterministic
 from tiw_fsm.tinyworlds.evaluation import evaluate
 from tiw_fsm.tinyworlds.objectives import make_model
+from tiw_fsm.tinyworlds.optimizer import missing
 from tiw_fsm.tinyworlds.rollout import load_world
 from tiw_fsm.tinyworlds.training import Trainer, load_frozen
 from tiw_fsm.values.frozen import FrozenModel
@@ -69,6 +70,8 @@ class Worker:
         wants_cuda = request.device == "cuda" or (request.device == "auto" and torch.cuda.is_available())
         if wants_cuda and not torch.cuda.is_available():
             raise UsageProblem("device cuda: this machine has no CUDA device that torch can use; give --device cpu")
+        if lacking := missing(request.optimizers):
+            raise UsageProblem(lacking)
         self.device = torch.device("cuda" if wants_cuda else "cpu")
         make_deterministic(request.threads)
         return {
