@@ -76,7 +76,7 @@ class Trainer:
     ) -> list[Row]:
         """Do updates ``start`` to ``stop_at - 1``; fewer if asked to stop. Returns one metrics row per update.
 
-        The host waits for the device only for a progress report, and once at the end.
+        The host waits for the device only for a progress report, where experts are chosen, and once at the end.
         """
         self.model.train()
         allow_tf32(self.config.tf32)
