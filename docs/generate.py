@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import get_args
 
 import yaml
 
 from tiw_fsm.config.loop import Budgets, InferenceGate, Ladder, LoopConfig, Retune, StageGate
-from tiw_fsm.config.schema import DynamicsFile, InferenceFile, LatentFile, SharedKeys, StageFile, TrainingFile
-from tiw_fsm.tinyworlds.config import DecoderContext, Masking, StageConfig
+from tiw_fsm.config.schema import (
+    DynamicsFile,
+    InferenceFile,
+    LatentFile,
+    MixtureFile,
+    SharedKeys,
+    StageFile,
+    TrainingFile,
+)
+from tiw_fsm.tinyworlds.config import DecoderContext, Masking, OptimizerName, StageConfig
 from tiw_fsm.values.frozen import FrozenModel
 
 WORDS = {
@@ -29,6 +37,10 @@ WORDS = {
     "Least": "number, or none",
     "DecoderContext": " or ".join(get_args(DecoderContext)),
     "Masking": " or ".join(get_args(Masking)),
+    "OptimizerName": " or ".join(get_args(OptimizerName)),
+    "Momentum": "number from 0, below 1",
+    "MuonSteps": "integer from 1 to 99",
+    "Weight": "number from 0",
     "bool": "true or false",
     "int": "integer",
     "float": "number",
@@ -56,14 +68,14 @@ def words(annotation: str) -> str:
 
 
 def rows(
-    schema: type[FrozenModel], beside: type[FrozenModel] | None, effective: type[FrozenModel] | None
+    schema: type[FrozenModel], beside: Sequence[type[FrozenModel]], effective: type[FrozenModel] | None
 ) -> Iterator[str]:
-    """A table of the keys of ``schema`` that ``beside`` has not, with the defaults of the effective values."""
+    """A table of the keys of ``schema`` that none of ``beside`` has, with the defaults of the effective values."""
     annotations = {key: kind for cls in reversed(schema.__mro__) for key, kind in inspect.get_annotations(cls).items()}
     yield "| key | value | default | meaning |"
     yield "| --- | --- | --- | --- |"
     for key, field in schema.model_fields.items():
-        if beside and key in beside.model_fields:
+        if any(key in other.model_fields for other in beside):
             continue
         meaning = (field.description or "TinyWorlds' own; without effect here.").replace("|", "\\|")
         known = (effective or schema).model_fields.get(key)
@@ -82,7 +94,7 @@ def section(
     text: str,
     schema: type[FrozenModel],
     *,
-    beside: type[FrozenModel] | None = None,
+    beside: Sequence[type[FrozenModel]] = (),
     effective: type[FrozenModel] | None = None,
 ) -> str:
     return "\n".join([f"## {title}", "", text, "", *rows(schema, beside, effective)])
@@ -99,17 +111,23 @@ def main() -> None:
                 "`dynamics.yaml`). A key without a default must stand in one of them.",
                 SharedKeys, effective=StageConfig,
             ),
-            section("training.yaml", "Beside the shared keys:", TrainingFile, beside=SharedKeys),
             section(
-                "video_tokenizer.yaml, latent_actions.yaml", "Beside the shared keys:", StageFile, beside=SharedKeys,
+                "Experts",
+                "In `training.yaml` or in `dynamics.yaml`, for the dynamics alone "
+                "([how it trains then](recipes.md#train-with-muon-or-with-experts)).",
+                MixtureFile, effective=StageConfig,
+            ),
+            section("training.yaml", "Beside all these:", TrainingFile, beside=[SharedKeys, MixtureFile]),
+            section(
+                "video_tokenizer.yaml, latent_actions.yaml", "Beside the shared keys:", StageFile, beside=[SharedKeys],
             ),
             section(
                 "latent_actions.yaml", OPTIONS,
-                LatentFile, beside=StageFile, effective=StageConfig,
+                LatentFile, beside=[StageFile], effective=StageConfig,
             ),
             section(
                 "dynamics.yaml", OPTIONS,
-                DynamicsFile, beside=StageFile, effective=StageConfig,
+                DynamicsFile, beside=[StageFile, MixtureFile], effective=StageConfig,
             ),
             section("inference.yaml", "What the gate looks at.", InferenceFile),
             section("loop.yaml", "Chunks, gates, ladders, budgets.", LoopConfig),

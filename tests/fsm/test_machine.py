@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.configs import write_configs
+from tests.support.eventful import die_in_dynamics
 from tests.support.simulation import Simulation
 from tiw_fsm.engines.protocol import Progress, TrainRequest, TrainResult
 from tiw_fsm.engines.simulated import Script, SimulatedEngine
@@ -257,6 +258,16 @@ def test_a_changed_target_is_refused_and_listed_then_accepted_when_told_to(simul
     with pytest.raises(RunChanged, match=r"dynamics\.n_updates: 20 → 60"):
         simulation.run()
     assert simulation.run(Script(mse=[0.01]), accept_changes=True, max_inference_retries=4) == ExitCode.PASSED
+
+
+@pytest.mark.parametrize("change", [{"optimizer": "muon"}, {"use_moe": True}])
+def test_what_no_checkpoint_can_follow_is_refused_whatever_is_accepted(
+    simulation: Simulation, change: dict[str, Any]
+) -> None:
+    die_in_dynamics(simulation)
+    write_configs(simulation.root / "configs", {"dynamics": change})
+    with pytest.raises(RunChanged, match=rf"cannot follow a change of .*dynamics\.{next(iter(change))}"):
+        simulation.run(accept_changes=True)
 
 
 def test_flags_typed_at_the_first_start_hold_for_later_plain_starts(simulation: Simulation) -> None:

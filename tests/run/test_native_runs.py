@@ -92,6 +92,17 @@ def test_inference_alone_of_given_checkpoints(finished: Path, root: Path, tiw: T
     assert mine == theirs, "the same checkpoints give the same figures"
 
 
+def test_a_torch_without_muon_is_refused_with_a_remedy_before_anything_begins(root: Path, tiw: Tiw) -> None:
+    (root / "old-torch").mkdir()
+    (root / "old-torch/sitecustomize.py").write_text("import torch\ndel torch.optim.Muon\n")
+    interpreter(root / "my-python", f"export PYTHONPATH={root}/old-torch")
+    write_configs(root / "configs", {"training": {"optimizer": "muon"}, "loop": LENIENT})
+    done = tiw(root, "run", "--python-exec", "my-python", *PASSING)
+    assert done.returncode == ExitCode.USAGE, done.stderr
+    assert "use a torch from 2.9 on, or set optimizer: adamw" in done.stderr
+    assert not (root / "state/default/state.json").exists()
+
+
 def test_the_childs_interpreter_is_the_one_named(root: Path, tiw: Tiw) -> None:
     interpreter(root / "my-python", f'echo "$@" >> {root}/calls')
     assert tiw(root, "run", "--python-exec", "my-python", *PASSING).returncode == ExitCode.PASSED

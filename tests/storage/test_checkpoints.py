@@ -20,10 +20,13 @@ from hypothesis import strategies as st
 
 import tiw_fsm
 from tests.support.checkpoint_files import OWNER, STAGE, RunsCode, Training, save_checkpoint, tear
+from tests.support.models import dynamics
 from tiw_fsm.errors import DiskRefused
 from tiw_fsm.storage import checkpoints
 from tiw_fsm.storage.checkpoints import FILES, MANIFEST, MODEL, OPTIMIZER, STATE
-from tiw_fsm.storage.torch_files import UnreadableFile
+from tiw_fsm.storage.torch_files import UnreadableFile, read_with_globals
+from tiw_fsm.tinyworlds.config import OptimizerKeys
+from tiw_fsm.tinyworlds.optimizer import make_optimizer
 
 PROJECT = Path(tiw_fsm.__file__).parents[1]
 
@@ -310,6 +313,42 @@ def test_a_checkpoint_folder_may_be_given_itself(tmp_path: Path) -> None:
     tear(renamed / MODEL)
     chosen, ((passed_over, _),) = checkpoints.newest_valid(renamed, STAGE)
     assert (chosen, passed_over) == (None, renamed)
+
+
+# --- The state of two optimizers ---
+
+
+@pytest.fixture
+def of_muon(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """A checkpoint whose optimizer file is Muon's and AdamW's, without a manifest; and what that file holds."""
+    model = dynamics()
+    optimizer = make_optimizer(model, OptimizerKeys(optimizer="muon"))
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    torch.save(model.state_dict(), folder / MODEL)
+    torch.save(optimizer.state_dict(), folder / OPTIMIZER)
+    (folder / MANIFEST).unlink()
+    return folder, optimizer.state_dict()
+
+
+def test_a_checkpoint_of_muon_is_ready_and_holds_nothing_that_runs(of_muon: tuple[Path, dict[str, Any]]) -> None:
+    folder, state = of_muon
+    assert checkpoints.problems(folder) == []
+    assert read_with_globals(folder / OPTIMIZER)[1] == []
+    assert torch.load(folder / OPTIMIZER, weights_only=True).keys() == state.keys() == {"muon", "adamw"}
+
+
+@pytest.mark.parametrize("part", ["muon", "adamw"])
+def test_damage_in_a_checkpoint_of_muon_is_noticed(of_muon: tuple[Path, dict[str, Any]], part: str) -> None:
+    folder, state = of_muon
+    next(iter(state[part]["state"][0].values())).view(-1)[0] = float("nan")
+    torch.save(state, folder / OPTIMIZER)
+    (told,) = checkpoints.problems(folder)
+    assert f"NaN or infinite, first in {part}.state.0" in told
+    torch.save({**state, part: RunsCode()}, folder / OPTIMIZER)
+    (told,) = checkpoints.problems(folder)
+    assert "refers to code that loading it could run" in told
 
 
 # --- The saved config ---

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tiw_fsm.tinyworlds.dynamics import DynamicsModel
 from tiw_fsm.tinyworlds.fsq import FiniteScalarQuantizer
 from tiw_fsm.tinyworlds.latent_actions import LatentActionModel
-from tiw_fsm.tinyworlds.transformer import TransformerConfig
+from tiw_fsm.tinyworlds.transformer import Mixture, TransformerConfig
 from tiw_fsm.tinyworlds.video_tokenizer import VideoTokenizer
 
 SIZES = TransformerConfig(frame_size=8, patch_size=4, embed_dim=12, num_heads=2, hidden_dim=9, num_blocks=1)
@@ -43,9 +43,14 @@ def action_model(n_actions: int = 4, **changes: int) -> LatentActionModel:
     return lively(LatentActionModel(replace(SIZES, **changes), n_actions=n_actions))
 
 
-def dynamics(n_actions: int = 4, **changes: int) -> DynamicsModel:
+def dynamics(n_actions: int = 4, mixture: Mixture | None = None, **changes: int) -> DynamicsModel:
     torch.manual_seed(0)
-    return lively(DynamicsModel(replace(SIZES, **changes), **CODEBOOK, n_actions=n_actions))
+    return lively(DynamicsModel(replace(SIZES, **changes), **CODEBOOK, n_actions=n_actions, mixture=mixture))
+
+
+def expert_dynamics() -> DynamicsModel:
+    """Of three experts, two for each token."""
+    return dynamics(mixture=Mixture(num_experts=3, top_k_experts=2))
 
 
 def some_frames(batch: int = B, frames: int = T) -> Tensor:

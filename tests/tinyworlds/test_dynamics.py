@@ -69,22 +69,22 @@ def test_loss_is_the_mean_cross_entropy_of_hidden_tokens() -> None:
     mask = draw_mask(B, T, P, seeded())
     shown = torch.where(mask[..., None], model.mask_token, latents)
     expected = F.cross_entropy(model(shown, actions)[mask], targets[mask])
-    assert torch.allclose(model.loss(latents, targets, mask, actions), expected, atol=1e-5)
+    assert torch.allclose(model.loss(latents, targets, mask, actions)[0], expected, atol=1e-5)
 
 
 def test_loss_ignores_targets_of_visible_tokens_and_latents_of_hidden_ones() -> None:
     model, (latents, targets), actions = dynamics(), some_tokens(), some_actions(T - 1)
     mask = draw_mask(B, T, P, seeded())
-    loss = model.loss(latents, targets, mask, actions)
+    loss = model.loss(latents, targets, mask, actions)[0]
     other_targets = (targets + 1) % K
-    assert torch.equal(model.loss(latents, torch.where(mask, targets, other_targets), mask, actions), loss)
-    assert torch.equal(model.loss(latents.masked_fill(mask[..., None], 9), targets, mask, actions), loss)
-    assert not torch.equal(model.loss(latents, other_targets, mask, actions), loss)
+    assert torch.equal(model.loss(latents, torch.where(mask, targets, other_targets), mask, actions)[0], loss)
+    assert torch.equal(model.loss(latents.masked_fill(mask[..., None], 9), targets, mask, actions)[0], loss)
+    assert not torch.equal(model.loss(latents, other_targets, mask, actions)[0], loss)
 
 
 def test_loss_is_zero_when_nothing_is_hidden() -> None:
     latents, targets = some_tokens()
-    assert dynamics().loss(latents, targets, torch.zeros(B, T, P, dtype=torch.bool)) == 0
+    assert dynamics().loss(latents, targets, torch.zeros(B, T, P, dtype=torch.bool))[0] == 0
 
 
 @given(st.integers(1, 4), st.integers(1, 6), st.integers(1, 9), st.integers(0, 2**31))

@@ -15,6 +15,7 @@ from tests.support.models import (
     T,
     action_model,
     dynamics,
+    expert_dynamics,
     seeded,
     some_actions,
     some_frames,
@@ -63,7 +64,8 @@ def all_losses(device: str) -> list[Tensor]:
     return [
         tokenizer().to(device)(frames)[0],
         action_model().to(device)(frames)[0],
-        dynamics().to(device).loss(latents, targets, mask, some_actions(T - 1).to(device)),
+        dynamics().to(device).loss(latents, targets, mask, some_actions(T - 1).to(device))[0],
+        expert_dynamics().to(device).loss(latents, targets, mask, some_actions(T - 1).to(device))[0],
     ]
 
 

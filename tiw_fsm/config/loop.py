@@ -11,7 +11,7 @@ from tiw_fsm.tinyworlds.config import Baseline
 from tiw_fsm.values.frozen import LARGEST, Count, FrozenModel, Positive, Rate
 from tiw_fsm.values.plain import HIDDEN
 
-Metric = Literal["final", "late_over_mid", "rise", "unique_actions", "action_entropy"]
+Metric = Literal["final", "late_over_mid", "rise", "unique_actions", "action_entropy", "expert_entropy"]
 """What a stage gate can bound."""
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Change = Annotated[int, Field(ge=-LARGEST, le=LARGEST)]

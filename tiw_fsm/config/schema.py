@@ -10,7 +10,15 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from tiw_fsm.tinyworlds.config import DecoderContext, InferenceConfig, Masking
+from tiw_fsm.tinyworlds.config import (
+    DecoderContext,
+    InferenceConfig,
+    Masking,
+    Momentum,
+    MuonSteps,
+    OptimizerName,
+    Weight,
+)
 from tiw_fsm.values.frozen import Count, FrozenModel, Positive, Rate, Several, Share
 
 MOST_CODE_BITS = 31
@@ -75,15 +83,25 @@ class SharedKeys(FrozenModel):
     """Log to Weights & Biases; this tool keeps its own metrics files."""
     wandb_project: str | None = None
     """Weights & Biases project."""
-    optimizer: str | None = None
-    """adamw; the native engine has no other."""
-    muon_momentum: float | None = None
-    muon_backend_steps: int | None = None
+    optimizer: OptimizerName | None = None
+    """What updates the weights: adamw, or muon for the matrices within the transformers and AdamW for the rest."""
+    muon_momentum: Momentum | None = None
+    """Momentum of Muon."""
+    muon_backend_steps: MuonSteps | None = None
+    """Newton-Schulz steps in an update of Muon."""
+
+
+class MixtureFile(FrozenModel):
+    """Keys of the dynamics alone that TinyWorlds takes from training.yaml first, else from dynamics.yaml."""
+
     use_moe: bool | None = None
-    """Mixture of experts; the native engine has none."""
-    num_experts: int | None = None
-    top_k_experts: int | None = None
-    moe_aux_loss_coeff: float | None = None
+    """A mixture of experts in the place of every feed-forward layer of the dynamics."""
+    num_experts: Positive | None = None
+    """Experts in each of them."""
+    top_k_experts: Positive | None = None
+    """Of them, those that a token goes through."""
+    moe_aux_loss_coeff: Weight | None = None
+    """Weight of the loss that has the experts used evenly; 0 leaves them to the router."""
 
 
 class StageFile(SharedKeys):
@@ -104,7 +122,7 @@ class LatentFile(StageFile):
     """What the decoder sees in training: first_frame (as TinyWorlds) or past_frames, as at inference."""
 
 
-class DynamicsFile(StageFile):
+class DynamicsFile(StageFile, MixtureFile):
     """dynamics.yaml."""
 
     film_init_std: Rate | None = None
@@ -122,7 +140,7 @@ class DynamicsFile(StageFile):
     """Left empty: injected at run time."""
 
 
-class TrainingFile(SharedKeys):
+class TrainingFile(SharedKeys, MixtureFile):
     """training.yaml: where the shared keys live."""
 
     video_tokenizer_config: str | None = None

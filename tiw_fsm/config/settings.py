@@ -27,7 +27,7 @@ from tiw_fsm.data import frames
 from tiw_fsm.errors import UsageProblem
 from tiw_fsm.stages import STAGES, Stage
 from tiw_fsm.system import durable
-from tiw_fsm.tinyworlds.config import DataSource, InferenceConfig, StageConfig
+from tiw_fsm.tinyworlds.config import DataSource, InferenceConfig, OptimizerName, StageConfig
 from tiw_fsm.values.frozen import FrozenModel
 from tiw_fsm.values.plain import JsonObject
 from tiw_fsm.values.printable import excerpt, quoted
@@ -59,6 +59,11 @@ class Settings(FrozenModel):
     def trains(self, stage: Stage) -> bool:
         """Whether this run trains ``stage``."""
         return self.train_stage in ("all", stage.value)
+
+    @property
+    def optimizers(self) -> tuple[OptimizerName, ...]:
+        """Those that it trains with."""
+        return tuple(sorted({config.optimizer for stage, config in self.stages.items() if self.trains(stage)}))
 
 
 class Draft(NamedTuple):
@@ -286,7 +291,7 @@ def _stage_configs(
     for stage in Stage:
         file = parsed[stage.value]
         if isinstance(training, TrainingFile) and isinstance(file, StageFile):
-            own, shared = _stated(file, StageConfig), _stated(training, StageConfig)
+            own, shared = _stated(file, StageConfig), _stated(training, StageConfig, type(file))
             said = sources[stage.value].lines | {
                 keys: line for keys, line in sources["training"].lines.items() if keys[0] in shared
             }
@@ -343,9 +348,10 @@ def _apply_flags(sources: dict[str, Source], flags: Mapping[str, Any]) -> None:
                 sources[name].override(keys, flags[flag.name], flag.option)
 
 
-def _stated(file: FrozenModel, schema: type[FrozenModel]) -> dict[str, Any]:
-    """What a file says of the keys that ``schema`` knows."""
-    return {k: v for k, v in file.model_dump(mode="json").items() if v is not None and k in schema.model_fields}
+def _stated(file: FrozenModel, *schemas: type[FrozenModel]) -> dict[str, Any]:
+    """What a file says of the keys that all ``schemas`` know."""
+    said = {key: value for key, value in file.model_dump(mode="json").items() if value is not None}
+    return {key: value for key, value in said.items() if all(key in schema.model_fields for schema in schemas)}
 
 
 def _data_source(

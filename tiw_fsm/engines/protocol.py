@@ -13,7 +13,7 @@ from tiw_fsm.fsm.inference_gate import InferenceResult
 from tiw_fsm.fsm.run_state import Host
 from tiw_fsm.stages import Stage
 from tiw_fsm.storage.paths import StatePaths
-from tiw_fsm.tinyworlds.config import DataSource, InferenceConfig, StageConfig
+from tiw_fsm.tinyworlds.config import DataSource, InferenceConfig, OptimizerName, StageConfig
 from tiw_fsm.values.frozen import CheckpointRef, FrozenModel, LearningRateSchedule, Tuning
 from tiw_fsm.values.plain import JsonObject
 
@@ -30,6 +30,8 @@ class HelloRequest(FrozenModel):
     device: str
     threads: int | None
     """CPU threads to compute with, in each process; None takes what the machine has."""
+    optimizers: tuple[OptimizerName, ...] = ()
+    """Those to train with."""
     counts: list[int] | None = None
     """Numbers of processes that can share the global batches of what is still to be trained; None: any can."""
     here: int | None = None

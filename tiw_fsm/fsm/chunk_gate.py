@@ -52,7 +52,7 @@ def summarize(rows: Sequence[MetricRow]) -> dict[str, float]:
         "last_tenth": last,
         "rise": last - first,
     }
-    summary.update({k: rows[-1][k] for k in ("unique_actions", "action_entropy") if k in rows[-1]})
+    summary.update({k: rows[-1][k] for k in ("unique_actions", "action_entropy", "expert_entropy") if k in rows[-1]})
     return summary
 
 

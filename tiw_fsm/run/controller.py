@@ -98,6 +98,7 @@ class Controller:
         request = HelloRequest(
             device=session.settings.device,
             threads=known.threads if known else None,
+            optimizers=session.settings.optimizers,
             counts=sharing.counts(before) if before and before.stages else None,
         )
         if waiting := session.kind.waits_for(session.settings, session.store.paths.folder.name):

@@ -27,10 +27,12 @@ SHAPE = frozenset(
         "latent_dim",
         "num_bins",
         "n_actions",
+        "use_moe",
+        "num_experts",
     ]
 )
 """Keys of a stage that its checkpoints cannot follow: the model would have another shape."""
-FIXED = frozenset({"engine", "train_stage", "warm_start"})
+FIXED = frozenset({"engine", "train_stage", "warm_start", "optimizer"})
 """Other keys that cannot change in the middle of a run."""
 PLACES = frozenset({"run_root"})
 """Keys that tell where something lies, which decides no weight."""

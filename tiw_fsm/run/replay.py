@@ -339,9 +339,8 @@ class _Replay:
         """This machine, computing with so many threads."""
         if self._here is None or self._here.threads != threads:
             device = "auto" if self.settings.device == "cuda" else self.settings.device
-            self._here = fingerprint.take(
-                self.settings, self.engine.hello(HelloRequest(device=device, threads=threads)), warm_starts={}
-            )
+            request = HelloRequest(device=device, threads=threads, optimizers=self.settings.optimizers)
+            self._here = fingerprint.take(self.settings, self.engine.hello(request), warm_starts={})
         return self._here
 
     def _data_of(self, then: Fingerprint) -> DataSource:

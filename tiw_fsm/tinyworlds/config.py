@@ -16,6 +16,12 @@ DecoderContext = Literal["first_frame", "past_frames"]
 """What the decoder of the latent actions sees in training beside the actions; at inference it is the past."""
 Masking = Literal["scattered", "next_frame"]
 """Which tokens the dynamics learn to fill in."""
+OptimizerName = Literal["adamw", "muon"]
+"""What updates the weights; ``optimizer.py`` makes it."""
+Momentum = Annotated[float, Field(ge=0, lt=1)]
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+MuonSteps = Annotated[int, Field(ge=1, le=99)]
+"""torch takes no more."""
 
 
 class StageOptions(FrozenModel):
@@ -33,7 +39,31 @@ class StageOptions(FrozenModel):
     """Largest share of a clip's visible tokens that dynamics see replaced by another clip's, as their own errors do."""
 
 
-class StageConfig(StageOptions):
+class OptimizerKeys(FrozenModel):
+    """TinyWorlds' newer keys of what updates the weights; without effect but for ``optimizer: muon``."""
+
+    optimizer: OptimizerName = "adamw"
+    """adamw, or muon for the matrices within the transformers and AdamW for the rest."""
+    muon_momentum: Momentum = 0.95
+    """Muon's."""
+    muon_backend_steps: MuonSteps = 5
+    """Newton-Schulz steps of Muon."""
+
+
+class MixtureKeys(FrozenModel):
+    """TinyWorlds' newer keys of the dynamics' feed-forward layers; without effect but for ``use_moe: true``."""
+
+    use_moe: bool = False
+    """A mixture of experts in the place of every feed-forward layer of the dynamics."""
+    num_experts: Positive = 4
+    """Experts in each."""
+    top_k_experts: Positive = 2
+    """Of them, those that a token goes through."""
+    moe_aux_loss_coeff: Weight = 0.01
+    """Weight of the loss that has the experts used evenly."""
+
+
+class StageConfig(StageOptions, OptimizerKeys, MixtureKeys):
     """What one stage trains with, all sources merged. The keys are TinyWorlds', and our own options."""
 
     n_updates: Positive
@@ -63,10 +93,15 @@ class StageConfig(StageOptions):
 
     @model_serializer(mode="wrap")
     def _options_in_use(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Options at their defaults are left out: what trains as TinyWorlds does is saved as it saves it."""
+        """What has no effect is left out: what trains as TinyWorlds always did is saved as it always saved it."""
         options = StageOptions.model_fields
         values: dict[str, Any] = plain(self)
-        return {key: value for key, value in values.items() if key not in options or value != options[key].default}
+        idle = {key for key, option in options.items() if values[key] == option.default}
+        if self.optimizer == "adamw":
+            idle |= OptimizerKeys.model_fields.keys()
+        if not self.use_moe:
+            idle |= MixtureKeys.model_fields.keys()
+        return {key: value for key, value in values.items() if key not in idle}
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -87,6 +122,11 @@ class StageConfig(StageOptions):
             problems.append(
                 f"n_actions {self.n_actions} is not a power of two; use {1 << self.n_actions.bit_length() - 1} "
                 f"or {1 << self.n_actions.bit_length()}"
+            )
+        if self.use_moe and self.top_k_experts > self.num_experts:
+            problems.append(
+                f"top_k_experts {self.top_k_experts} is more than num_experts {self.num_experts}; "
+                f"use at most {self.num_experts}, or more experts"
             )
         if problems:
             raise ValueError("; ".join(problems))

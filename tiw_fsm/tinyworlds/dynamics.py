@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from .config import Masking
 from .latent_actions import action_width
-from .transformer import LatentEmbedding, STTransformer, TransformerConfig
+from .peers import ALONE, Peers
+from .transformer import LatentEmbedding, Mixture, STTransformer, TransformerConfig
 
 
 def draw_mask(batch: int, frames: int, patches: int, generator: torch.Generator) -> Tensor:
@@ -101,35 +102,58 @@ def sample(probabilities: Tensor, generator: torch.Generator) -> Tensor:
     return indices.clamp_max(probabilities.shape[-1] - 1)
 
 
+def balance(shares: Tensor, probabilities: Tensor) -> Tensor:
+    """How unevenly routers [blocks, n] use n experts, a scalar: 1 for each block that uses them all alike, at most n.
+
+    Shares of the choices do not tell how to change them, mean probabilities do (Fedus et al. 2021, arXiv:2101.03961).
+    """
+    return shares.shape[-1] * (shares * probabilities).sum()
+
+
 class DynamicsModel(nn.Module):
     """Logits over the K = num_bins ** latent_dim codebook entries for every token of a clip.
 
     latent_dim, num_bins: the tokenizer's codebook. n_actions: as in the latent action model; an action is
-    A = log2(n_actions) numbers.
+    A = log2(n_actions) numbers. mixture: of the experts in its feed-forward layers; None has plain ones.
 
     Raises:
         ValueError: the sizes do not divide or n_actions is no power of two.
     """
 
-    def __init__(self, sizes: TransformerConfig, *, latent_dim: int, num_bins: int, n_actions: int) -> None:
+    def __init__(
+        self,
+        sizes: TransformerConfig,
+        *,
+        latent_dim: int,
+        num_bins: int,
+        n_actions: int,
+        mixture: Mixture | None = None,
+    ) -> None:
         super().__init__()
+        self.mixture = mixture
         self.conditioning_dim = action_width(n_actions)
         self.codebook_size = num_bins**latent_dim
         self.latent_embed = LatentEmbedding(sizes, latent_dim)
-        self.transformer = STTransformer(sizes, self.conditioning_dim)
+        self.transformer = STTransformer(sizes, self.conditioning_dim, mixture)
         self.output_mlp = nn.Linear(sizes.embed_dim, self.codebook_size)
         self.mask_token = nn.Parameter(torch.randn(1, 1, 1, latent_dim) * 0.02)
 
-    def forward(self, latents: Tensor, actions: Tensor | None = None, first_frame: int = 0) -> Tensor:
+    def forward(
+        self,
+        latents: Tensor,
+        actions: Tensor | None = None,
+        first_frame: int = 0,
+        routing: list[Tensor] | None = None,
+    ) -> Tensor:
         """Logits [B, T, P, K] for latents [B, T, P, L] and actions [B, T-1, A], [B, T, A] or None.
 
         With T-1 actions, action t-1 leads to frame t. With T, action t bears on frame t itself.
-        Frames before first_frame are seen but get no logits.
+        Frames before first_frame are seen but get no logits. routing: as ``STTransformer`` fills it.
 
         Raises:
             ValueError: there is any other number of actions.
         """
-        hidden = self.transformer(self.latent_embed(latents), actions)  # [B, T, P, E]
+        hidden = self.transformer(self.latent_embed(latents), actions, routing)  # [B, T, P, E]
         logits: Tensor = self.output_mlp(hidden[:, first_frame:])
         return logits
 
@@ -140,16 +164,25 @@ class DynamicsModel(nn.Module):
         mask: Tensor,
         actions: Tensor | None = None,
         hidden: Tensor | None = None,
-    ) -> Tensor:
+        peers: Peers = ALONE,
+    ) -> tuple[Tensor, Tensor | None]:
         """Mean cross-entropy in nats over hidden tokens, a scalar; 0 when none is hidden.
+
+        With experts ``balance`` is added to it, and the share of the choices that fell on each, [blocks, n], stands
+        beside it.
 
         latents [B, T, P, L], targets long [B, T, P] their indices, mask bool [B, T, P] True where hidden,
         actions as in forward. hidden: a scalar that the sum is divided by instead of their number.
         """
-        logits = self(torch.where(mask[..., None], self.mask_token, latents), actions)
+        routing: list[Tensor] = []
+        logits = self(torch.where(mask[..., None], self.mask_token, latents), actions, routing=routing)
         per_token = F.cross_entropy(logits.flatten(0, 2), targets.flatten(), reduction="none")
         counted = mask.flatten().to(per_token.dtype)
-        return (per_token * counted).sum() / (counted.sum() if hidden is None else hidden).clamp_min(1)
+        loss = (per_token * counted).sum() / (counted.sum() if hidden is None else hidden).clamp_min(1)
+        if self.mixture is None:
+            return loss, None
+        shares, probabilities = peers.stacked(torch.stack(routing, dim=1)).mean(0)  # [blocks, n] each
+        return loss + self.mixture.moe_aux_loss_coeff * balance(shares, probabilities), shares.detach()
 
     @torch.no_grad()
     def generate(

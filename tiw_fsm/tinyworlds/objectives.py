@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import fields
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,12 +17,15 @@ from tiw_fsm.tinyworlds.keys import UNKNOWN, entropy
 from tiw_fsm.tinyworlds.latent_actions import LatentActionModel
 from tiw_fsm.tinyworlds.peers import Peers
 from tiw_fsm.tinyworlds.tokens import ClipTokens
-from tiw_fsm.tinyworlds.transformer import TransformerConfig
+from tiw_fsm.tinyworlds.transformer import Mixture, TransformerConfig
 from tiw_fsm.tinyworlds.video_tokenizer import VideoTokenizer
 
 SHOWN_STEPS = 8
+SHARE_DIGITS = 3
+"""Decimals of an expert's share in a metrics row."""
 
 
+S = TypeVar("S", TransformerConfig, Mixture)
 Row = dict[str, Any]
 """Metrics of one update."""
 Inputs = Mapping[Stage, nn.Module]
@@ -146,7 +149,7 @@ class DynamicsObjective:
     def __init__(
         self, model: DynamicsModel, data: FrameData, config: StageConfig, inputs: Inputs, peers: Peers
     ) -> None:
-        self.model, self.config, self.device = model, config, data.device
+        self.model, self.config, self.device, self.peers = model, config, data.device, peers
         self.tokenizer = cast(VideoTokenizer, inputs[Stage.VIDEO])
         self.actions = cast(LatentActionModel, inputs[Stage.LATENT])
         actions = self.actions if config.use_actions else None
@@ -172,10 +175,12 @@ class DynamicsObjective:
         if batch.actions is not None:
             conditioning = self.actions.quantizer.latents_from_indices(batch.actions)
             kept = {"actions": count_actions(batch.actions, self.config.n_actions)}
-        return Loss(self.model.loss(latents, batch.indices, batch.mask, conditioning, batch.hidden), kept)
+        loss, shares = self.model.loss(latents, batch.indices, batch.mask, conditioning, batch.hidden, self.peers)
+        return Loss(loss, kept if shares is None else {**kept, "experts": shares})
 
     def row(self, extras: dict[str, Tensor]) -> Row:
-        return action_statistics(extras["actions"]) if extras else {}
+        statistics = {"actions": action_statistics, "experts": expert_statistics}
+        return {key: figure for name, kept in extras.items() for key, figure in statistics[name](kept).items()}
 
     def show(self, frames: Tensor) -> Tensor:
         """The last frame, predicted from those before it."""
@@ -193,6 +198,17 @@ def count_actions(indices: Tensor, n_actions: int) -> Tensor:
 def action_statistics(counts: Tensor) -> Row:
     """Number of different actions and the entropy of their distribution in nats, from counts [n_actions]."""
     return {"unique_actions": int((counts > 0).sum()), "action_entropy": entropy(counts)}
+
+
+def expert_statistics(shares: Tensor) -> Row:
+    """The least entropy in nats of the experts' use in a block, and the share of the choices that fell on each.
+
+    Args:
+        shares: of one or more micro-batches, summed, [blocks, n].
+    """
+    each = shares / shares.sum(-1, keepdim=True)
+    rounded = [[round(share, SHARE_DIGITS) for share in block] for block in each.tolist()]
+    return {"expert_entropy": min(map(entropy, each)), "expert_shares": rounded}
 
 
 # --- the models -------------------------------------------------------------------------------------------------
@@ -216,7 +232,11 @@ MODELS: dict[Stage, StageModel] = {
     ),
     Stage.DYNAMICS: StageModel(
         lambda sizes, config: DynamicsModel(
-            sizes, latent_dim=config.latent_dim, num_bins=config.num_bins, n_actions=config.n_actions
+            sizes,
+            latent_dim=config.latent_dim,
+            num_bins=config.num_bins,
+            n_actions=config.n_actions,
+            mixture=_stated(Mixture, config) if config.use_moe else None,
         ),
         DynamicsObjective,
     ),
@@ -225,5 +245,9 @@ MODELS: dict[Stage, StageModel] = {
 
 def make_model(stage: Stage, config: StageConfig) -> nn.Module:
     """A freshly initialised model of ``stage``."""
-    shared = {field.name: getattr(config, field.name) for field in fields(TransformerConfig)}
-    return MODELS[stage].make(TransformerConfig(**shared), config)
+    return MODELS[stage].make(_stated(TransformerConfig, config), config)
+
+
+def _stated(kind: type[S], config: StageConfig) -> S:
+    """A dataclass of what a config says under its fields' names."""
+    return kind(**{field.name: getattr(config, field.name) for field in fields(kind)})

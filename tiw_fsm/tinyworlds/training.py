@@ -25,13 +25,12 @@ from tiw_fsm.tinyworlds.determinism import allow_tf32
 from tiw_fsm.tinyworlds.division import Pass
 from tiw_fsm.tinyworlds.learning_rate import learning_rate
 from tiw_fsm.tinyworlds.objectives import MODELS, Row, make_model
+from tiw_fsm.tinyworlds.optimizer import make_optimizer
 from tiw_fsm.tinyworlds.peers import ALONE, Peers
 from tiw_fsm.values.frozen import LearningRateSchedule, Tuning
 
 MAX_GRAD_NORM = 1.0
 """Gradients are clipped to this norm (as TinyWorlds' training scripts do)."""
-WEIGHT_DECAY = 0.01
-"""AdamW's, of matrices only (TinyWorlds, ``optimizer_utils``)."""
 PROGRESS_SECONDS = 0.25
 """Between two reports of progress."""
 SHOWN_CLIPS = 4
@@ -67,7 +66,7 @@ class Trainer:
         torch.manual_seed(self._random("weights").initial_seed())
         self.model = make_model(stage, config).to(device)
         peers.divide(self.model)
-        self.optimizer = make_optimizer(self.model)
+        self.optimizer = make_optimizer(self.model, config)
         if config.compile:
             self.model.compile()
         self.objective = MODELS[stage].objective(self.model, data, config, inputs or {}, peers)
@@ -88,7 +87,7 @@ class Trainer:
         """Do updates ``start`` to ``stop_at - 1``; fewer if any process is asked to stop. Returns one metrics row per
         update.
 
-        The host waits for the device only for a progress report, and once at the end.
+        The host waits for the device only for a progress report, where experts are chosen, and once at the end.
 
         Raises:
             ValueError: the global batch cannot be divided by the number of processes.
@@ -120,7 +119,7 @@ class Trainer:
 
     def _accumulate(self, update: int, tuning: Tuning, passes: Sequence[Pass]) -> tuple[Tensor, dict[str, Tensor]]:
         """Gradients of one update: the mean over its passes. Returns the undivided mean loss of this process's."""
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
         total, kept = torch.zeros((), device=self.device), dict[str, Tensor]()
         drawn = division.micro_batch(tuning, self.processes)
         for micro, share in passes:
@@ -191,12 +190,7 @@ class Trainer:
         )
         if not weights_only:
             state = torch.load(folder / OPTIMIZER, map_location=self.device, weights_only=True)
-            parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-            state["state"] = {
-                number: {name: self.peers.part(value, parameters[number]) for name, value in moments.items()}
-                for number, moments in state["state"].items()
-            }
-            self.optimizer.load_state_dict(state)
+            self.optimizer.load_state_dict(state, self.peers)
 
     def _whole(self, state: Any) -> Any:
         """The state of a model or optimizer as one process would hold it, on the CPU."""
@@ -228,17 +222,6 @@ def load_frozen(stage: Stage, config: StageConfig, folder: Path, device: torch.d
     model = make_model(stage, config)
     load_weights(model, folder)
     return model.to(device).eval().requires_grad_(False)
-
-
-def make_optimizer(model: nn.Module) -> torch.optim.AdamW:
-    """AdamW with TinyWorlds' settings: vectors, biases and norms are not decayed."""
-    decayed: list[nn.Parameter] = []
-    plain: list[nn.Parameter] = []
-    for name, parameter in model.named_parameters():
-        is_plain = parameter.ndim == 1 or name.endswith(".bias") or "norm" in name
-        (plain if is_plain else decayed).append(parameter)
-    groups = [{"params": decayed, "weight_decay": WEIGHT_DECAY}, {"params": plain, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=0.0, fused=True)
 
 
 def write_checkpoint(folder: Path, files: Mapping[str, Any]) -> None:

@@ -82,6 +82,17 @@ class TransformerConfig:
         return CHANNELS * self.patch_size**2
 
 
+@dataclass(frozen=True)
+class Mixture:
+    """What a feed-forward layer that is a mixture of experts has beside, under TinyWorlds' names."""
+
+    num_experts: int
+    top_k_experts: int
+    """Experts that a token goes through."""
+    moe_aux_loss_coeff: float = 0.01
+    """Weight of the loss that has the experts used evenly."""
+
+
 # ---- positions ----
 
 
@@ -280,41 +291,109 @@ class TemporalAttention(AxisAttention):
         return self.attend(x, conditioning, batch=B, length=T, causal=True)  # P * heads heads: no copies
 
 
-class SwiGLUFFN(nn.Module):
-    """Gated feed-forward layer (Shazeer 2020, arXiv:2002.05202), two thirds of hidden_dim wide."""
+class SwiGLU(nn.Module):
+    """Gated linear unit (Shazeer 2020, arXiv:2002.05202), two thirds of hidden_dim wide: [..., E] to [..., E]."""
 
-    def __init__(self, sizes: TransformerConfig, conditioning_dim: int | None = None) -> None:
+    def __init__(self, sizes: TransformerConfig) -> None:
         super().__init__()
         width = 2 * sizes.hidden_dim // 3
         self.w_v = nn.Linear(sizes.embed_dim, width)
         self.w_g = nn.Linear(sizes.embed_dim, width)
         self.w_o = nn.Linear(width, sizes.embed_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.w_o(F.silu(self.w_v(x)) * self.w_g(x))
+        return out
+
+
+class SwiGLUFFN(SwiGLU):
+    """Feed-forward layer of one gated linear unit."""
+
+    def __init__(self, sizes: TransformerConfig, conditioning_dim: int | None = None) -> None:
+        super().__init__(sizes)
         self.norm = AdaptiveNormalizer(sizes, conditioning_dim)
 
-    def forward(self, x: Tensor, conditioning: Tensor | None = None) -> Tensor:
-        hidden = F.silu(self.w_v(x)) * self.w_g(x)
-        out: Tensor = self.norm(x + self.w_o(hidden), conditioning)
+    def forward(self, x: Tensor, conditioning: Tensor | None = None, routing: list[Tensor] | None = None) -> Tensor:
+        """x [B, T, P, E] to the same shape; nothing is routed."""
+        out: Tensor = self.norm(x + super().forward(x), conditioning)
         return out
+
+
+class MixtureFFN(nn.Module):
+    """Feed-forward layer of experts, of which a router chooses top_k for each token (Shazeer et al. 2017,
+    arXiv:1701.06538).
+
+    An expert computes the tokens that chose it and no others. One that none chose gets gradients of 0.
+
+    Raises:
+        ValueError: there are fewer experts than a token goes through.
+    """
+
+    def __init__(self, sizes: TransformerConfig, mixture: Mixture, conditioning_dim: int | None = None) -> None:
+        super().__init__()
+        count, self.top_k = mixture.num_experts, mixture.top_k_experts
+        if not 1 <= self.top_k <= count:
+            raise ValueError(f"a token cannot go through {self.top_k} of {count} experts: choose from 1 to {count}")
+        self.router = nn.Linear(sizes.embed_dim, count, bias=False)
+        self.experts = nn.ModuleList(SwiGLU(sizes) for _ in range(count))
+        self.norm = AdaptiveNormalizer(sizes, conditioning_dim)
+
+    def forward(self, x: Tensor, conditioning: Tensor | None = None, routing: list[Tensor] | None = None) -> Tensor:
+        """x [B, T, P, E] to the same shape, conditioned as by ``AdaptiveNormalizer``.
+
+        routing: gets, [2, n], the share of the choices that fell on each expert, and the router's mean probability
+        of it.
+        """
+        tokens = x.flatten(0, 2)  # [N, E]
+        logits = self.router(tokens)  # [N, n]
+        best, chosen = logits.topk(self.top_k)  # [N, k]
+        outputs = self._outputs(tokens, chosen) * best.softmax(-1)[..., None]
+        if routing is not None:
+            shares = F.one_hot(chosen, len(self.experts)).float().mean((0, 1))
+            routing.append(torch.stack([shares, logits.softmax(-1).mean(0)]))
+        out: Tensor = self.norm(x + outputs.sum(1).view_as(x), conditioning)
+        return out
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _outputs(self, tokens: Tensor, chosen: Tensor) -> Tensor:
+        """What the chosen experts [N, k] make of tokens [N, E]: [N, k, E].
+
+        Never compiled: how many tokens an expert gets changes with every batch, and a program made for some counts and
+        not for others would round as its process happened to meet them.
+        """
+        order = chosen.flatten().argsort(stable=True)
+        counts = F.one_hot(chosen, len(self.experts)).sum((0, 1)).tolist()
+        sorted_tokens = tokens.index_select(0, order // self.top_k)
+        outputs = torch.cat([
+            expert(part) for expert, part in zip(self.experts, torch.split(sorted_tokens, counts), strict=True)
+        ])  # fmt: skip
+        return outputs.index_select(0, order.argsort()).view(*chosen.shape, -1)
 
 
 class STTransformerBlock(nn.Module):
     """Spatial attention, causal temporal attention, feed-forward: [B, T, P, E] to the same shape."""
 
-    def __init__(self, sizes: TransformerConfig, conditioning_dim: int | None = None) -> None:
+    def __init__(
+        self, sizes: TransformerConfig, conditioning_dim: int | None = None, mixture: Mixture | None = None
+    ) -> None:
         super().__init__()
         self.spatial_attn = SpatialAttention(sizes, conditioning_dim)
         self.temporal_attn = TemporalAttention(sizes, conditioning_dim)
-        self.ffn = SwiGLUFFN(sizes, conditioning_dim)
+        self.ffn = (
+            MixtureFFN(sizes, mixture, conditioning_dim) if mixture is not None else SwiGLUFFN(sizes, conditioning_dim)
+        )
 
-    def forward(self, x: Tensor, conditioning: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, conditioning: Tensor | None = None, routing: list[Tensor] | None = None) -> Tensor:
         x = self.spatial_attn(x, conditioning)
         x = self.temporal_attn(x, conditioning)
-        out: Tensor = self.ffn(x, conditioning)
+        out: Tensor = self.ffn(x, conditioning, routing)
         return out
 
 
 class STTransformer(nn.Module):
     """Adds time codes to tokens that already carry their place, then applies `num_blocks` blocks.
+
+    mixture: of the experts in the blocks' feed-forward layers; None has plain ones.
 
     Raises:
         ValueError: embed_dim does not split over heads or over x, y and time.
@@ -322,13 +401,18 @@ class STTransformer(nn.Module):
 
     pos_temporal: Tensor  # [MAX_FRAMES, E]
 
-    def __init__(self, sizes: TransformerConfig, conditioning_dim: int | None = None) -> None:
+    def __init__(
+        self, sizes: TransformerConfig, conditioning_dim: int | None = None, mixture: Mixture | None = None
+    ) -> None:
         super().__init__()
         self.register_buffer("pos_temporal", temporal_code(sizes.embed_dim), persistent=False)
-        self.blocks = nn.ModuleList(STTransformerBlock(sizes, conditioning_dim) for _ in range(sizes.num_blocks))
+        blocks = (STTransformerBlock(sizes, conditioning_dim, mixture) for _ in range(sizes.num_blocks))
+        self.blocks = nn.ModuleList(blocks)
 
-    def forward(self, x: Tensor, conditioning: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, conditioning: Tensor | None = None, routing: list[Tensor] | None = None) -> Tensor:
         """Tokens [B, T, P, E] and conditioning [B, T, A], [B, T-1, A] or None to [B, T, P, E].
+
+        routing: gets the routing [2, n] of each block, as ``MixtureFFN`` tells it, if there are experts.
 
         Raises:
             ValueError: T exceeds MAX_FRAMES or the conditioning has another length.
@@ -338,5 +422,5 @@ class STTransformer(nn.Module):
             raise ValueError(f"{T} frames: at most {MAX_FRAMES} have a time code")
         x = x + self.pos_temporal[:T, None]
         for block in self.blocks:
-            x = block(x, conditioning)
+            x = block(x, conditioning, routing)
         return x

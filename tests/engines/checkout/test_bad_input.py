@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,9 @@ from typing import Any
 import pytest
 
 from tests.support.checkout.checkout_runs import Checkout, MakeCheckout
+from tests.support.checkout.miniature import make_templates
 from tests.support.configs import write_frames
+from tiw_fsm.engines.checkout.checkpoint_adapter import write_plain
 
 
 def refused(tiny: Checkout, *more: str) -> str:
@@ -134,12 +137,28 @@ def test_a_root_that_cannot_be_written_to(checkout: MakeCheckout) -> None:
     assert "cannot be written to; mend its permissions" in done.stderr
 
 
-def test_keys_of_newer_versions_are_the_checkouts_own_business(checkout: MakeCheckout) -> None:
-    """Optimizer and experts, which the native engine refuses, are not this engine's to refuse."""
-    tiny = checkout(changes={"training": {"optimizer": "muon", "use_moe": True}})
+EXPERTS = {"training": {"optimizer": "muon", "use_moe": True}}
+
+
+def test_a_mixture_of_experts_is_judged_like_any_other_model(
+    checkout: MakeCheckout, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    tiny = checkout(changes=EXPERTS)
+    shutil.rmtree(tiny.root / "templates")
+    make_templates(tiny.root / "templates", tmp_path_factory.mktemp("experts"), EXPERTS)
     done = tiny.run()
     assert done.returncode == 0, done.stderr
-    assert "no mixture of experts, so there are no baselines" in done.stderr
+    assert tiny.state.inference.attempts[-1].baselines
+
+
+def test_dynamics_without_the_experts_that_the_config_asks_for(checkout: MakeCheckout) -> None:
+    tiny = checkout(changes=EXPERTS)
+    plain = tiny.root / "plain/dynamics_step_9"
+    shutil.copytree(tiny.root / "templates/dynamics", plain)
+    write_plain(plain / "state.pt", {"config": {}, "step": 9, "scheduler_state_dict": None})
+    told = refused(tiny, "--dynamics-checkpoint", "plain/dynamics_step_9")
+    assert "is of another architecture" in told
+    assert "experts.0.w_v.weight is missing" in told
 
 
 FULL = """

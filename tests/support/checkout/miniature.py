@@ -160,10 +160,10 @@ def write_faults(root: Path, *faults: dict[str, Any]) -> None:
     (root / "fault.json").write_text(json.dumps(faults))
 
 
-def make_templates(folder: Path, configs: Path) -> None:
+def make_templates(folder: Path, configs: Path, changes: dict[str, Any] | None = None) -> None:
     """Weights and optimizer states of our own tiny models, as TinyWorlds saves them."""
     write_frames(configs / "frames.h5")
-    write_configs(configs / "configs")
+    write_configs(configs / "configs", changes)
     settings = settings_of(configs)
     for stage, config in settings.stages.items():
         model = make_model(stage, config)

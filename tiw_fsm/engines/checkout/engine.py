@@ -293,9 +293,6 @@ class CheckoutEngine:
 
         Why there is none, if so, is added to ``errors``.
         """
-        if self._checkout.mixture:
-            errors.append("our inference has no mixture of experts, so there are no baselines; see --allow-trivial")
-            return {}
         try:
             device = "cpu" if self._device == "cpu" else "auto"
             found = self._ask_ours(device, lambda ours: ours.infer(inference.own(request), progress))
@@ -341,8 +338,6 @@ class CheckoutEngine:
     # --- the rest of the protocol -------------------------------------------------------------------------------
 
     def problems(self, stage: Stage, config: StageConfig, folder: Path, sha256: str | None) -> list[str]:
-        if self._checkout.mixture and stage is Stage.DYNAMICS:
-            return checkpoints.problems(folder, sha256=sha256)
         return self._ask_ours("cpu", lambda ours: ours.problems(stage, config, folder, sha256))
 
     def stop(self) -> None:

@@ -75,7 +75,6 @@ class CheckoutKind(EngineKind):
             processes=wanted if wanted and torchrun else 1,
             processes_typed="nproc_per_node" in draft.flags,
             shards=bool((training.distributed or {}).get("use_fsdp")),
-            mixture=any(getattr(file, "use_moe", None) for file in (training, draft.files["dynamics"])),
             sample_index=inference.sample_index,
         )
 

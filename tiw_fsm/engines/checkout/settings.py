@@ -18,7 +18,5 @@ class CheckoutSettings(FrozenModel):
     """The number was typed; else it is training.yaml's, which holds where the device allows."""
     shards: bool = False
     """FSDP instead of DDP."""
-    mixture: bool = False
-    """Dynamics is a mixture of experts, which our own models are not."""
     sample_index: int | None = None
     """inference.yaml's clip, where it names one."""

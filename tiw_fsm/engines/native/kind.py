@@ -11,13 +11,6 @@ from tiw_fsm.engines.native.settings import NativeSettings, endpoint
 from tiw_fsm.engines.protocol import Engine, EngineKind
 from tiw_fsm.storage.paths import StatePaths
 from tiw_fsm.values.frozen import FrozenModel
-from tiw_fsm.values.printable import quoted
-
-REFUSED = {
-    "optimizer": ("adamw", "the native engine trains with AdamW only"),
-    "use_moe": (False, "the native engine has no mixture of experts"),
-}
-"""Keys of newer TinyWorlds accepted at their default: what the default is, and why not otherwise."""
 
 
 class NativeKind(EngineKind):
@@ -27,13 +20,6 @@ class NativeKind(EngineKind):
     replays = True
 
     def read_settings(self, draft: Draft, problems: list[str]) -> FrozenModel | None:
-        for name, file in draft.files.items():
-            for key, (default, reason) in REFUSED.items():
-                value = getattr(file, key, None)
-                if value not in (None, default):
-                    where = draft.sources[name].where((key,))
-                    refused = f"{key}: {quoted(value)} is refused because {reason}"
-                    problems.append(f"{where}: {refused}; set {key}: {default}")
         training = draft.files["training"]
         if not isinstance(training, TrainingFile):
             return None

@@ -37,6 +37,7 @@ from tiw_fsm.tinyworlds.config import DataSource
 from tiw_fsm.tinyworlds.determinism import allow_tf32, make_deterministic
 from tiw_fsm.tinyworlds.evaluation import evaluate
 from tiw_fsm.tinyworlds.objectives import make_model
+from tiw_fsm.tinyworlds.optimizer import missing
 from tiw_fsm.tinyworlds.rollout import load_world
 from tiw_fsm.tinyworlds.training import Trainer, load_frozen, write_checkpoint
 from tiw_fsm.values.frozen import CheckpointRef, FrozenModel
@@ -77,6 +78,8 @@ class Worker:
     def hello(self, request: HelloRequest) -> dict[str, Any]:
         self.ranks.share(request.sharded)
         self.device = self.ranks.together(lambda: _device(request.device, self.ranks.here), judge)
+        if lacking := missing(request.optimizers):
+            raise Agreed("usage", lacking)
         make_deterministic(request.threads, self.ranks.on_this_machine)
         threads = min(self.ranks.gathered(torch.get_num_threads()))
         make_deterministic(threads)
