@@ -89,7 +89,10 @@ def test_numbers_in_scientific_notation_are_numbers_as_omegaconf_reads_them(root
     [
         ({"train_stage": "dynamics"}, "give --video-checkpoint PATH"),
         ({"train_stage": "none"}, "give --dynamics-checkpoint PATH"),
-        ({"nproc_per_node": 2}, "trains in one process for now"),
+        ({"nproc_per_node": "many"}, "--nproc-per-node many: is no number of processes; give one from 1 on, or auto"),
+        ({"nproc_per_node": "0"}, "--nproc-per-node 0: is no number of processes"),
+        ({"nnodes": 0}, "--nnodes 0: is no number of machines"),
+        ({"nnodes": 2, "rdzv_endpoint": "here:port"}, "--rdzv-endpoint here:port: give HOST:PORT"),
         ({"python_exec": "nowhere/python"}, "--python-exec nowhere/python: no such file"),
         ({"dynamics_config": "nowhere.yaml"}, "nowhere.yaml: no such file"),
         ({"max_train_retries": -1}, "--max-train-retries: budgets.max_train_retries"),

@@ -20,7 +20,7 @@ from tiw_fsm.tinyworlds.config import DataSource, StageConfig
 from tiw_fsm.tinyworlds.determinism import make_deterministic
 from tiw_fsm.tinyworlds.objectives import Row
 from tiw_fsm.tinyworlds.tokens import ClipTokens
-from tiw_fsm.tinyworlds.training import Trainer
+from tiw_fsm.tinyworlds.training import Trainer, write_checkpoint
 from tiw_fsm.values.frozen import LearningRateSchedule, Tuning
 
 CONFIG = StageConfig(
@@ -77,7 +77,7 @@ def train(trainer: Trainer, start: int, stop_at: int, folder: Path) -> list[Row]
     """The rows of these updates, after which a checkpoint is left."""
     schedule = LearningRateSchedule(start=0, end=20)
     rows = trainer.train(start, stop_at, TUNING, schedule, lambda: False, lambda done, loss: None)
-    trainer.save(folder, stop_at, TUNING)
+    write_checkpoint(folder, trainer.checkpoint(stop_at, TUNING))
     return rows
 
 

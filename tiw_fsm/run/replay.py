@@ -43,6 +43,8 @@ from tiw_fsm.values.plain import JsonObject
 
 LOOKS = 5
 """How often something is looked for again that a run at work has swept meanwhile."""
+AS_THEN = ("threads", "processes", "sharded")
+"""What this machine can be asked to compute with, whatever it would choose."""
 INFERENCE = "inference"
 PARTS = (*(stage.value for stage in Stage), INFERENCE)
 """What can be replayed, in order."""
@@ -210,6 +212,7 @@ class _Replay:
             data=self._data_of(then),
             frames=frames_of(then),
             seed=then.config["seed"],
+            processes=run.processes,
             resume=made.resume and held(made.resume, folder),
             weights_only=made.weights_only,
             start=made.start,
@@ -321,7 +324,7 @@ class _Replay:
 
     def refuse_changes(self, run: RunState) -> None:
         """Raise RunChanged where frames, code or torch here are not those of the run."""
-        if run.fingerprint and (changes := _material_changes(run.fingerprint, self._now(run.fingerprint.threads))):
+        if run.fingerprint and (changes := _material_changes(run.fingerprint, self._now(run.fingerprint))):
             raise RunChanged(
                 f"a replay proves nothing: what decides the bits is no longer what run {run.run!r} has:\n  "
                 + "\n  ".join(changes)
@@ -330,16 +333,21 @@ class _Replay:
 
     def _stale(self, then: Fingerprint) -> list[str]:
         """What has changed since something was made, and was taken into the run."""
-        return _material_changes(then, self._now(then.threads))
+        return _material_changes(then, self._now(then))
 
     def _elsewhere(self, then: Fingerprint) -> list[str]:
-        return fingerprint.hardware_changes(then, self._now(then.threads))
+        return fingerprint.hardware_changes(then, self._now(then))
 
-    def _now(self, threads: int) -> Fingerprint:
-        """This machine, computing with so many threads."""
-        if self._here is None or self._here.threads != threads:
-            device = "auto" if self.settings.device == "cuda" else self.settings.device
-            request = HelloRequest(device=device, threads=threads, optimizers=self.settings.optimizers)
+    def _now(self, then: Fingerprint) -> Fingerprint:
+        """This machine, computing in as many processes, all of them here, and with as many threads as then."""
+        if self._here is None or any(getattr(self._here, key) != getattr(then, key) for key in AS_THEN):
+            request = HelloRequest(
+                device="auto" if self.settings.device == "cuda" else self.settings.device,
+                threads=then.threads,
+                optimizers=self.settings.optimizers,
+                here=then.processes,
+                sharded=then.sharded,
+            )
             self._here = fingerprint.take(self.settings, self.engine.hello(request), warm_starts={})
         return self._here
 

@@ -91,7 +91,9 @@ class NativeEngine:
             UsageProblem: the interpreter cannot run it.
             EngineCrashed: it was killed.
         """
-        self._request = request = request.evolve(sharded=self._processes.sharded)
+        if request.here is None:
+            request = request.evolve(sharded=self._processes.sharded)
+        self._request = request
         try:
             self._hello = self._start(request)
         except EngineCrashed as exc:
@@ -159,10 +161,9 @@ class NativeEngine:
 
     def _launch(self, request: HelloRequest) -> Launch | None:
         """How several processes are started; None where one is enough."""
-        wanted = self._processes
+        wanted, counts = self._processes, request.counts
         if request.here is not None:
-            wanted = NativeSettings(per_node=request.here, sharded=wanted.sharded)
-        counts = request.counts
+            wanted, counts = NativeSettings(per_node=request.here), [request.here]
         if counts is None and wanted.meant_for is not None:
             tunings = [config.tuning for config in self._stages.values()]
             counts = division.counts(*(division.global_batch(tuning, wanted.meant_for) for tuning in tunings))
