@@ -155,6 +155,8 @@ STATUS = {
     "recent_interruptions",
     "checkpoint_age_seconds",
     "inexact",
+    "processes",
+    "hosts",
     "fingerprint",
     "reports",
     "generation",
@@ -173,6 +175,7 @@ STATUS_OF_A_STAGE = {
     "picture",
     "updates_per_second",
     "eta_seconds",
+    "batch",
 }
 """What scripts may rely on, as docs/status.md has it."""
 

@@ -69,6 +69,8 @@ class Aligned(TypedDict):
     warm_starts: dict[str, str]
     """Checkpoint that each stage begins from, by stage."""
     device: str
+    hosts: NotRequired[list[JsonObject]]
+    """Fields of each ``Host``; where several processes train."""
 
 
 class Saved(TypedDict):
@@ -151,6 +153,8 @@ class Started(TypedDict):
 
     died: NotRequired[JsonObject]
     """The runner before, if it died without warning."""
+    hosts: NotRequired[list[JsonObject]]
+    """As in ``Aligned``."""
     changed: NotRequired[list[str]]
     """Accepted changes and other hardware, in words: from here on not bitwise the same run."""
 

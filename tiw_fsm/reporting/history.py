@@ -14,6 +14,7 @@ from rich.text import Text
 from tiw_fsm.errors import UsageProblem
 from tiw_fsm.fsm.events import Event, RunnerEvent
 from tiw_fsm.reporting.advice import verdict_line
+from tiw_fsm.reporting.processes import listed
 from tiw_fsm.reporting.wording import duration, not_begun, seconds_between
 from tiw_fsm.storage.state_folder import StateFolder
 from tiw_fsm.values.plain import JsonObject
@@ -44,9 +45,21 @@ def last_line(text: str) -> str:
     return (text.strip().splitlines() or ["no message"])[-1]
 
 
+def gist(error: str) -> str:
+    """An error's last line, and before it whose it is, where one of several processes left its traceback."""
+    whose, traceback, _ = error.partition("\n")[0].partition("Traceback (most recent call last):")
+    return f"{whose if traceback else ''}{last_line(error)}"
+
+
+def _aligned(facts: JsonObject) -> str:
+    where = f"in processes: {listed(facts['hosts'])}" if "hosts" in facts else f"on {facts['device']}"
+    return f"configs aligned, data in order; training {where}"
+
+
 def _how_started(facts: JsonObject) -> str:
+    hosts = [f"processes: {listed(facts['hosts'])}"] if "hosts" in facts else []
     died = ["the runner before had died without warning"] if "died" in facts else []
-    return "; ".join(["resumed", *died, *(f"changed: {what}" for what in facts.get("changed", []))])
+    return "; ".join(["resumed", *hosts, *died, *(f"changed: {what}" for what in facts.get("changed", []))])
 
 
 def _saved(facts: JsonObject) -> str:
@@ -71,13 +84,13 @@ def _retuned(facts: JsonObject) -> str:
 
 
 WORDS: dict[Event | RunnerEvent, Callable[[JsonObject], str]] = {
-    Event.ALIGNED: lambda facts: f"configs aligned, data in order; training on {facts['device']}",
+    Event.ALIGNED: _aligned,
     Event.SAVED: _saved,
     Event.ACCEPTED: _judged,
     Event.REJECTED: _judged,
-    Event.CRASHED: lambda facts: f"the process died: {last_line(facts['error'])}",
+    Event.CRASHED: lambda facts: f"the process died: {gist(facts['error'])}",
     Event.KILLED: lambda facts: f"the process was killed: {facts['error'].partition(chr(10))[0]}",
-    Event.OUT_OF_MEMORY: lambda facts: f"out of memory: {last_line(facts['error'])}",
+    Event.OUT_OF_MEMORY: lambda facts: f"out of memory: {gist(facts['error'])}",
     Event.INFERRED: lambda facts: f"inference attempt {facts['attempt']} ran",
     Event.RESULT_LOST: lambda facts: f"the result of attempt {facts['attempt']} was lost or altered; inferring again",
     Event.GATE_PASSED: _verdict,

@@ -23,7 +23,7 @@ from rich.text import Text
 from tiw_fsm.errors import StateDamaged
 from tiw_fsm.fsm.events import Event, RunnerEvent
 from tiw_fsm.fsm.states import TERMINAL, TRAINING, State, gate_at
-from tiw_fsm.reporting import advice
+from tiw_fsm.reporting import advice, processes
 from tiw_fsm.reporting.figures import GATES, Gate, gate_of
 from tiw_fsm.reporting.wording import duration, near, not_begun
 from tiw_fsm.stages import Stage
@@ -31,36 +31,17 @@ from tiw_fsm.storage.state_folder import StateFolder
 from tiw_fsm.values.plain import JsonObject
 
 ATTEMPT_KEYS = (
-    "number",
-    "updates",
-    "max_mse",
-    "mse",
-    "baselines",
-    "own_mse",
-    "skill",
-    "skill_interval",
-    "skill_per_step",
-    "delta_psnr",
-    "delta_psnr_interval",
-    "delta_psnr_per_step",
-    "motion",
-    "conditions",
-    "passed",
-    "png",
-    "result",
-    "result_sha256",
-    "tokenizer_mse",
-    "tokenizer_motion",
-    "unique_actions",
-    "action_entropy",
-    "distinct_actions",
-    "n_actions",
-    "key_agreement",
-    "keys_used",
-    "unseen",
+    *("number", "updates", "max_mse", "mse", "baselines", "own_mse"),
+    *("skill", "skill_interval", "skill_per_step"),
+    *("delta_psnr", "delta_psnr_interval", "delta_psnr_per_step"),
+    *("motion", "conditions", "passed", "png", "result", "result_sha256", "tokenizer_mse", "tokenizer_motion"),
+    *("unique_actions", "action_entropy", "distinct_actions", "n_actions", "key_agreement", "keys_used", "unseen"),
 )
 """Of a judged attempt; one that an older version judged has null where it measured less."""
-FINGERPRINT_KEYS = ("config", "data", "content", "code", "torch", "device", "threads", "processes", "dialect")
+FINGERPRINT_KEYS = (
+    *("config", "data", "content", "code", "torch"),
+    *("device", "threads", "processes", "sharded", "dialect"),
+)
 INEXACT_KEYS = ("stage", "completed", "what")
 STAGE_KEYS = ("target", "completed", "checkpoint", "accepted", "retries", "crashes", "tuning", "verdict", "picture")
 RECENT = 3
@@ -115,6 +96,8 @@ def _told(
         left = values["target"] - values["completed"]
         values["updates_per_second"] = speed
         values["eta_seconds"] = round(left / speed) if speed and left > 0 else None
+        share = processes.share(run, stage)
+        values["batch"] = share and {"clips": share.clips, **share._asdict()}
     saved = [line["time"] for line in recent if line["event"] == Event.SAVED]
     inference = run["inference"]
     return {
@@ -140,6 +123,8 @@ def _told(
         "recent_interruptions": _interruptions(recent),
         "checkpoint_age_seconds": round((now - datetime.fromisoformat(saved[-1])).total_seconds()) if saved else None,
         "inexact": [_fields(entry, INEXACT_KEYS) for entry in run["inexact"]],
+        "processes": processes.meant_for(run),
+        "hosts": run.get("hosts", []),
         "fingerprint": _fields(run.get("fingerprint"), FINGERPRINT_KEYS),
         "reports": run["reports"],
         "generation": run["generation"],
@@ -292,7 +277,10 @@ def _rows(found: JsonObject) -> list[tuple[str, Any]]:
     rows: list[tuple[str, Any]] = [("run", found["run"]), ("state", _state_line(found))]
     if found["state"]:
         rows.append(("machine", _machine(found["state"])))
-    rows += [(stage, _stage_line(progress)) for stage, progress in found["stages"].items()]
+    rows.append(("processes", processes.where(found)))
+    rows += [
+        (stage, _stage_line(progress, processes.shared(found, stage))) for stage, progress in found["stages"].items()
+    ]
     attempts = found["inference"]["attempts"]
     rows += _verdict(attempts[-1]) if attempts else []
     rows += [("picture", near(attempts[-1]["png"]))] if attempts else []
@@ -343,13 +331,15 @@ def _machine(state: str) -> Text:
     return line
 
 
-def _stage_line(progress: Mapping[str, Any]) -> Text:
+def _stage_line(progress: Mapping[str, Any], shared: str | None) -> Text:
     share = min(1.0, progress["completed"] / progress["target"]) if progress["target"] else 1.0
     full = int(share * BAR)
     line = Text("█" * full, "green" if share == 1.0 else "cyan") + Text("░" * (BAR - full), "dim")
     line.append(f"  {progress['completed']} of {progress['target']} updates")
     if progress["eta_seconds"] is not None:
         line.append(f", {progress['updates_per_second']:.1f}/s, {duration(progress['eta_seconds'])} to go", "cyan")
+    if shared and share < 1.0:
+        line.append(f", {shared}")
     if progress["verdict"]:
         line.append(f", last gate: {progress['verdict']}")
     if checkpoint := progress["checkpoint"]:

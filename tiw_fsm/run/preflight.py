@@ -11,6 +11,7 @@ from tiw_fsm.engines.protocol import EngineKind
 from tiw_fsm.errors import Interrupted, UsageProblem
 from tiw_fsm.fsm.events import Aligned, Event
 from tiw_fsm.fsm.run_state import RunState, StageProgress
+from tiw_fsm.reporting.history import WORDS
 from tiw_fsm.run import fingerprint, sharing
 from tiw_fsm.run.outcome import Outcome
 from tiw_fsm.run.session import Context
@@ -57,8 +58,11 @@ def align(ctx: Context, run: RunState) -> Outcome:
     )
     sharing.say(ctx, run)
     warm = {stage.value: ref.path for stage, ref in begun_from.items()}
-    ctx.log.info(f"configs aligned, data in order; training on {ctx.hello.device}", warm_starts=warm)
-    return Outcome(Event.ALIGNED, run, Aligned(warm_starts=warm, device=ctx.hello.device))
+    facts = Aligned(warm_starts=warm, device=ctx.hello.device)
+    if ctx.hello.processes > 1:
+        facts["hosts"] = sharing.hosts(ctx)
+    ctx.log.info(WORDS[Event.ALIGNED](dict(facts)), warm_starts=warm)
+    return Outcome(Event.ALIGNED, run, facts)
 
 
 def data_problems(settings: Settings, kind: EngineKind) -> list[str]:

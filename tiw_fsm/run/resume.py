@@ -54,6 +54,8 @@ def resumed(ctx: Context, before: RunState, config_sha256: str) -> tuple[RunStat
     run = run.evolve(hosts=ctx.hello.hosts)
     sharing.say(ctx, run)
     facts = Started(changed=changed) if changed else Started()
+    if ctx.hello.processes > 1:
+        facts["hosts"] = sharing.hosts(ctx)
     ctx.claim_run_root(run)
     for stage, progress in run.stages.items():
         ctx.metrics[stage].verify(progress.metrics)

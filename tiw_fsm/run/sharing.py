@@ -5,6 +5,7 @@ from __future__ import annotations
 from tiw_fsm.fsm.run_state import RunState
 from tiw_fsm.run.session import Context
 from tiw_fsm.tinyworlds import division
+from tiw_fsm.values.plain import JsonObject
 
 
 def counts(run: RunState) -> list[int]:
@@ -13,15 +14,19 @@ def counts(run: RunState) -> list[int]:
     return division.counts(*(division.global_batch(stage.tuning, run.processes) for stage in open_))
 
 
+def hosts(ctx: Context) -> list[JsonObject]:
+    """Where this start computes, for the journal."""
+    return [host.model_dump() for host in ctx.hello.hosts]
+
+
 def say(ctx: Context, run: RunState) -> None:
     """Where another number of processes computes than the batch sizes are meant for, how the global batch is kept."""
     computing = ctx.hello.processes
     for stage, progress in run.stages.items():
         if computing == run.processes or progress.completed >= progress.target:
             continue
-        turns = division.passes(progress.tuning, run.processes, 0, computing)
-        clips = turns[0].clips.stop - turns[0].clips.start
+        shared = division.share(progress.tuning, run.processes, computing)
         ctx.log.info(
             f"{stage}: {computing} of the {run.processes} processes that the batch size is meant for; the global batch "
-            f"of {division.global_batch(progress.tuning, run.processes)} clips is {len(turns)} × {clips} in each"
+            f"of {shared.clips} clips is {shared.passes} × {shared.each} in each"
         )

@@ -7,9 +7,10 @@ the same however many processes compute it. Only who takes which part, and in ho
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from tiw_fsm.values.frozen import Tuning
+if TYPE_CHECKING:  # `tiw-fsm status` shall not wait for pydantic
+    from tiw_fsm.values.frozen import Tuning
 
 
 class Pass(NamedTuple):
@@ -22,6 +23,19 @@ class Pass(NamedTuple):
 
     micro: int
     clips: slice
+
+
+class Share(NamedTuple):
+    """How the clips of an update are shared: ``processes`` have ``passes`` of ``each`` clips."""
+
+    processes: int
+    passes: int
+    each: int
+
+    @property
+    def clips(self) -> int:
+        """Of the update."""
+        return self.processes * self.passes * self.each
 
 
 def micro_batch(tuning: Tuning, processes: int) -> int:
@@ -45,11 +59,10 @@ def can_share(tuning: Tuning, processes: int, size: int) -> bool:
     return global_batch(tuning, processes) % size == 0
 
 
-def passes(tuning: Tuning, processes: int, rank: int, size: int) -> list[Pass]:
-    """What process ``rank`` of ``size`` computes in an update of a configuration that is meant for ``processes``.
+def share(tuning: Tuning, processes: int, size: int) -> Share:
+    """How ``size`` processes share the updates of a configuration that is meant for ``processes``.
 
-    All have as many passes, of as many clips, and never more clips at once than ``batch_size_per_gpu``. With each pass
-    they advance together through the update's clips, so that with ``size == processes`` a pass is a micro-batch.
+    All have as many passes, of as many clips, and never more clips at once than ``batch_size_per_gpu``.
 
     Raises:
         ValueError: the global batch cannot be divided by ``size``.
@@ -58,6 +71,18 @@ def passes(tuning: Tuning, processes: int, rank: int, size: int) -> list[Pass]:
     if not can_share(tuning, processes, size):
         raise ValueError(f"a global batch of {whole} clips cannot be divided over {size} processes")
     fits = [n for n in range(1, tuning.batch_size_per_gpu + 1) if drawn % n == 0 and whole % (n * size) == 0]
-    clips = fits[-1]
-    firsts = [(turn * size + rank) * clips for turn in range(whole // (size * clips))]
-    return [Pass(first // drawn, slice(first % drawn, first % drawn + clips)) for first in firsts]
+    return Share(size, whole // (size * fits[-1]), fits[-1])
+
+
+def passes(tuning: Tuning, processes: int, rank: int, size: int) -> list[Pass]:
+    """What process ``rank`` of ``size`` computes in an update of a configuration that is meant for ``processes``.
+
+    With each pass they advance together through the update's clips, so that with ``size == processes`` a pass is a
+    micro-batch.
+
+    Raises:
+        ValueError: as ``share``.
+    """
+    drawn, shared = micro_batch(tuning, processes), share(tuning, processes, size)
+    firsts = [(turn * size + rank) * shared.each for turn in range(shared.passes)]
+    return [Pass(first // drawn, slice(first % drawn, first % drawn + shared.each)) for first in firsts]

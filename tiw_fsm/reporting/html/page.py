@@ -16,6 +16,7 @@ from tiw_fsm.fsm.events import Event
 from tiw_fsm.fsm.inference_gate import Attempt
 from tiw_fsm.fsm.run_state import RunState
 from tiw_fsm.fsm.states import TERMINAL, TRAINING, State
+from tiw_fsm.reporting import processes
 from tiw_fsm.reporting.advice import HINTED, next_steps
 from tiw_fsm.reporting.curves import COLOURS, Losses
 from tiw_fsm.reporting.figures import FIGURES, figures, gate_of
@@ -81,7 +82,7 @@ class PageData:
 
 def page(data: PageData) -> str:
     """The page."""
-    run, history = data.run, data.past.steps
+    run, history, document = data.run, data.past.steps, document_of(data.run)
     return render(
         "page.html.j2",
         data=data,
@@ -90,9 +91,11 @@ def page(data: PageData) -> str:
         colours=COLOURS,
         time=_time,
         life="running" if data.alive else "ended" if run.state in TERMINAL else "stopped",
-        next=what_next(document_of(run), data.alive),
+        next=what_next(document, data.alive),
         advice=next_steps(run) if run.state is State.FAILED else [],
         if_old=IF_OLD.format(data.name) if data.alive else "",
+        where=processes.where(document),
+        shared={stage: processes.shared(document, stage) for stage in run.stages},
         current_stage=TRAINING.get(run.state),
         machine=machine(run, data.past.taken),
         attempts=_attempts(data),

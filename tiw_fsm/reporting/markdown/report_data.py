@@ -17,12 +17,14 @@ from tiw_fsm.config.settings import Settings
 from tiw_fsm.errors import disk_errors
 from tiw_fsm.fsm.inference_gate import Attempt
 from tiw_fsm.fsm.run_state import RunState
+from tiw_fsm.reporting import processes
 from tiw_fsm.reporting.journal import best_of
 from tiw_fsm.reporting.markdown.tables import Lines, Markdown, bullets, code, escaped, link
 from tiw_fsm.reporting.past import Past
 from tiw_fsm.stages import Stage
 from tiw_fsm.storage import places
 from tiw_fsm.storage.paths import RunPaths, StatePaths
+from tiw_fsm.storage.store import document_of
 from tiw_fsm.values.plain import JsonObject
 
 
@@ -112,6 +114,7 @@ def overview(data: ReportData) -> Lines:
                 "run root": data.name(data.settings.run_root),
                 "trained stages": run.train_stage,
                 "device": run.fingerprint.device if run.fingerprint else None,
+                "processes": processes.where(document_of(run)),
                 "began": run.created_at or None,
                 "recorded keys": "a hint to the latent actions in training" if data.keys_used else None,
                 "retunes": run.retunes,

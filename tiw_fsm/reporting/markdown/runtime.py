@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from tiw_fsm.fsm.events import DEATHS, Event, RunnerEvent
 from tiw_fsm.fsm.inference_gate import Attempt, InferenceResult
+from tiw_fsm.reporting import processes
 from tiw_fsm.reporting.advice import verdict_line
 from tiw_fsm.reporting.figures import GATES, figures, gate_of
 from tiw_fsm.reporting.history import words
@@ -13,6 +14,7 @@ from tiw_fsm.reporting.journal import Step, tuning_change
 from tiw_fsm.reporting.markdown.report_data import ReportData, overview
 from tiw_fsm.reporting.markdown.tables import Lines, bullets, code, escaped, table
 from tiw_fsm.reporting.wording import shown
+from tiw_fsm.storage.store import document_of
 from tiw_fsm.values.plain import JsonObject
 
 
@@ -38,7 +40,15 @@ def runtime_report(data: ReportData) -> Lines:
         ("stage", "chunk attempt", "from update", "to update", "checkpoints", "seconds", "process deaths", "decision"),
         [tuple(call.values()) for call in data.past.calls],
     )
-    return [*lines, "## Events", "", *_events(data.steps), *data.curves_section(), *data.sources()]
+    return [
+        *lines,
+        *_processes(document_of(run)),
+        "## Events",
+        "",
+        *_events(data.steps),
+        *data.curves_section(),
+        *data.sources(),
+    ]
 
 
 FIGURES = {
@@ -91,6 +101,22 @@ def _per_step(result: JsonObject) -> Lines:
         return []
     rows = enumerate(zip(*columns.values(), strict=False), start=1)
     return table(("generated frame", *columns), [(number, *values) for number, values in rows])
+
+
+def _processes(run: JsonObject) -> Lines:
+    """Where it was computed at last, and how an update was shared; nothing where one process did it all."""
+    if not processes.several(run):
+        return []
+    shares = ((stage, processes.share(run, stage)) for stage in run["stages"])
+    return [
+        "## Processes",
+        "",
+        *table(("machine", "device", "processes"), [(h["name"], h["device"], h["processes"]) for h in run["hosts"]]),
+        *table(
+            ("stage", "clips of an update", "processes", "passes of each", "clips of a pass"),
+            [(stage, share.clips, *share) for stage, share in shares if share],
+        ),
+    ]
 
 
 UNUSUAL = (*DEATHS.values(), *RunnerEvent, Event.REOPENED, Event.STALLED, Event.RESULT_LOST)
