@@ -133,9 +133,13 @@ class Child:
         """Have it go on if it was stopped: it is asked for something that a stopped process cannot do."""
         self._process.send_signal(signal.SIGCONT)
 
-    def kill(self) -> None:
-        """End it at once."""
+    def end(self) -> None:
+        """Have it end at once: safe in a signal handler."""
         self._process.kill()
+
+    def kill(self) -> None:
+        """End it at once, and wait until it has ended."""
+        self.end()
         self.close()
 
     def close(self) -> None:

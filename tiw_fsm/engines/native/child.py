@@ -35,7 +35,7 @@ def serve(pipe_descriptor: int, result_file: Path) -> None:
 
     digest = code.import_recorded()
     from tiw_fsm.engines.native import ranks
-    from tiw_fsm.engines.native.worker import SHARED, Worker, answer
+    from tiw_fsm.engines.native.worker import REFUSED, SHARED, Worker, answer
     from tiw_fsm.system import durable, signals
 
     pipe = os.fdopen(_own_pipe() if "RANK" in os.environ else pipe_descriptor, "w", buffering=1)
@@ -74,11 +74,13 @@ def serve(pipe_descriptor: int, result_file: Path) -> None:
     held = durable.kept_to(folder, os.open(folder, os.O_RDONLY)) if crew.rank == 0 else nullcontext()
     with signals.processor_time_heeded(worker.stop.set), held:
         while json.loads(line := asked())["kind"] != "end":
-            content = json.dumps(answer(worker, line))
+            status, content = answer(worker, line)
             if crew.rank:
+                if crew.here == 0 and status in REFUSED:  # people here shall know it, too
+                    print(content, file=sys.stderr, flush=True)
                 continue
             try:
-                durable.exchange(result_file, content.encode(), synced=False)
+                durable.exchange(result_file, json.dumps([status, content]).encode(), synced=False)
             except OSError as exc:
                 print(json.dumps(f"the child's answer: {exc}"), file=pipe)
             print("answered", file=pipe)

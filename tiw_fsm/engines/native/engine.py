@@ -53,6 +53,8 @@ from tiw_fsm.values.frozen import FrozenModel
 
 STOP, END = b'{"kind": "stop"}\n', b'{"kind": "end"}\n'
 ANSWERED = b"answered\n"
+QUIET = {"TORCH_CPP_LOG_LEVEL": "ERROR"}
+"""Of torch's own words, where nobody wants more: what it warns of is expected between machines that come and go."""
 GOODBYE = 5.0
 """Seconds for which machines that have joined are waited for when all is over."""
 
@@ -82,6 +84,8 @@ class NativeEngine:
         self._request: HelloRequest | None = None
         self._hello: Hello | None = None
         """What the newest child said of itself, of which the controller knows."""
+        self._starting = self._stopped = False
+        """The child has not said anything of itself yet; it was ended for that when this was asked to stop."""
         self._shapes: dict[tuple[Stage, StageConfig], dict[str, tuple[int, ...]]] = {}
 
     def hello(self, request: HelloRequest) -> Hello:
@@ -131,12 +135,15 @@ class NativeEngine:
         self._ask(request, lambda done, total, loss: None)
 
     def stop(self) -> None:
-        if self._child is not None:
-            try:
-                self._child.tell(STOP)
-                self._child.wake()
-            except OSError:
-                return  # the child is gone; whoever waits for its answer finds out
+        if self._child is None:
+            return
+        if self._starting:  # it may long wait for other machines
+            self._stopped = True
+            self._child.end()
+            return
+        with suppress(OSError):  # the child is gone; whoever waits for its answer finds out
+            self._child.tell(STOP)
+            self._child.wake()
 
     def close(self) -> None:
         if self._child is not None and self._processes.nodes > 1:
@@ -195,7 +202,15 @@ class NativeEngine:
         finally:
             os.close(write_end)
             self._pipe = os.fdopen(read_end, "rb", buffering=0)  # what is heard must not hide from select
-        hello = Hello.model_validate(self._exchange(request, lambda done, total, loss: None))
+        self._starting = True
+        try:
+            hello = Hello.model_validate(self._exchange(request, lambda done, total, loss: None))
+        except EngineCrashed:
+            if self._stopped:
+                raise Interrupted("asked to stop before the training processes were there") from None
+            raise
+        finally:
+            self._starting = False
         return hello.evolve(meant_for=self._processes.meant_for or hello.processes)
 
     def _ask(self, request: FrozenModel, progress: Progress) -> Mapping[str, Any]:
@@ -267,7 +282,7 @@ class NativeEngine:
 def environment() -> dict[str, str]:
     """The child's: ours, but that no module is looked for in the working directory, which an empty entry names too."""
     path = os.pathsep.join(filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)))
-    return os.environ | determinism.ENVIRONMENT | {"PYTHONSAFEPATH": "1", "PYTHONPATH": path}
+    return QUIET | os.environ | determinism.ENVIRONMENT | {"PYTHONSAFEPATH": "1", "PYTHONPATH": path}
 
 
 def _refused(what: str) -> DiskRefused:

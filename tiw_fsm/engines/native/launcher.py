@@ -23,12 +23,17 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from torch.distributed import TCPStore  # type: ignore[attr-defined]
+from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 from torch.distributed.elastic.agent.server.api import RunResult, WorkerSpec
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing import LogsDest, LogsSpecs
 from torch.distributed.elastic.rendezvous import RendezvousHandler, RendezvousInfo, RendezvousParameters
-from torch.distributed.elastic.rendezvous.api import RendezvousConnectionError, RendezvousError
+from torch.distributed.elastic.rendezvous.api import (
+    RendezvousConnectionError,
+    RendezvousError,
+    RendezvousStoreInfo,
+    RendezvousTimeoutError,
+)
 from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
 from tiw_fsm.engines.native import ranks
@@ -54,6 +59,7 @@ TOLD = "tiw_fsm/told"
 """Key under which the first machine tells the others what they cannot know."""
 PORT_TRIES = 50
 """Looks at a port that is taken: that of one that has just been killed is free again within seconds."""
+EVER = timedelta(days=365)
 JOINED = b"joined\n"
 """What ``tiw-fsm join`` is told when all machines are there."""
 LOOPBACK = "127.0.0.1"
@@ -107,7 +113,7 @@ class _Machine:
         try:
             if not self.asked.leads:
                 self._hear_the_first()
-            self.meeting = _Meeting(self._rendezvous(), self.asked.leads)
+            self.meeting = _Meeting(self._rendezvous(), self.asked.leads, self.own_address)
             if self.asked.leads and self.several:
                 self._tell_the_others()
         except _PortTaken as exc:
@@ -117,12 +123,9 @@ class _Machine:
             logging.getLogger(__name__).info("no rendezvous", exc_info=exc)
             _say(self.asked, self.result_file, "absent", f"{self.address}:{self.port} does not answer")
             return 1
-        os.environ |= {
-            "TORCH_CPP_LOG_LEVEL": os.environ.get("TORCH_CPP_LOG_LEVEL", "ERROR"),
-            ranks.SILENCE: str(self.asked.max_silence),
-            **_interface(self.own_address),
-        }
+        os.environ[ranks.SILENCE] = str(self.asked.max_silence)
         # In a thread, where it leaves signals alone: they mean here what the controller says they mean.
+        logging.getLogger("torch.distributed.elastic.multiprocessing").setLevel(logging.ERROR)  # of which it warns
         agent = threading.Thread(target=self._agent, daemon=True)
         agent.start()
         dead = self._watched(agent)
@@ -130,16 +133,22 @@ class _Machine:
         if self.result is not None and not self.result.is_failed():
             return 0
         if isinstance(self.error, RendezvousError):
-            missing = f"not all of the {self.asked.processes.nodes} machines came within {self.asked.max_silence} s"
-            _say(self.asked, self.result_file, "absent", missing)
+            _say(self.asked, self.result_file, "absent", self._nobody())
         elif self.asked.leads and not self.result_file.exists():
             _say(self.asked, self.result_file, *self._why(dead))
         return 1
 
+    def _nobody(self) -> str:
+        """Why this machine is alone."""
+        if isinstance(self.error, RendezvousTimeoutError):
+            together = f"{self.asked.processes.nodes} machines, this one among them,"
+            return f"{together} did not come together within {self.asked.max_silence} s"
+        return f"{self.address}:{self.port} no longer answers"
+
     def _tell_the_others(self) -> None:
         """What machines that join cannot know."""
         told = self.asked.model_dump(include={"name", "max_silence"}) | {"nodes": self.asked.processes.nodes}
-        self._first(READ_SECONDS).set(TOLD, json.dumps(told))
+        _connected(self.address, self.port, READ_SECONDS).set(TOLD, json.dumps(told))
 
     def _hear_the_first(self) -> None:
         """What the first machine tells.
@@ -148,7 +157,7 @@ class _Machine:
             UsageProblem: it has another run.
             RuntimeError: it does not answer.
         """
-        told = json.loads(self._first(READ_SECONDS).get(TOLD))
+        told = json.loads(_connected(self.address, self.port, READ_SECONDS).get(TOLD))
         if told["name"] != self.asked.name:
             raise UsageProblem(
                 f"at {self.address}:{self.port} is run {told['name']!r}, not {self.asked.name!r}; give that one's name "
@@ -156,11 +165,6 @@ class _Machine:
             )
         several = self.asked.processes.evolve(nodes=told["nodes"])
         self.asked = self.asked.evolve(processes=several, max_silence=told["max_silence"])
-
-    def _first(self, seconds: float) -> TCPStore:
-        return TCPStore(
-            self.address, self.port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=seconds)
-        )
 
     def _rendezvous(self) -> RendezvousHandler:
         """The handler; a port that was in use a moment ago is tried again.
@@ -180,7 +184,7 @@ class _Machine:
                         max_nodes=self.asked.processes.nodes,
                         local_addr=self.own_address,
                         is_host=self.asked.leads,
-                        timeout=self.asked.max_silence,
+                        join_timeout=self.asked.max_silence,
                     )
                 )
             except RendezvousConnectionError as exc:
@@ -212,26 +216,25 @@ class _Machine:
     def _watched(self, agent: threading.Thread) -> list[os.waitid_result]:
         """Wait until all ranks have ended. After a death the others get a while, and are then killed.
 
+        So they are when the first machine's launcher has ended: those that are about to find one another never would.
+
         Returns:
             The ranks that died by themselves.
         """
         dead: dict[int, os.waitid_result] = {}
         until, spoken = float("inf"), 0.0
-        while agent.is_alive():
+        while agent.is_alive() and time.monotonic() < until:  # it may itself hang by a machine that does not answer
             if self.meeting.word is None and time.monotonic() - spoken > SIGN_OF_LIFE:
                 os.write(1, b"null\n")
                 spoken = time.monotonic()
-            ended = _ended()
-            dead |= {pid: how for pid, how in ended.items() if how.si_status and pid not in dead and until > 0}
-            if dead and until == float("inf"):
+            dead |= {pid: how for pid, how in _ended().items() if how.si_status and pid not in dead}
+            if (dead or self.meeting.over.is_set()) and until == float("inf"):
                 until = time.monotonic() + GRACE
                 self._tell(dead)
-            if time.monotonic() > until:
-                for pid in _children():
-                    with suppress(ProcessLookupError):
-                        os.kill(pid, signal.SIGKILL)
-                until = 0
             time.sleep(LOOKS)
+        for pid in _children():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         return list(dead.values())
 
     def _tell(self, dead: dict[int, os.waitid_result]) -> None:
@@ -267,27 +270,43 @@ class _PortTaken(Exception):
 
 
 class _Meeting(RendezvousHandler):
-    """torchrun's rendezvous, but that the machine with the controller has rank 0, and that no round follows."""
+    """torchrun's rendezvous, but that the machine with the controller has rank 0, and that no round follows.
 
-    def __init__(self, inner: RendezvousHandler, leads: bool) -> None:
-        self._inner, self._leads = inner, leads
+    The ranks use the store of that machine's launcher, as the rendezvous does: with it their meeting is over.
+    """
+
+    def __init__(self, inner: RendezvousHandler, leads: bool, own_address: str) -> None:
+        self._inner, self._leads, self._own_address = inner, leads, own_address
         self.word: TCPStore | None = None
         """Where ranks and launchers leave word of an end."""
+        self.over = threading.Event()
 
     def next_rendezvous(self) -> RendezvousInfo:
         found = self._inner.next_rendezvous()
+        assert isinstance(found.store, PrefixStore)
+        store = found.store.underlying_store
+        assert isinstance(store, TCPStore)
         if self._leads:
             found.store.set("leads", str(found.rank))
+        else:
+            found.store.set("joins", self._own_address)
+            os.write(1, JOINED)
+        if self._leads and found.world_size > 1:
+            # Not by its name, which may well stand for its loopback here.
+            self._own_address = _towards(found.store.get("joins").decode(), store.port)
+        os.environ |= _interface(self._own_address)
         first = int(found.store.get("leads"))
         rank = {0: first, first: 0}.get(found.rank, found.rank)
-        info = found.bootstrap_store_info
-        assert info is not None
-        if not self._leads:
-            os.write(1, JOINED)
-        self.word = TCPStore(
-            info.master_addr, info.master_port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=5)
-        )
-        return RendezvousInfo(found.store, rank, found.world_size, info)
+        self.word = _connected(store.host, store.port, GRACE)
+        threading.Thread(
+            target=self._wait_for_the_end, args=[_connected(store.host, store.port, GRACE)], daemon=True
+        ).start()
+        return RendezvousInfo(found.store, rank, found.world_size, RendezvousStoreInfo(store.host, store.port))
+
+    def _wait_for_the_end(self, store: TCPStore) -> None:
+        with suppress(RuntimeError):
+            store.wait(["never"], EVER)  # the connection ends with the process at its other end
+        self.over.set()
 
     def num_nodes_waiting(self) -> int:
         return 0
@@ -368,6 +387,11 @@ def _towards(address: str, port: int) -> str:
         way.connect((address, port))
         found: str = way.getsockname()[0]
     return found
+
+
+def _connected(address: str, port: int, seconds: float) -> TCPStore:
+    """A store that is there, or that comes within so many ``seconds``; nor may an answer take longer."""
+    return TCPStore(address, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=seconds))
 
 
 def _interface(address: str) -> dict[str, str]:

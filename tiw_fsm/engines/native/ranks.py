@@ -32,7 +32,8 @@ SOONER = 0.9
 WORD, STOP = "word", "stop"
 """Keys of the store: why all ended, and that a machine which has joined was asked to stop."""
 PEER_LOST = re.compile(
-    r"gloo|nccl|connection (was )?(closed|reset|refused)|broken pipe|timed out waiting|socket|tcpstore", re.IGNORECASE
+    r"gloo|nccl|connection (was )?(closed|reset|refused)|broken pipe|timed out waiting|pair closure|socket|tcpstore",
+    re.IGNORECASE,
 )
 """How torch says that another process no longer answers."""
 
@@ -117,7 +118,11 @@ class ManyRanks(Ranks):
         self.here, self.on_this_machine = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
         timeout = timedelta(seconds=silence * SOONER)
         self._store = TCPStore(
-            os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, wait_for_workers=False
+            os.environ["MASTER_ADDR"],
+            int(os.environ["MASTER_PORT"]),
+            is_master=False,
+            wait_for_workers=False,
+            timeout=timeout,
         )
         # Ranks that share a GPU cannot use NCCL.
         nccl = torch.cuda.is_available() and torch.cuda.device_count() >= self.on_this_machine

@@ -326,7 +326,9 @@ def judge(exc: Exception) -> tuple[str, Any]:
     return "out_of_memory" if short else "error", "".join(traceback.format_exception(exc))
 
 
-TOLERATED = ("stopped", "usage", "changed", "damaged", "not_permitted", "disk")
+REFUSED = ("usage", "changed", "damaged", "not_permitted", "disk")
+"""Statuses that people have to do something about."""
+TOLERATED = ("stopped", *REFUSED)
 """Statuses after which what is in memory can still be used."""
 
 
