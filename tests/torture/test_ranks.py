@@ -128,6 +128,30 @@ def test_killed_before_or_after_any_operation_ranks_end_as_if_nobody_had_touched
         figures[f"kill points, {RANKS} ranks"] += 1
 
 
+@pytest.mark.whole
+def test_memory_that_does_not_suffice_one_rank_halves_the_batch_of_all(bench: Bench) -> None:
+    short = copy(bench)
+    short.broken = "rank_out_of_memory"
+    short.begin()
+    ended = short.run()
+    assert ended.code == ExitCode.PASSED, ended.stderr
+    assert "process 1 of 2, on " in ended.stderr
+    assert "batch_size_per_gpu 4 → 2" in ended.stderr
+    assert events(short).count("out_of_memory") == 3  # once in each stage
+    assert "killed" not in events(short)
+
+
+def test_the_failing_ranks_own_error_is_the_one_that_is_told(bench: Bench) -> None:
+    failing = copy(bench)
+    failing.broken = "rank_fails"
+    failing.begin()
+    ended = failing.run("--max-crashes", "0")
+    assert ended.code == ExitCode.NOT_PASSED
+    assert "process 1 of 2, on " in ended.stderr
+    assert "ArithmeticError: this rank cannot count" in ended.stderr
+    assert [event for event in events(failing) if event in ("killed", "crashed")] == ["crashed"]
+
+
 def with_two_checkpoints(bench: Bench) -> int:
     """The first generation in which a stage's newest checkpoint has one before it."""
     return next(

@@ -11,7 +11,10 @@ import sys
 from collections.abc import Callable
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tiw_fsm.values.frozen import Tuning
 
 CHILD = Path(__file__).resolve().parents[3] / "tiw_fsm" / "engines" / "native" / "child.py"
 
@@ -36,9 +39,35 @@ def rank_reads_its_own() -> None:
     Trainer.load = own  # type: ignore[method-assign]
 
 
+def rank_fails(error: Callable[[], Exception]) -> Callable[[], None]:
+    """The last rank meets an error in every update that has more than two clips in a pass."""
+
+    def variant() -> None:
+        from tiw_fsm.tinyworlds.training import Trainer
+
+        accumulate = Trainer._accumulate
+
+        def failing(self: Trainer, update: int, tuning: Tuning, passes: Any) -> Any:
+            if self.peers.rank == self.peers.size - 1 and tuning.batch_size_per_gpu > 2:
+                raise error()
+            return accumulate(self, update, tuning, passes)
+
+        Trainer._accumulate = failing  # type: ignore[method-assign]
+
+    return variant
+
+
+def out_of_memory() -> Exception:
+    import torch
+
+    return torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB")
+
+
 VARIANTS: dict[str, Callable[[], None]] = {
     "ranks_stop_apart": ranks_stop_apart,
     "rank_reads_its_own": rank_reads_its_own,
+    "rank_fails": rank_fails(lambda: ArithmeticError("this rank cannot count")),
+    "rank_out_of_memory": rank_fails(out_of_memory),
 }
 
 
