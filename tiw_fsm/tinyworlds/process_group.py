@@ -30,11 +30,12 @@ class Replicated:
         control: a gloo group of all processes, for what is said beside gradients: no GPU waits for it.
     """
 
+    never_compiled = ("stacked",)
+
     def __init__(self, control: dist.ProcessGroup) -> None:
         self.size, self.rank = dist.get_world_size(), dist.get_rank()
         self.control = control
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def stacked(self, own: Tensor) -> Tensor:
         held = own.detach()
         everyones = [torch.empty_like(held) for _ in range(self.size)]

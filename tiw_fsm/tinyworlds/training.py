@@ -68,7 +68,7 @@ class Trainer:
         peers.divide(self.model)
         self.optimizer = make_optimizer(self.model, config)
         if config.compile:
-            self.model.compile()
+            compile_in_place(self.model, peers)
         self.objective = MODELS[stage].objective(self.model, data, config, inputs or {}, peers)
         self.step = peers.step(self.model, self.objective.loss)
 
@@ -199,6 +199,14 @@ class Trainer:
         if isinstance(state, dict):
             return {key: self._whole(item) for key, item in state.items()}
         return [self._whole(item) for item in state] if isinstance(state, list) else state
+
+
+def compile_in_place(model: nn.Module, *used: object) -> None:
+    """Have ``model`` compiled, but what its parts, and what it uses, name in ``never_compiled``."""
+    for part in (*model.modules(), *used):
+        for name in getattr(part, "never_compiled", ()):
+            setattr(part, name, torch.compiler.disable(getattr(part, name)))  # type: ignore[no-untyped-call]
+    model.compile()
 
 
 def autocast(device: torch.device, amp: bool) -> AbstractContextManager[Any]:

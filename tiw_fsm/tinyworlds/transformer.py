@@ -329,6 +329,8 @@ class MixtureFFN(nn.Module):
         ValueError: there are fewer experts than a token goes through.
     """
 
+    never_compiled = ("_outputs",)
+
     def __init__(self, sizes: TransformerConfig, mixture: Mixture, conditioning_dim: int | None = None) -> None:
         super().__init__()
         count, self.top_k = mixture.num_experts, mixture.top_k_experts
@@ -354,7 +356,6 @@ class MixtureFFN(nn.Module):
         out: Tensor = self.norm(x + outputs.sum(1).view_as(x), conditioning)
         return out
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _outputs(self, tokens: Tensor, chosen: Tensor) -> Tensor:
         """What the chosen experts [N, k] make of tokens [N, E]: [N, k, E].
 

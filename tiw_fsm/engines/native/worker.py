@@ -39,7 +39,7 @@ from tiw_fsm.tinyworlds.evaluation import evaluate
 from tiw_fsm.tinyworlds.objectives import make_model
 from tiw_fsm.tinyworlds.optimizer import missing
 from tiw_fsm.tinyworlds.rollout import load_world
-from tiw_fsm.tinyworlds.training import Trainer, load_frozen, write_checkpoint
+from tiw_fsm.tinyworlds.training import Trainer, compile_in_place, load_frozen, write_checkpoint
 from tiw_fsm.values.frozen import CheckpointRef, FrozenModel
 
 REQUESTS: dict[str, type[FrozenModel]] = {
@@ -238,7 +238,7 @@ class Worker:
         world = load_world(folders, request.configs, self.device)
         if request.inference.compile:
             for model in (world.tokenizer, world.actions, world.dynamics):
-                model.compile()
+                compile_in_place(model)
         allow_tf32(request.inference.tf32)
 
         beaten = time.monotonic()
