@@ -25,7 +25,11 @@ RANKS = 2
 TOGETHER = Setup(
     (*NATIVE.arguments, "--nproc-per-node", str(RANKS)),
     # Ranks that no longer understand one another are found out within seconds.
-    {"loop": merged(LENIENT, {"max_silence": 20}), **OPTIONS},
+    {
+        "loop": merged(LENIENT, {"max_silence": 20}),
+        "training": {"optimizer": "muon"},
+        **merged(OPTIONS, {"dynamics": {"use_moe": True}}),
+    },
     frames=True,
 )
 
