@@ -17,7 +17,7 @@ from tiw_fsm.tinyworlds.config import DataSource, InferenceConfig, StageConfig
 from tiw_fsm.tinyworlds.objectives import make_model
 from tiw_fsm.tinyworlds.rollout import WorldModel
 from tiw_fsm.tinyworlds.tokens import BLOCK, ClipTokens
-from tiw_fsm.tinyworlds.training import Trainer
+from tiw_fsm.tinyworlds.training import Trainer, write_checkpoint
 from tiw_fsm.values.frozen import LearningRateSchedule, Tuning
 
 
