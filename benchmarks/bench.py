@@ -20,10 +20,12 @@ from typing import Any
 import growth
 import parts
 import runs
+import sharing
 from rich.console import Console
 from rich.table import Table
 from workbench import REPO, Bench, Figure, frames_of
 
+from tiw_fsm.engines.native.ranks import Ranks
 from tiw_fsm.engines.native.worker import Worker
 from tiw_fsm.engines.protocol import HelloRequest
 from tiw_fsm.tinyworlds import determinism
@@ -39,6 +41,7 @@ MEASUREMENTS = (
     parts.rollout,
     runs.flat_state,
     parts.flat_updates,
+    sharing.sharing,
     growth.growth,
 )
 """In the order in which they are made: some need the finished run that ``whole_run`` leaves."""
@@ -69,14 +72,17 @@ def main() -> None:
     for name, value in determinism.ENVIRONMENT.items():
         os.environ.setdefault(name, value)  # as the native engine's child has it, before CUDA is first used
     console, began = Console(highlight=False), time.monotonic()
-    worker = Worker(lambda line: None)
+    worker = Worker(lambda line: None, "", Ranks())
     hello = worker.hello(HelloRequest(device=arguments.device, threads=None))  # sets torch up as in the child
     (REPO / "results").mkdir(exist_ok=True)
     figures: list[Figure] = []
     with tempfile.TemporaryDirectory(prefix="bench-", dir=REPO / "results") as temporary:
         folder = Path(temporary)
         frames, told = frames_of(folder, arguments.config_dir)
-        facts = {**hello, "frames": told, "profile": arguments.config_dir.name}
+        facts = {name: hello[name] for name in ("device", "torch", "threads")} | {
+            "frames": told,
+            "profile": arguments.config_dir.name,
+        }
         bench = Bench(folder, arguments.config_dir, frames, arguments.device, worker.device, arguments.quick)
         for number, measure in enumerate(MEASUREMENTS, 1):
             name = measure.__name__.replace("_", " ")

@@ -96,8 +96,10 @@ class Bench:
         flags = [text for name, value in self.flags().items() for text in (f"--{name}", value)]
         return [sys.executable, "-m", "tiw_fsm", "run", "--run", RUN, *flags]
 
-    def settings(self) -> Settings:
-        return load_settings(self.flags(), run=RUN, repo_root=self.root({}), engine=registry.find("native"))
+    def settings(self, share: float | None = None) -> Settings:
+        """Of a new working root; ``share`` as in ``root``."""
+        root = self.root({}, share=share)
+        return load_settings(self.flags(), run=RUN, repo_root=root, engine=registry.find("native"))
 
     def sync(self) -> None:
         """Wait for what was asked of the GPU, so that a clock read next counts it."""

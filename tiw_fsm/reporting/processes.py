@@ -47,7 +47,7 @@ def where(run: JsonObject) -> str | None:
 
 
 def share(run: JsonObject, stage: str) -> Share | None:
-    """How an update of a stage is shared; None where it cannot be, as may be of a stage that is done."""
+    """How an update of a stage is shared; None where it cannot be, as may be of one that was done by another number."""
     tuning: Any = SimpleNamespace(**run["stages"][stage]["tuning"])
     if not division.can_share(tuning, meant_for(run), computing(run)):
         return None
@@ -55,8 +55,9 @@ def share(run: JsonObject, stage: str) -> Share | None:
 
 
 def shared(run: JsonObject, stage: str) -> str | None:
-    """The same in words; None where it is one process, as ever."""
-    found = share(run, stage) if several(run) else None
+    """The same in words, of a stage that is not done; None where it is one process, as ever."""
+    is_open = run["stages"][stage]["completed"] < run["stages"][stage]["target"]
+    found = share(run, stage) if is_open and several(run) else None
     if found is None:
         return None
     counts = ((found.processes, "process", "es"), (found.passes, "pass", "es"), (found.each, "clip", "s"))

@@ -338,7 +338,7 @@ def _stage_line(progress: Mapping[str, Any], shared: str | None) -> Text:
     line.append(f"  {progress['completed']} of {progress['target']} updates")
     if progress["eta_seconds"] is not None:
         line.append(f", {progress['updates_per_second']:.1f}/s, {duration(progress['eta_seconds'])} to go", "cyan")
-    if shared and share < 1.0:
+    if shared:
         line.append(f", {shared}")
     if progress["verdict"]:
         line.append(f", last gate: {progress['verdict']}")
