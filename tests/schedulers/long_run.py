@@ -7,7 +7,9 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from tests.support.configs import LENIENT, write_configs, write_frames
@@ -22,19 +24,19 @@ class LongRun:
     """A working root, and a ``tiw-fsm`` in it that runs this checkout's package, as an installed one would.
 
     Args:
-        before: Python that it runs before the package is imported.
+        loop: what its loop.yaml says beside.
     """
 
-    def __init__(self, root: Path, before: str = "") -> None:
+    def __init__(self, root: Path, loop: Mapping[str, Any] = MappingProxyType({})) -> None:
         self.root = root
-        write_configs(root / "configs", {"loop": LENIENT | {"chunks": CHUNKS}})
+        write_configs(root / "configs", {"loop": LENIENT | {"chunks": CHUNKS, **loop}})
         write_frames(root / "frames.h5")
         self.program = root / "bin" / "tiw-fsm"
         self.program.parent.mkdir()
         self.program.write_text(
             f"#!{sys.executable}\n"
             f"import os, sys\nos.environ.update(PYTHONPATH={str(PROJECT)!r}, OMP_NUM_THREADS='1')\n"
-            f"sys.path.insert(0, {str(PROJECT)!r})\n{before}from tiw_fsm.__main__ import main\nmain()\n"
+            f"sys.path.insert(0, {str(PROJECT)!r})\nfrom tiw_fsm.__main__ import main\nmain()\n"
         )
         self.program.chmod(0o755)
 

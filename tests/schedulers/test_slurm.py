@@ -16,11 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import typer
 
 from tests.schedulers.long_run import FLAGS, LongRun, one_after_the_other
 from tests.support.waiting import wait_for
-from tiw_fsm.cli import app
 
 SLURM = """
 ClusterName=loopback
@@ -200,33 +198,9 @@ def test_slurm_does_not_bring_back_a_cancelled_job(long_run: LongRun, slurm: Slu
 
 # --- two nodes --------------------------------------------------------------------------------------------------------
 
-STAND_IN = """
-import json, pathlib, signal, time
-if sys.argv[1] == "run" and "--nnodes" in sys.argv:
-    for flag in ("--nnodes", "--nproc-per-node", "--rdzv-endpoint"):
-        at = sys.argv.index(flag)
-        del sys.argv[at : at + 2]
-elif sys.argv[1] == "join":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
-    state, journal = (pathlib.Path("state/default", name) for name in ("state.json", "journal.jsonl"))
-    working = False
-    while not (state.exists() and json.loads(state.read_text())["state"] in ("PASSED", "FAILED")):
-        events = [json.loads(line)["event"] for line in journal.read_text().splitlines()] if journal.exists() else []
-        if working and events[-1] == "interrupted":
-            break
-        working = events != [] and events[-1] != "interrupted"
-        time.sleep(0.1)
-    sys.exit(0)
-"""
-"""Runs alone whatever is asked, and joins by looking on, for as long as ``tiw-fsm`` cannot train on many machines."""
-CAN_JOIN = "join" in typer.main.get_command(app).commands  # type: ignore[attr-defined]
-
 
 class Pair(LongRun):
-    """A run on two machines, or what is one by its command lines."""
-
-    def __init__(self, root: Path) -> None:
-        super().__init__(root, "" if CAN_JOIN else STAND_IN)
+    """A run on two machines."""
 
     @contextmanager
     def joined(self) -> Iterator[list[str]]:

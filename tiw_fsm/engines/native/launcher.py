@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
+from torch.distributed import DistError, PrefixStore, TCPStore  # type: ignore[attr-defined]
 from torch.distributed.elastic.agent.server.api import RunResult, WorkerSpec
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing import LogsDest, LogsSpecs
@@ -52,7 +52,7 @@ AGENT_LOOKS = 1.0
 GOODBYE = 5.0
 """Seconds for which the agents wait for one another when all is over."""
 SIGN_OF_LIFE = 1.0
-"""Seconds between two that the controller gets while this machine waits for others."""
+"""Seconds between two that the controller gets while this machine waits for others, or for all to end."""
 READ_SECONDS = 30.0
 """For which the first machine is waited for."""
 TOLD = "tiw_fsm/told"
@@ -102,7 +102,7 @@ class _Machine:
         self.asked, self.number, self.result_file = asked, number, result_file
         self.several = asked.processes.endpoint is not None
         self.address, self.port = _address(asked.processes.endpoint)
-        self.own_address = self.address if asked.leads else _towards(self.address, self.port)
+        self.own_address = self.address
         self.memory = killer.MemoryKills(os.getpid())
         self.result: RunResult | None = None
         self.error: BaseException | None = None
@@ -112,6 +112,7 @@ class _Machine:
         """From beginning to end; the exit status."""
         try:
             if not self.asked.leads:
+                self.own_address = _towards(self.address, self.port)
                 self._hear_the_first()
             self.meeting = _Meeting(self._rendezvous(), self.asked.leads, self.own_address)
             if self.asked.leads and self.several:
@@ -119,13 +120,13 @@ class _Machine:
         except _PortTaken as exc:
             _say(self.asked, self.result_file, "usage", [str(exc)])
             return 1
-        except (RendezvousError, RuntimeError) as exc:
+        except (RendezvousError, RuntimeError, OSError) as exc:
             logging.getLogger(__name__).info("no rendezvous", exc_info=exc)
             _say(self.asked, self.result_file, "absent", f"{self.address}:{self.port} does not answer")
             return 1
         os.environ[ranks.SILENCE] = str(self.asked.max_silence)
-        # In a thread, where it leaves signals alone: they mean here what the controller says they mean.
-        logging.getLogger("torch.distributed.elastic.multiprocessing").setLevel(logging.ERROR)  # of which it warns
+        # In a thread, where it leaves signals alone, of which it warns: they mean here what the controller says.
+        logging.getLogger("torch.distributed.elastic.multiprocessing").setLevel(logging.ERROR)
         agent = threading.Thread(target=self._agent, daemon=True)
         agent.start()
         dead = self._watched(agent)
@@ -224,7 +225,7 @@ class _Machine:
         dead: dict[int, os.waitid_result] = {}
         until, spoken = float("inf"), 0.0
         while agent.is_alive() and time.monotonic() < until:  # it may itself hang by a machine that does not answer
-            if self.meeting.word is None and time.monotonic() - spoken > SIGN_OF_LIFE:
+            if (self.meeting.word is None or dead) and time.monotonic() - spoken > SIGN_OF_LIFE:
                 os.write(1, b"null\n")
                 spoken = time.monotonic()
             dead |= {pid: how for pid, how in _ended().items() if how.si_status and pid not in dead}
@@ -260,7 +261,7 @@ class _Machine:
             time.sleep(LOOKS)
         if (killed := _killed(dead)) is not None:
             return self._of_killed(killed)
-        if self.error is not None:
+        if self.error is not None and not isinstance(self.error, DistError):
             return "error", f"torchrun's agent: {self.error!r}"
         return "lost", f"one of its processes no longer answered; see {self.result_file.parent}"
 
