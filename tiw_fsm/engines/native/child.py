@@ -77,7 +77,7 @@ def serve(pipe_descriptor: int, result_file: Path) -> None:
             status, content = answer(worker, line)
             if crew.rank:
                 if crew.here == 0 and status in REFUSED:  # people here shall know it, too
-                    print(content, file=sys.stderr, flush=True)
+                    print(*([content] if isinstance(content, str) else content), sep="\n", file=sys.stderr, flush=True)
                 continue
             try:
                 durable.exchange(result_file, json.dumps([status, content]).encode(), synced=False)

@@ -84,8 +84,8 @@ class NativeEngine:
         self._request: HelloRequest | None = None
         self._hello: Hello | None = None
         """What the newest child said of itself, of which the controller knows."""
-        self._starting = self._stopped = False
-        """The child has not said anything of itself yet; it was ended for that when this was asked to stop."""
+        self._waiting = self._called_off = False
+        """A start waits for other machines; it was asked to stop while it did."""
         self._shapes: dict[tuple[Stage, StageConfig], dict[str, tuple[int, ...]]] = {}
 
     def hello(self, request: HelloRequest) -> Hello:
@@ -135,10 +135,10 @@ class NativeEngine:
         self._ask(request, lambda done, total, loss: None)
 
     def stop(self) -> None:
+        self._called_off = self._waiting
         if self._child is None:
             return
-        if self._starting:  # it may long wait for other machines
-            self._stopped = True
+        if self._waiting:
             self._child.end()
             return
         with suppress(OSError):  # the child is gone; whoever waits for its answer finds out
@@ -185,6 +185,17 @@ class NativeEngine:
         )
 
     def _start(self, request: HelloRequest) -> Hello:
+        self._waiting = self._processes.nodes > 1
+        try:
+            return self._started(request)
+        except EngineCrashed:
+            if self._called_off:
+                raise Interrupted("asked to stop before the training processes were there") from None
+            raise
+        finally:
+            self._waiting = False
+
+    def _started(self, request: HelloRequest) -> Hello:
         self._let_go()
         short_log.begin_anew_if_long(self._paths.child_log)
         read_end, write_end = os.pipe()
@@ -202,15 +213,9 @@ class NativeEngine:
         finally:
             os.close(write_end)
             self._pipe = os.fdopen(read_end, "rb", buffering=0)  # what is heard must not hide from select
-        self._starting = True
-        try:
-            hello = Hello.model_validate(self._exchange(request, lambda done, total, loss: None))
-        except EngineCrashed:
-            if self._stopped:
-                raise Interrupted("asked to stop before the training processes were there") from None
-            raise
-        finally:
-            self._starting = False
+        if self._called_off:
+            self._child.end()
+        hello = Hello.model_validate(self._exchange(request, lambda done, total, loss: None))
         return hello.evolve(meant_for=self._processes.meant_for or hello.processes)
 
     def _ask(self, request: FrozenModel, progress: Progress) -> Mapping[str, Any]:
