@@ -25,6 +25,8 @@ from tiw_fsm.tinyworlds.peers import ALONE, Peers
 T = TypeVar("T")
 SILENCE = "TIW_FSM_MAX_SILENCE"
 """Name of the variable in a rank's environment that tells for how many seconds another may be silent."""
+ARRIVAL = timedelta(minutes=5)
+"""For which ranks that have been started wait for one another: one that died meanwhile never comes."""
 BEATS = 6
 """Signs of life that the first rank gives the others within the time that is too long."""
 SOONER = 0.9
@@ -124,6 +126,9 @@ class ManyRanks(Ranks):
             wait_for_workers=False,
             timeout=timeout,
         )
+        arrived = [f"arrived/{rank}" for rank in range(self.size)]
+        self._store.set(arrived[self.rank], "")
+        self._store.wait(arrived, min(timeout, ARRIVAL))
         # Ranks that share a GPU cannot use NCCL.
         nccl = torch.cuda.is_available() and torch.cuda.device_count() >= self.on_this_machine
         dist.init_process_group(
