@@ -56,8 +56,7 @@ def join(joiner: Joiner) -> None:
         UsageProblem: it cannot be done like this.
         Interrupted: asked to stop, which the run was told; or it was interrupted, or nobody answered.
     """
-    ranks: _Launcher | None = None
-    with signals.asked_to_stop(lambda: ranks.stop() if ranks else None) as stopping:
+    with signals.asked_to_stop(lambda: None) as stopping:
         until = time.monotonic() + joiner.patience
         while not joiner.has_ended():
             if stopping():
@@ -107,18 +106,20 @@ class _Launcher:
             )
         os.close(write_end)
 
-    def stop(self) -> None:
-        """Have the whole run asked to stop; safe in a signal handler."""
+    def _tell_the_run(self) -> None:
         assert self._process.stdin is not None
         with suppress(OSError):  # it has ended
             os.write(self._process.stdin.fileno(), STOP)
 
     def ended(self, stopping: Callable[[], bool]) -> int:
-        """Wait for its end; its exit status. While it waits for other machines, asked to stop it ends at once."""
+        """Wait for its end; its exit status. Asked to stop, the run is told; where machines are still waited for, it
+        ends at once."""
+        told = False
         try:
             while self._process.poll() is None:
-                if stopping() and not self.joined:
-                    self._process.kill()
+                if stopping() and not told:
+                    told = True
+                    (self._tell_the_run if self.joined else self._process.kill)()
                 if select.select([self._pipe], [], [], LOOKS)[0]:
                     said = os.read(self._pipe, 1 << 16)
                     self.joined = self.joined or b"joined" in said
