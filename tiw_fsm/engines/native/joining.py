@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from tiw_fsm.engines.native import child as child_program
 from tiw_fsm.engines.native.engine import STOP, environment
-from tiw_fsm.engines.native.settings import Launch, NativeSettings
+from tiw_fsm.engines.native.settings import REFUSED, Launch, NativeSettings
 from tiw_fsm.errors import Interrupted, UsageProblem
 from tiw_fsm.storage.paths import StatePaths
 from tiw_fsm.system import signals
@@ -26,8 +26,6 @@ AGAIN = 1.0
 """Seconds between two tries to reach the first machine."""
 LOOKS = 0.1
 """Seconds between two looks at the ranks' launcher."""
-REFUSED = 2
-"""Exit status of a launcher for which trying again is no use."""
 
 
 class Joiner(NamedTuple):

@@ -37,12 +37,10 @@ from torch.distributed.elastic.rendezvous.api import (
 from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
 from tiw_fsm.engines.native import ranks
-from tiw_fsm.engines.native.settings import Launch
+from tiw_fsm.engines.native.settings import REFUSED, Launch
 from tiw_fsm.errors import UsageProblem
 from tiw_fsm.system import killer
 
-REFUSED = 2
-"""Exit status where trying again is no use."""
 GRACE = 3.0
 """Seconds that the other ranks have to end by themselves after the first one died."""
 LOOKS = 0.05

@@ -9,6 +9,10 @@ PORT = 29400
 """Where the first machine listens for the others, if nothing else is said: torchrun's own choice."""
 
 
+REFUSED = 2
+"""Exit status of a launcher for which trying again is no use."""
+
+
 def endpoint(typed: str, port: int | None = PORT) -> str:
     """HOST:PORT as it was typed; without a port, with this one.
 
