@@ -140,6 +140,7 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.whole
 def test_sources_that_are_lost_changed_or_damaged_meanwhile_stop_the_next_start(begun: Path, tiw: Tiw) -> None:
     part = begun / "part2.h5"
     whole, generation = part.read_bytes(), RunFolder(begun).state.generation

@@ -214,6 +214,7 @@ def test_a_warm_start_outlives_the_run_that_made_it(begun: Path, tmp_path: Path,
     assert after.config["video_tokenizer.warm_start"] == digest
 
 
+@pytest.mark.whole
 def test_another_warm_start_is_another_run(begun: Path, tmp_path: Path, tiw: Tiw) -> None:
     root = tmp_path / "root"
     shutil.copytree(begun, root)

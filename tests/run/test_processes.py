@@ -92,9 +92,9 @@ def test_two_processes_compute_what_one_computes_on_the_global_batch(
 
 
 def test_a_run_goes_on_in_another_number_of_processes_and_says_from_where(tmp_path: Path, tiw: Tiw) -> None:
-    root = make_root(tmp_path, batch=4)
+    root = make_root(tmp_path, batch=4, n_updates=30)
     run = start(root, *PASSING, *TWO)
-    wait_for_generation(root, 3, run)
+    wait_for_generation(root, 2, run)
     run.send_signal(signal.SIGTERM)
     assert run.wait(60) == ExitCode.INTERRUPTED
     refused = tiw(root, "run", "--nproc-per-node", "1", "--require-exact")

@@ -98,6 +98,7 @@ def test_another_version_of_the_package_is_refused(
     figures["changes between two starts"] += 1
 
 
+@pytest.mark.whole
 def test_other_frames_are_refused(launcher: Launcher, tmp_path: Path, tiw: Tiw, figures: Counter[str]) -> None:
     bench = begun(Bench(launcher, tmp_path, NATIVE))
     with h5py.File(bench.root / "frames.h5", "r+") as file:

@@ -110,6 +110,7 @@ def killed_twice(bench: Bench) -> list[str]:
     return otherwise(bench, run.wait(LONG))
 
 
+@pytest.mark.whole
 def test_two_kills_between_two_checkpoints_change_nothing(
     place: Place, interpreter: Path, figures: Counter[str]
 ) -> None:

@@ -63,6 +63,7 @@ def test_a_native_run_whose_controller_alone_is_killed_ends_with_the_same_weight
     assert native.killed(Fault("before", numbers[len(numbers) // 2], whom="self")) == []
 
 
+@pytest.mark.whole
 def test_a_native_run_whose_child_alone_is_killed_ends_with_the_same_weights(
     native: Bench, figures: Counter[str]
 ) -> None:

@@ -57,7 +57,7 @@ def bench(launcher: Launcher, tmp_path_factory: pytest.TempPathFactory) -> Bench
 def test_ranks_killed_at_random_instants_end_as_if_nobody_had_touched_them(
     bench: Bench, amount: Amount, whole_bench: bool, seed: int, figures: Counter[str]
 ) -> None:
-    left, number = amount(2, 1), 0
+    left, number = amount(1, 1), 0
     while left > 0:
         life = lived(bench, seed, number, at_most=AT_MOST if whole_bench else left, victims=VICTIMS)
         assert not life.troubles, life
@@ -166,6 +166,7 @@ def with_two_checkpoints(bench: Bench) -> int:
     )
 
 
+@pytest.mark.whole
 def test_a_rank_that_reads_another_checkpoint_than_it_is_told_would_be_noticed(bench: Bench) -> None:
     astray = copy(bench)
     astray.broken = "rank_reads_its_own"
