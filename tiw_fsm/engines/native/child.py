@@ -38,8 +38,9 @@ def serve(pipe_descriptor: int, result_file: Path) -> None:
     from tiw_fsm.engines.native.worker import REFUSED, SHARED, Worker, answer
     from tiw_fsm.system import durable, signals
 
-    pipe = os.fdopen(_own_pipe() if "RANK" in os.environ else pipe_descriptor, "w", buffering=1)
-    crew = ranks.ManyRanks() if "RANK" in os.environ else ranks.Ranks()
+    many = ranks.SILENCE in os.environ  # our launcher's word; RANK may be left by somebody else's
+    pipe = os.fdopen(_own_pipe() if many else pipe_descriptor, "w", buffering=1)
+    crew = ranks.ManyRanks() if many else ranks.Ranks()
     worker = Worker(lambda line: print(line, file=pipe), digest, crew)
     requests: queue.SimpleQueue[bytes] = queue.SimpleQueue()
 
