@@ -52,5 +52,11 @@ def test_a_number_that_does_not_divide_the_global_batch_is_refused(tuning: Tunin
             division.passes(tuning, processes, 0, size)
 
 
+def test_a_batch_of_any_size_is_divided_at_once() -> None:
+    tuning = Tuning(learning_rate=0.1, gradient_accumulation_steps=10**9, batch_size_per_gpu=10**9, log_interval=1)
+    assert division.counts(division.global_batch(tuning, 4))[:5] == [1, 2, 4, 5, 8]
+    assert division.share(tuning, 4, 2) == (2, 2 * 10**9, 10**9)
+
+
 def test_numbers_that_can_share_several_global_batches_are_their_common_divisors() -> None:
     assert division.counts(16, 24) == [1, 2, 4, 8]

@@ -13,6 +13,10 @@ if TYPE_CHECKING:  # `tiw-fsm status` shall not wait for pydantic
     from tiw_fsm.values.frozen import Tuning
 
 
+MOST = 1 << 16
+"""Processes beyond which nobody is asked whether they could share a batch, however large a config says it is."""
+
+
 class Pass(NamedTuple):
     """What one process computes at once.
 
@@ -49,9 +53,9 @@ def global_batch(tuning: Tuning, processes: int) -> int:
 
 
 def counts(*batches: int) -> list[int]:
-    """The numbers of processes that can share each of these global batches, in ascending order."""
+    """The numbers of processes, up to ``MOST``, that can share each of these global batches, in ascending order."""
     common = math.gcd(*batches)
-    return [number for number in range(1, common + 1) if common % number == 0]
+    return [number for number in range(1, min(common, MOST) + 1) if common % number == 0]
 
 
 def can_share(tuning: Tuning, processes: int, size: int) -> bool:
@@ -70,8 +74,9 @@ def share(tuning: Tuning, processes: int, size: int) -> Share:
     drawn, whole = micro_batch(tuning, processes), global_batch(tuning, processes)
     if not can_share(tuning, processes, size):
         raise ValueError(f"a global batch of {whole} clips cannot be divided over {size} processes")
-    fits = [n for n in range(1, tuning.batch_size_per_gpu + 1) if drawn % n == 0 and whole % (n * size) == 0]
-    return Share(size, whole // (size * fits[-1]), fits[-1])
+    common = math.gcd(drawn, whole // size)
+    each = next(n for n in range(min(tuning.batch_size_per_gpu, common), 0, -1) if common % n == 0)
+    return Share(size, whole // (size * each), each)
 
 
 def passes(tuning: Tuning, processes: int, rank: int, size: int) -> list[Pass]:
