@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from copy import copy
 from pathlib import Path
 
 import pytest
@@ -55,8 +54,7 @@ def test_a_chunk_that_always_dies_uses_exactly_the_crash_budget(
 
 @pytest.mark.whole
 def test_deaths_that_each_start_forgets_would_be_noticed(launcher: Launcher, tmp_path: Path) -> None:
-    forgetful = copy(Bench(launcher, tmp_path, ALWAYS_DIES))
-    forgetful.broken = "crashes_forgotten"
+    forgetful = Bench(launcher, tmp_path, ALWAYS_DIES).in_variant("crashes_forgotten")
     until_it_ends(forgetful, random.Random(0))
     assert events(forgetful)["crashed"] != BUDGETS.max_crashes + 1
 

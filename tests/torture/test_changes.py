@@ -10,7 +10,6 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
-from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -160,14 +159,12 @@ def test_frames_replaced_under_a_living_run_are_never_trained_on(
 
 @pytest.mark.whole
 def test_frames_that_nobody_compares_would_be_noticed(native: Bench) -> None:
-    heedless = copy(native)
-    heedless.broken = "frames_unheeded"
+    heedless = native.in_variant("frames_unheeded")
     assert troubles_after_a_swap(heedless, moved_into_place, commits=2) != []
 
 
 def test_a_change_that_nobody_notices_would_be_noticed(simulated: Bench, tiw: Tiw) -> None:
-    careless = copy(begun(simulated))
-    careless.broken = "changes_unnoticed"
+    careless = begun(simulated).in_variant("changes_unnoticed")
     with_learning_rate(careless, 0.5)
     assert troubles(careless.run(), careless, tiw, "dynamics.learning_rate") != []
 

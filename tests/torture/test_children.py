@@ -10,7 +10,6 @@ import signal
 import sys
 import time
 from collections import Counter
-from copy import copy
 from pathlib import Path
 from typing import NamedTuple
 
@@ -121,8 +120,7 @@ def test_two_kills_between_two_checkpoints_change_nothing(
 
 @pytest.mark.whole
 def test_kills_that_are_taken_for_the_childs_own_doing_would_be_noticed(place: Place, interpreter: Path) -> None:
-    blaming = copy(place.bench)
-    blaming.broken = "kills_blamed_on_the_child"
+    blaming = place.bench.in_variant("kills_blamed_on_the_child")
     assert killed_twice(blaming) != []
 
 
@@ -220,6 +218,5 @@ def test_one_on_other_hardware_is_said_to_be_or_refused(place: Place, interprete
 
 @pytest.mark.whole
 def test_a_new_child_that_nobody_looks_at_would_be_noticed(place: Place, interpreter: Path) -> None:
-    trusting = copy(place.bench)
-    trusting.broken = "children_unheld"
+    trusting = place.bench.in_variant("children_unheld")
     assert unsaid(trusting, replaced(trusting, interpreter)) != []

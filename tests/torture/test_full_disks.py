@@ -6,7 +6,6 @@ from __future__ import annotations
 import errno
 import signal
 from collections import Counter
-from copy import copy
 from pathlib import Path
 
 import pytest
@@ -125,19 +124,12 @@ def test_folders_that_cannot_be_renamed_are_copied_wherever_it_is_killed(
 # --- the bench itself -------------------------------------------------------------------------------------------
 
 
-def broken(bench: Bench, name: str) -> Bench:
-    """The same, with a broken variant of the package."""
-    variant = copy(bench)
-    variant.broken = name
-    return variant
-
-
 @pytest.mark.whole
 def test_the_bench_catches_refusals_that_cost_starts(simulated: Bench, lasts: Path) -> None:
-    variant = broken(simulated, "refusals_cost_starts")
+    variant = simulated.in_variant("refusals_cost_starts")
     assert after_many_starts(variant, Refusal("write", errno.ENOSPC, FULL["results"], lasts), TOO_MANY) != []
 
 
 def test_the_bench_catches_rubbish_that_stops_a_run(simulated: Bench, lasts: Path) -> None:
     refusal = Refusal("rmdir", errno.ENOTEMPTY, DISCARDED, lasts)
-    assert rubbish(broken(simulated, "rubbish_is_fatal"), refusal) != []
+    assert rubbish(simulated.in_variant("rubbish_is_fatal"), refusal) != []

@@ -13,7 +13,6 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -194,6 +193,5 @@ def test_what_a_record_tells_is_not_done_again(tmp_path: Path) -> None:
 
 @pytest.mark.whole
 def test_a_resume_that_forgets_the_optimizer_would_be_noticed(bench: Bench) -> None:
-    forgetful, chance = copy(bench), random.Random(1)
-    forgetful.broken = "optimizer_forgotten"
+    forgetful, chance = bench.in_variant("optimizer_forgotten"), random.Random(1)
     assert any(troubles(forgetful, chance, 2, Counter()) for _ in range(4))

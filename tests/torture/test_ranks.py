@@ -8,7 +8,6 @@ import random
 import signal
 import time
 from collections import Counter
-from copy import copy
 from pathlib import Path
 
 import pytest
@@ -143,8 +142,7 @@ def test_killed_before_or_after_any_operation_ranks_end_as_if_nobody_had_touched
 
 @pytest.mark.whole
 def test_memory_that_does_not_suffice_one_rank_halves_the_batch_of_all(bench: Bench) -> None:
-    short = copy(bench)
-    short.broken = "rank_out_of_memory"
+    short = bench.in_variant("rank_out_of_memory")
     short.begin()
     ended = short.run()
     assert ended.code == ExitCode.PASSED, ended.stderr
@@ -155,8 +153,7 @@ def test_memory_that_does_not_suffice_one_rank_halves_the_batch_of_all(bench: Be
 
 
 def test_the_failing_ranks_own_error_is_the_one_that_is_told(bench: Bench) -> None:
-    failing = copy(bench)
-    failing.broken = "rank_fails"
+    failing = bench.in_variant("rank_fails")
     failing.begin()
     ended = failing.run("--max-crashes", "0")
     assert ended.code == ExitCode.NOT_PASSED
@@ -177,8 +174,7 @@ def with_two_checkpoints(bench: Bench) -> int:
 
 @pytest.mark.whole
 def test_a_rank_that_reads_another_checkpoint_than_it_is_told_would_be_noticed(bench: Bench) -> None:
-    astray = copy(bench)
-    astray.broken = "rank_reads_its_own"
+    astray = bench.in_variant("rank_reads_its_own")
     astray.begin()
     run = astray.start()
     assert reaches(astray, run, with_two_checkpoints(bench))
@@ -189,13 +185,11 @@ def test_a_rank_that_reads_another_checkpoint_than_it_is_told_would_be_noticed(b
 
 @pytest.mark.whole
 def test_ranks_that_stop_apart_would_be_noticed(bench: Bench) -> None:
-    apart, chance = copy(bench), random.Random(1)
-    apart.broken = "ranks_stop_apart"
+    apart, chance = bench.in_variant("ranks_stop_apart"), random.Random(1)
     assert any(stopped(apart, chance, signal.SIGTERM) for _ in range(4))
 
 
 @pytest.mark.whole
 def test_an_optimizer_that_is_forgotten_would_be_noticed_with_ranks_too(bench: Bench) -> None:
-    forgetful, chance = copy(bench), random.Random(1)
-    forgetful.broken = "optimizer_forgotten"
+    forgetful, chance = bench.in_variant("optimizer_forgotten"), random.Random(1)
     assert any(troubles(forgetful, chance, 2, Counter(), VICTIMS) for _ in range(4))

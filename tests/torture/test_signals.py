@@ -10,7 +10,6 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -117,8 +116,7 @@ def test_two_signals_at_once_are_one_request_and_saved(inferring: Bench, figures
 
 @pytest.mark.whole
 def test_a_second_signal_that_ends_at_once_each_time_would_be_noticed(inferring: Bench) -> None:
-    hasty = copy(inferring)
-    hasty.broken = "signals_apart"
+    hasty = inferring.in_variant("signals_apart")
     assert troubles(hasty, stopped(hasty, "inference", signal.SIGTERM, group=True, twice=True)) != []
 
 
@@ -143,8 +141,7 @@ def test_signals_at_random_instants_in_saves_and_commits_lose_nothing(
 
 @pytest.mark.whole
 def test_a_signal_that_is_not_heeded_would_be_noticed(inferring: Bench) -> None:
-    deaf = copy(inferring)
-    deaf.broken = "hangup_unheeded"
+    deaf = inferring.in_variant("hangup_unheeded")
     assert troubles(deaf, stopped(deaf, "training", signal.SIGHUP, group=False, twice=False)) != []
 
 

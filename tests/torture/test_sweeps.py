@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from copy import copy
 from pathlib import Path
 
 import pytest
@@ -73,6 +72,5 @@ def test_no_picture_stays_behind_and_none_that_is_named_goes(
 
 
 def test_pictures_that_the_next_start_forgets_would_be_noticed(bench: Bench) -> None:
-    forgetful = copy(bench)
-    forgetful.broken = "leftovers_forgotten"
+    forgetful = bench.in_variant("leftovers_forgotten")
     assert any("stays" in trouble for trouble in troubles(forgetful, letting_go(bench)[0]))

@@ -13,6 +13,9 @@ from typing import Any, NamedTuple
 from tiw_fsm.stages import STAGES, Stage
 from tiw_fsm.values.printable import excerpt, unfit
 
+PORT = 29400
+"""Where the first of several machines listens for the others, if nothing else is said: torchrun's own choice."""
+
 
 class Flag(NamedTuple):
     """One flag.
@@ -82,7 +85,7 @@ FLAGS: dict[str, Flag] = {
         Flag("torchrun", str, "torchrun of a checkout; the native engine needs none.", is_path=True),
         Flag("nproc_per_node", str, "Processes on each machine: a number, or auto for one a GPU [default: 1]."),
         Flag("nnodes", int, "Machines; on each but this one, tiw-fsm join is started [default: 1]."),
-        Flag("rdzv_endpoint", str, "HOST:PORT at which this machine listens for the others [default: port 29400]."),
+        Flag("rdzv_endpoint", str, f"HOST:PORT at which this machine listens for the others [default: port {PORT}]."),
         Flag("target_updates", int, "Updates per trained stage, instead of n_updates.", ("training.n_updates",)),
         *_of_stages("{flag}_chunk", int, "Updates of the {words} between gates.", "loop.chunks.{stage}"),
         Flag("init_learning_rate", float, "First peak learning rate of every stage.", ("training.learning_rate",)),

@@ -177,6 +177,9 @@ class SimulatedKind(NativeKind):
     waits_after_death = False
     needs_frames = False
 
+    def waits_for(self, settings: Settings, run: str) -> str | None:
+        return None
+
     def make(self, settings: Settings, paths: StatePaths) -> Engine:
         return SimulatedEngine()
 

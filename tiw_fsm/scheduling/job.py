@@ -10,8 +10,6 @@ from typing import NamedTuple
 
 from tiw_fsm.errors import UsageProblem
 
-PORT = 29400
-"""Where the first machine is found by the others, when no other run is on it."""
 VOLUME = "tiw-fsm"
 """What a volume with the working root is called unless it is said."""
 

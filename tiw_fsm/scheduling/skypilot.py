@@ -7,8 +7,9 @@ import re
 from pathlib import Path
 from textwrap import indent
 
+from tiw_fsm.config.flags import PORT
 from tiw_fsm.errors import ExitCode, UsageProblem
-from tiw_fsm.scheduling.job import PORT, VOLUME, Job
+from tiw_fsm.scheduling.job import VOLUME, Job
 
 ROOT = Path("/tiw-fsm")
 """Where the machines have the working root."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 import signal
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -87,6 +88,12 @@ class Bench:
         if broken:
             self.broken = broken
             self.log = self._undisturbed()
+
+    def in_variant(self, broken: str) -> Bench:
+        """The same folder and expectations, for runs of a broken variant."""
+        twin = copy(self)
+        twin.broken = broken
+        return twin
 
     @property
     def store(self) -> Store:

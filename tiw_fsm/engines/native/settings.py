@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
+from tiw_fsm.config.flags import PORT
 from tiw_fsm.errors import UsageProblem
 from tiw_fsm.values.frozen import FrozenModel, Positive
-
-PORT = 29400
-"""Where the first machine listens for the others, if nothing else is said: torchrun's own choice."""
-
 
 REFUSED = 2
 """Exit status of a launcher for which trying again is no use."""
 
 
-def endpoint(typed: str, port: int | None = PORT) -> str:
-    """HOST:PORT as it was typed; without a port, with this one.
+def endpoint(typed: str) -> str:
+    """HOST:PORT as it was typed; without a port, with the usual one.
 
     Raises:
         ValueError: it is none.
     """
     host, colon, number = typed.rpartition(":")
-    if not colon and port is not None:
-        host, number = typed, str(port)
+    if not colon:
+        host, number = typed, str(PORT)
     if not host or not (number.isascii() and number.isdecimal() and 0 < int(number) < 1 << 16):
         raise ValueError(f"{typed}: give HOST:PORT, at which the other machines reach the first one")
     return f"{host}:{number}"
