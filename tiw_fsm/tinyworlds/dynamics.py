@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from .config import Masking
 from .latent_actions import action_width
 from .peers import ALONE, Peers
-from .transformer import LatentEmbedding, Mixture, STTransformer, TransformerConfig
+from .transformer import LatentEmbedding, Mixture, Seen, STTransformer, TransformerConfig
 
 
 def draw_mask(batch: int, frames: int, patches: int, generator: torch.Generator) -> Tensor:
@@ -42,9 +42,21 @@ def draw_next_frame_mask(batch: int, frames: int, patches: int, generator: torch
     return mask
 
 
-MASKS: dict[Masking, Callable[[int, int, int, torch.Generator], Tensor]] = {
-    "scattered": draw_mask,
-    "next_frame": draw_next_frame_mask,
+class Mask(NamedTuple):
+    """How tokens are hidden in training.
+
+    Attributes:
+        draw: which, of (batch, frames, patches).
+        last: they are of so many last frames; None stands for any frames.
+    """
+
+    draw: Callable[[int, int, int, torch.Generator], Tensor]
+    last: int | None
+
+
+MASKS: dict[Masking, Mask] = {
+    "scattered": Mask(draw_mask, last=None),
+    "next_frame": Mask(draw_next_frame_mask, last=1),
 }
 
 
@@ -142,19 +154,20 @@ class DynamicsModel(nn.Module):
         self,
         latents: Tensor,
         actions: Tensor | None = None,
-        first_frame: int = 0,
         routing: list[Tensor] | None = None,
+        last: int | None = None,
+        past: list[Seen] | None = None,
     ) -> Tensor:
         """Logits [B, T, P, K] for latents [B, T, P, L] and actions [B, T-1, A], [B, T, A] or None.
 
         With T-1 actions, action t-1 leads to frame t. With T, action t bears on frame t itself.
-        Frames before first_frame are seen but get no logits. routing: as ``STTransformer`` fills it.
+        With `last`, only so many last frames get logits. `routing` and `past` are as ``STTransformer`` says.
 
         Raises:
             ValueError: there is any other number of actions.
         """
-        hidden = self.transformer(self.latent_embed(latents), actions, routing)  # [B, T, P, E]
-        logits: Tensor = self.output_mlp(hidden[:, first_frame:])
+        hidden, _ = self.transformer(self.latent_embed(latents), actions, routing, last, past)  # [B, T, P, E]
+        logits: Tensor = self.output_mlp(hidden)
         return logits
 
     def loss(
@@ -165,6 +178,7 @@ class DynamicsModel(nn.Module):
         actions: Tensor | None = None,
         hidden: Tensor | None = None,
         peers: Peers = ALONE,
+        last: int | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Mean cross-entropy in nats over hidden tokens, a scalar; 0 when none is hidden.
 
@@ -172,10 +186,16 @@ class DynamicsModel(nn.Module):
         beside it.
 
         latents [B, T, P, L], targets long [B, T, P] their indices, mask bool [B, T, P] True where hidden,
-        actions as in forward. hidden: a scalar that the sum is divided by instead of their number.
+        actions as in forward. hidden: a scalar that the sum is divided by instead of their number. last: none is hidden
+        but in so many last frames, and without experts, which are all to be used evenly, nothing else is computed.
         """
         routing: list[Tensor] = []
-        logits = self(torch.where(mask[..., None], self.mask_token, latents), actions, routing=routing)
+        seen = torch.where(mask[..., None], self.mask_token, latents)
+        if last is not None and self.mixture is None:
+            targets, mask = targets[:, -last:], mask[:, -last:]
+        else:
+            last = None
+        logits = self(seen, actions, routing, last)
         per_token = F.cross_entropy(logits.flatten(0, 2), targets.flatten(), reduction="none")
         counted = mask.flatten().to(per_token.dtype)
         loss = (per_token * counted).sum() / (counted.sum() if hidden is None else hidden).clamp_min(1)
@@ -211,13 +231,14 @@ class DynamicsModel(nn.Module):
         """
         if temperature < 0 or (temperature > 0 and generator is None):
             raise ValueError(f"{temperature=}: use 0, or a positive one together with a generator")
-        B, Tc, P, L = context.shape
+        B, _, P, L = context.shape
         tokens = horizon * P
         future = self.mask_token[0].to(context.dtype).expand(B, tokens, L)
         masked = torch.ones(B, tokens, dtype=torch.bool, device=context.device)
+        before, leading = (actions[:, :-horizon], actions[:, -horizon:]) if actions is not None else (None, None)
+        _, past = self.transformer(self.latent_embed(context), before, last=1)  # no step changes what was
         for count in unmask_counts(tokens, steps, schedule_k):
-            clip = torch.cat([context, future.reshape(B, horizon, P, L)], dim=1)
-            logits = self(clip, actions, first_frame=Tc).flatten(1, 2).float()  # [B, tokens, K]
+            logits = self(future.reshape(B, horizon, P, L), leading, past=past).flatten(1, 2).float()  # [B, tokens, K]
             probabilities = (logits / (temperature or 1.0)).softmax(-1)
             confidence, guess = probabilities.max(-1)
             if generator is not None and temperature > 0:

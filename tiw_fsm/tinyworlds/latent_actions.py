@@ -46,7 +46,7 @@ class LatentActionsEncoder(nn.Module):
         )
 
     def forward(self, frames: Tensor) -> Tensor:
-        pooled = self.transformer(self.patch_embed(frames)).mean(dim=2)  # [B, T, E]
+        pooled = self.transformer(self.patch_embed(frames))[0].mean(dim=2)  # [B, T, E]
         pairs = torch.cat([pooled[:, :-1], pooled[:, 1:]], dim=-1)  # [B, T-1, 2E]
         actions: Tensor = self.action_head(pairs)
         return actions
@@ -80,7 +80,7 @@ class LatentActionsDecoder(nn.Module):
             tokens = torch.cat([first, hidden], dim=1)
         else:
             tokens = self.patch_embed(frames[:, :-1])
-        patches = self.frame_head(self.transformer(tokens, actions))  # [B, T-1, P, C * p * p]
+        patches = self.frame_head(self.transformer(tokens, actions)[0])  # [B, T-1, P, C * p * p]
         return unpatchify(patches, self.grid, self.patch_size)
 
 

@@ -154,11 +154,12 @@ class DynamicsObjective:
         self.actions = cast(LatentActionModel, inputs[Stage.LATENT])
         actions = self.actions if config.use_actions else None
         self.tokens = ClipTokens(data, config.context_length, self.tokenizer, actions)
+        self.hiding = MASKS[config.masking]
 
     def batch(self, picks: Tensor, share: slice, random: torch.Generator) -> MaskedTokens:
         indices, actions = self.tokens.lookup(picks[share])
         clips, (_, frames, patches) = len(picks), indices.shape
-        drawn = MASKS[self.config.masking](clips, frames, patches, random)
+        drawn = self.hiding.draw(clips, frames, patches, random)
         mask, seen = self._here(drawn[share]), indices
         if self.config.context_noise > 0:
             noise = draw_disturbance(clips, frames, patches, self.config.context_noise, random)
@@ -175,7 +176,9 @@ class DynamicsObjective:
         if batch.actions is not None:
             conditioning = self.actions.quantizer.latents_from_indices(batch.actions)
             kept = {"actions": count_actions(batch.actions, self.config.n_actions)}
-        loss, shares = self.model.loss(latents, batch.indices, batch.mask, conditioning, batch.hidden, self.peers)
+        loss, shares = self.model.loss(
+            latents, batch.indices, batch.mask, conditioning, batch.hidden, self.peers, self.hiding.last
+        )
         return Loss(loss, kept if shares is None else {**kept, "experts": shares})
 
     def row(self, extras: dict[str, Tensor]) -> Row:

@@ -89,13 +89,13 @@ class WorldModel:
             config.temperature,
             random,
         )
-        return self.tokenizer.detokenize(latents)[:, -horizon:]
+        return self.tokenizer.detokenize(latents, last=horizon)
 
     @torch.no_grad()
     def reconstruct(self, clips: Tensor, config: InferenceConfig) -> Tensor:
         """The tokenizer's own version of the frames a rollout would generate: the best any dynamics can do."""
         horizon, tokenizer = config.prediction_horizon, self.tokenizer
-        rebuilt = [tokenizer.detokenize(tokenizer.encode(window))[:, -horizon:] for window in windows(clips, config)]
+        rebuilt = [tokenizer.detokenize(tokenizer.encode(window), last=horizon) for window in windows(clips, config)]
         return torch.cat(rebuilt, dim=1)
 
 

@@ -7,10 +7,13 @@ each patch, then applies a feed-forward layer. Layers are post-norm: norm(x + la
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from . import attention
 
 CHANNELS = 3
 MAX_FRAMES = 1024  # rows of the table of time codes
@@ -189,6 +192,12 @@ class LatentEmbedding(nn.Linear):
 # ---- layers ----
 
 
+def together(x: Tensor, *layers: nn.Linear) -> tuple[Tensor, ...]:
+    """What linear layers of equal width make of x [..., E], in one product: [..., width] each."""
+    weight = torch.cat([layer.weight for layer in layers])
+    return F.linear(x, weight, torch.cat([layer.bias for layer in layers])).chunk(len(layers), -1)
+
+
 class RMSNorm(nn.Module):
     """Root-mean-square normalisation with a learned gain (Zhang & Sennrich 2019, arXiv:1910.07467)."""
 
@@ -221,11 +230,8 @@ class AdaptiveNormalizer(nn.Module):
     def forward(self, x: Tensor, conditioning: Tensor | None = None) -> Tensor:
         """Normalise x [B, T, P, E] given conditioning [B, T, A], [B, T-1, A] or None.
 
-        With T-1 entries, entry t-1 acts on frame t and the first frame is not modulated. Without any, a
-        conditioned layer is a plain layer norm; an unconditioned layer ignores it.
-
-        Raises:
-            ValueError: it has any other length.
+        The last entry acts on the last frame, and so on back. With T-1 of them the first frame is not modulated. Without
+        any, a conditioned layer is a plain layer norm; an unconditioned layer ignores it.
         """
         if self.to_gamma_beta is None:
             assert self.rms is not None
@@ -234,17 +240,15 @@ class AdaptiveNormalizer(nn.Module):
         normed = F.layer_norm(x, x.shape[-1:], eps=NORM_EPS)
         if conditioning is None:
             return normed
-        frames, given = x.shape[1], conditioning.shape[1]
-        if given not in (frames, frames - 1):
-            raise ValueError(f"{given} actions for {frames} frames: give {frames - 1} or {frames}")
-        film = self.to_gamma_beta(conditioning).to(x.dtype)  # full precision: bf16 would round 1 + gamma to 1
-        film = F.pad(film, (0, 0, frames - given, 0))[:, :, None]  # [B, T, 1, 2E]
+        frames = x.shape[1]
+        film = self.to_gamma_beta(conditioning[:, -frames:]).to(x.dtype)  # bf16 would round 1 + gamma to 1
+        film = F.pad(film, (0, 0, frames - film.shape[1], 0))[:, :, None]  # [B, T, 1, 2E]
         gamma, beta = film.chunk(2, dim=-1)
         return normed * (1 + gamma) + beta
 
 
 class AxisAttention(nn.Module):
-    """Multi-head self-attention along one axis of [B, T, P, E]; the base of the two kinds below.
+    """What multi-head self-attention along an axis of [B, T, P, E] has; the base of the two kinds below.
 
     Raises:
         ValueError: num_heads does not divide embed_dim.
@@ -252,43 +256,47 @@ class AxisAttention(nn.Module):
 
     def __init__(self, sizes: TransformerConfig, conditioning_dim: int | None = None) -> None:
         super().__init__()
-        embed_dim, num_heads = sizes.embed_dim, sizes.num_heads
-        if num_heads < 1 or embed_dim % num_heads:
+        embed_dim, self.num_heads = sizes.embed_dim, sizes.num_heads
+        if self.num_heads < 1 or embed_dim % self.num_heads:
             fits = [heads for heads in range(1, embed_dim + 1) if embed_dim % heads == 0]
-            raise ValueError(f"{num_heads=} does not divide {embed_dim=}: use one of {fits}")
-        self.head_dim = embed_dim // num_heads
+            raise ValueError(f"num_heads={self.num_heads} does not divide {embed_dim=}: use one of {fits}")
         self.q_proj = nn.Linear(embed_dim, embed_dim)
         self.k_proj = nn.Linear(embed_dim, embed_dim)
         self.v_proj = nn.Linear(embed_dim, embed_dim)
         self.out_proj = nn.Linear(embed_dim, embed_dim)
         self.norm = AdaptiveNormalizer(sizes, conditioning_dim)
 
-    def attend(self, x: Tensor, conditioning: Tensor | None, batch: int, length: int, causal: bool) -> Tensor:
-        """Attend over `length` positions; axes between them and the head dimension act as further heads."""
-        q, k, v = (
-            proj(x).view(batch, length, -1, self.head_dim).transpose(1, 2)
-            for proj in (self.q_proj, self.k_proj, self.v_proj)
-        )
-        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
-        mixed = mixed.transpose(1, 2).reshape(x.shape)
-        out: Tensor = self.norm(x + self.out_proj(mixed), conditioning)
-        return out
-
 
 class SpatialAttention(AxisAttention):
     """Each patch attends to all patches of its own frame."""
 
     def forward(self, x: Tensor, conditioning: Tensor | None = None) -> Tensor:
-        B, T, P, _ = x.shape
-        return self.attend(x, conditioning, batch=B * T, length=P, causal=False)
+        mixed = attention.over_patches(*together(x, self.q_proj, self.k_proj, self.v_proj), self.num_heads)
+        out: Tensor = self.norm(x + self.out_proj(mixed), conditioning)
+        return out
+
+
+class Seen(NamedTuple):
+    """What later frames see of earlier ones in a block: keys and values of temporal attention, [B, T, P, E] each."""
+
+    keys: Tensor
+    values: Tensor
 
 
 class TemporalAttention(AxisAttention):
     """Each patch attends to the same patch in its own and earlier frames."""
 
-    def forward(self, x: Tensor, conditioning: Tensor | None = None) -> Tensor:
-        B, T, _, _ = x.shape
-        return self.attend(x, conditioning, batch=B, length=T, causal=True)  # P * heads heads: no copies
+    def forward(
+        self, x: Tensor, conditioning: Tensor | None = None, last: int | None = None, past: Seen | None = None
+    ) -> tuple[Tensor, Seen]:
+        """As ``STTransformerBlock`` says."""
+        q, k, v = together(x, self.q_proj, self.k_proj, self.v_proj)
+        if past is not None:
+            k, v = torch.cat([past.keys, k], 1), torch.cat([past.values, v], 1)
+        skipped = x.shape[1] - (x.shape[1] if last is None else last)
+        mixed = attention.over_frames(q[:, skipped:], k, v, self.num_heads)
+        out: Tensor = self.norm(x[:, skipped:] + self.out_proj(mixed), conditioning)
+        return out, Seen(k, v)
 
 
 class SwiGLU(nn.Module):
@@ -302,7 +310,8 @@ class SwiGLU(nn.Module):
         self.w_o = nn.Linear(width, sizes.embed_dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.w_o(F.silu(self.w_v(x)) * self.w_g(x))
+        value, gate = together(x, self.w_v, self.w_g)
+        out: Tensor = self.w_o(F.silu(value) * gate)
         return out
 
 
@@ -372,7 +381,11 @@ class MixtureFFN(nn.Module):
 
 
 class STTransformerBlock(nn.Module):
-    """Spatial attention, causal temporal attention, feed-forward: [B, T, P, E] to the same shape."""
+    """Spatial attention, causal temporal attention, feed-forward: [B, T, P, E] to the same shape.
+
+    With `last` the result is of so many last frames alone, and so is what is computed for it. `past`, of earlier
+    frames, is attended to before those given. Beside the result stands what these and later frames see of all.
+    """
 
     def __init__(
         self, sizes: TransformerConfig, conditioning_dim: int | None = None, mixture: Mixture | None = None
@@ -384,11 +397,17 @@ class STTransformerBlock(nn.Module):
             MixtureFFN(sizes, mixture, conditioning_dim) if mixture is not None else SwiGLUFFN(sizes, conditioning_dim)
         )
 
-    def forward(self, x: Tensor, conditioning: Tensor | None = None, routing: list[Tensor] | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        conditioning: Tensor | None = None,
+        routing: list[Tensor] | None = None,
+        last: int | None = None,
+        past: Seen | None = None,
+    ) -> tuple[Tensor, Seen]:
         x = self.spatial_attn(x, conditioning)
-        x = self.temporal_attn(x, conditioning)
-        out: Tensor = self.ffn(x, conditioning, routing)
-        return out
+        x, seen = self.temporal_attn(x, conditioning, last, past)
+        return self.ffn(x, conditioning, routing), seen
 
 
 class STTransformer(nn.Module):
@@ -410,18 +429,37 @@ class STTransformer(nn.Module):
         blocks = (STTransformerBlock(sizes, conditioning_dim, mixture) for _ in range(sizes.num_blocks))
         self.blocks = nn.ModuleList(blocks)
 
-    def forward(self, x: Tensor, conditioning: Tensor | None = None, routing: list[Tensor] | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        conditioning: Tensor | None = None,
+        routing: list[Tensor] | None = None,
+        last: int | None = None,
+        past: list[Seen] | None = None,
+    ) -> tuple[Tensor, list[Seen]]:
         """Tokens [B, T, P, E] and conditioning [B, T, A], [B, T-1, A] or None to [B, T, P, E].
 
-        routing: gets the routing [2, n] of each block, as ``MixtureFFN`` tells it, if there are experts.
+        Args:
+            routing: gets the routing [2, n] of each block, as ``MixtureFFN`` tells it, if there are experts.
+            last: if given, only so many last frames are wanted, and what they do not depend on is not computed.
+            past: what this method returned with the frames before these, which are seen as if given with them.
+
+        Returns:
+            The tokens, and what each block keeps for the frames that follow.
 
         Raises:
-            ValueError: T exceeds MAX_FRAMES or the conditioning has another length.
+            ValueError: there are more than MAX_FRAMES, or the conditioning has another length.
         """
         T = x.shape[1]
-        if T > MAX_FRAMES:
-            raise ValueError(f"{T} frames: at most {MAX_FRAMES} have a time code")
-        x = x + self.pos_temporal[:T, None]
-        for block in self.blocks:
-            x = block(x, conditioning, routing)
-        return x
+        begin = past[0].keys.shape[1] if past else 0
+        if begin + T > MAX_FRAMES:
+            raise ValueError(f"{begin + T} frames: at most {MAX_FRAMES} have a time code")
+        if conditioning is not None and conditioning.shape[1] not in (T, T - 1):
+            raise ValueError(f"{conditioning.shape[1]} actions for {T} frames: give {T - 1} or {T}")
+        x = x + self.pos_temporal[begin : begin + T, None]
+        seen: list[Seen] = []
+        for number, block in enumerate(self.blocks, 1):
+            wanted = last if number == len(self.blocks) else None
+            x, kept = block(x, conditioning, routing, wanted, past[len(seen)] if past else None)
+            seen.append(kept)
+        return x, seen

@@ -32,12 +32,12 @@ class VideoTokenizerEncoder(nn.Module):
         self.latent_head = nn.Sequential(nn.LayerNorm(sizes.embed_dim), nn.Linear(sizes.embed_dim, latent_dim))
 
     def forward(self, frames: Tensor) -> Tensor:
-        latents: Tensor = self.latent_head(self.transformer(self.patch_embed(frames)))
+        latents: Tensor = self.latent_head(self.transformer(self.patch_embed(frames))[0])
         return latents
 
 
 class VideoTokenizerDecoder(nn.Module):
-    """Quantised latents [B, T, P, L] to frames [B, T, C, H, W]."""
+    """Quantised latents [B, T, P, L] to frames [B, T, C, H, W], or to so many `last` of them alone."""
 
     def __init__(self, sizes: TransformerConfig, latent_dim: int) -> None:
         super().__init__()
@@ -45,8 +45,8 @@ class VideoTokenizerDecoder(nn.Module):
         self.transformer = STTransformer(sizes)
         self.frame_head = FrameHead(sizes)
 
-    def forward(self, latents: Tensor) -> Tensor:
-        frames: Tensor = self.frame_head(self.transformer(self.latent_embed(latents)))
+    def forward(self, latents: Tensor, last: int | None = None) -> Tensor:
+        frames: Tensor = self.frame_head(self.transformer(self.latent_embed(latents), last=last)[0])
         return frames
 
 
@@ -82,7 +82,7 @@ class VideoTokenizer(nn.Module):
         """Codebook indices, long [B, T, P], of frames."""
         return self.quantizer.indices_from_latents(self.encode(frames))
 
-    def detokenize(self, latents: Tensor) -> Tensor:
-        """Frames [B, T, C, H, W] from quantised latents [B, T, P, L]."""
-        frames: Tensor = self.decoder(latents)
+    def detokenize(self, latents: Tensor, last: int | None = None) -> Tensor:
+        """Frames [B, T, C, H, W] from quantised latents [B, T, P, L]; only so many ``last`` ones if that is given."""
+        frames: Tensor = self.decoder(latents, last)
         return frames
