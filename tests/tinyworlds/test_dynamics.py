@@ -25,6 +25,7 @@ from tests.support.models import (
     some_tokens,
 )
 from tiw_fsm.tinyworlds.dynamics import (
+    MASKS,
     DynamicsModel,
     draw_disturbance,
     draw_mask,
@@ -218,6 +219,18 @@ def test_a_next_frame_mask_hides_between_half_and_all_of_it() -> None:
     shares = [float(draw_next_frame_mask(8, 2, 500, seeded(seed))[:, -1].float().mean()) for seed in range(20)]
     assert 0.48 < min(shares) < 0.6
     assert 0.9 < max(shares) <= 1
+
+
+def test_the_loss_of_a_hidden_last_frame_is_the_same_where_only_that_frame_is_computed() -> None:
+    model, (latents, indices) = dynamics(), some_tokens()
+    inputs = latents, indices, draw_next_frame_mask(B, T, P, seeded()), some_actions(T - 1)
+    found = []
+    for last in (None, MASKS["next_frame"].last):
+        loss, _ = model.loss(*inputs, last=last)
+        gradients = torch.autograd.grad(loss, model.parameters(), allow_unused=True, materialize_grads=True)
+        found.append((loss.detach(), *gradients))
+    for whole, last_alone in zip(*found, strict=True):
+        torch.testing.assert_close(last_alone, whole, rtol=1e-4, atol=1e-6)
 
 
 def test_each_clip_has_a_share_of_its_own_of_tokens_that_are_another_clips() -> None:

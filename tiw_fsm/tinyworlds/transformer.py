@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import attention
+from . import kernels
 
 CHANNELS = 3
 MAX_FRAMES = 1024  # rows of the table of time codes
@@ -192,12 +192,6 @@ class LatentEmbedding(nn.Linear):
 # ---- layers ----
 
 
-def together(x: Tensor, *layers: nn.Linear) -> tuple[Tensor, ...]:
-    """What linear layers of equal width make of x [..., E], in one product: [..., width] each."""
-    weight = torch.cat([layer.weight for layer in layers])
-    return F.linear(x, weight, torch.cat([layer.bias for layer in layers])).chunk(len(layers), -1)
-
-
 class RMSNorm(nn.Module):
     """Root-mean-square normalisation with a learned gain (Zhang & Sennrich 2019, arXiv:1910.07467)."""
 
@@ -206,7 +200,7 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(embed_dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, x.shape[-1:], self.weight, NORM_EPS)
+        return kernels.rms_norm(x, self.weight, NORM_EPS)
 
 
 class AdaptiveNormalizer(nn.Module):
@@ -271,7 +265,7 @@ class SpatialAttention(AxisAttention):
     """Each patch attends to all patches of its own frame."""
 
     def forward(self, x: Tensor, conditioning: Tensor | None = None) -> Tensor:
-        mixed = attention.over_patches(*together(x, self.q_proj, self.k_proj, self.v_proj), self.num_heads)
+        mixed = kernels.over_patches(self.q_proj(x), self.k_proj(x), self.v_proj(x), self.num_heads)
         out: Tensor = self.norm(x + self.out_proj(mixed), conditioning)
         return out
 
@@ -290,12 +284,12 @@ class TemporalAttention(AxisAttention):
         self, x: Tensor, conditioning: Tensor | None = None, last: int | None = None, past: Seen | None = None
     ) -> tuple[Tensor, Seen]:
         """As ``STTransformerBlock`` says."""
-        q, k, v = together(x, self.q_proj, self.k_proj, self.v_proj)
+        k, v = self.k_proj(x), self.v_proj(x)
         if past is not None:
             k, v = torch.cat([past.keys, k], 1), torch.cat([past.values, v], 1)
-        skipped = x.shape[1] - (x.shape[1] if last is None else last)
-        mixed = attention.over_frames(q[:, skipped:], k, v, self.num_heads)
-        out: Tensor = self.norm(x[:, skipped:] + self.out_proj(mixed), conditioning)
+        x = x if last is None else x[:, -last:]
+        mixed = kernels.over_frames(self.q_proj(x), k, v, self.num_heads)
+        out: Tensor = self.norm(x + self.out_proj(mixed), conditioning)
         return out, Seen(k, v)
 
 
@@ -310,8 +304,7 @@ class SwiGLU(nn.Module):
         self.w_o = nn.Linear(width, sizes.embed_dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        value, gate = together(x, self.w_v, self.w_g)
-        out: Tensor = self.w_o(F.silu(value) * gate)
+        out: Tensor = self.w_o(F.silu(self.w_v(x)) * self.w_g(x))
         return out
 
 
