@@ -14,14 +14,15 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 FEW_FRAMES = 16
-"""Up to so many frames a CPU looks at one by one: torch's attention, made for long sequences, takes four times as long."""
+"""Up to so many frames a CPU looks at one by one: torch's attention is made for long sequences, and takes four times as
+long."""
 
 
 def over_patches(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
     """Each patch attends to all patches of its own frame: [B, T, P, E] each, to the same shape."""
     B, T, P, E = q.shape
-    split = (x.reshape(B * T, P, heads, E // heads).transpose(1, 2) for x in (q, k, v))
-    return F.scaled_dot_product_attention(*split).transpose(1, 2).reshape(q.shape)
+    q_, k_, v_ = (x.reshape(B * T, P, heads, E // heads).transpose(1, 2) for x in (q, k, v))
+    return F.scaled_dot_product_attention(q_, k_, v_).transpose(1, 2).reshape(q.shape)
 
 
 def over_frames(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
@@ -37,18 +38,18 @@ def over_frames(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
     B, T, P, E = k.shape
     wanted = q.shape[1]
     if _by_ourselves(q) and T <= FEW_FRAMES:
-        one_by_one: Tensor = _OneByOne.apply(q, k, v, heads)
+        one_by_one: Tensor = _OneByOne.apply(q, k, v, heads)  # type: ignore[no-untyped-call]
         return one_by_one
-    split = (x.reshape(B, -1, P * heads, E // heads).transpose(1, 2) for x in (q, k, v))
+    q_, k_, v_ = (x.reshape(B, -1, P * heads, E // heads).transpose(1, 2) for x in (q, k, v))
     known = torch.ones(wanted, T, dtype=torch.bool, device=q.device).tril(T - wanted) if wanted < T else None
-    mixed = F.scaled_dot_product_attention(*split, attn_mask=known, is_causal=known is None)
+    mixed = F.scaled_dot_product_attention(q_, k_, v_, attn_mask=known, is_causal=known is None)
     return mixed.transpose(1, 2).reshape(q.shape)
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """x [..., E] over the root of its mean square, times weight [E] (Zhang & Sennrich 2019, arXiv:1910.07467)."""
     if _by_ourselves(x):
-        normed: Tensor = _RootMeanSquare.apply(x, weight, eps)
+        normed: Tensor = _RootMeanSquare.apply(x, weight, eps)  # type: ignore[no-untyped-call]
         return normed
     return F.rms_norm(x, x.shape[-1:], weight, eps)
 
@@ -72,7 +73,7 @@ class _OneByOne(torch.autograd.Function):
         return mixed
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, of_head, scaled, *weights = ctx.saved_tensors
         dq, dk, dv = q.new_empty(q.shape), k.new_zeros(k.shape), v.new_zeros(v.shape)
@@ -100,10 +101,11 @@ class _RootMeanSquare(torch.autograd.Function):
         scale = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
         unit = x * scale
         ctx.save_for_backward(unit, scale, weight)
-        return unit * weight
+        normed: Tensor = unit * weight
+        return normed
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         unit, scale, weight = ctx.saved_tensors
         both = grad * unit

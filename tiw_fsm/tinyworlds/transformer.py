@@ -224,8 +224,8 @@ class AdaptiveNormalizer(nn.Module):
     def forward(self, x: Tensor, conditioning: Tensor | None = None) -> Tensor:
         """Normalise x [B, T, P, E] given conditioning [B, T, A], [B, T-1, A] or None.
 
-        The last entry acts on the last frame, and so on back. With T-1 of them the first frame is not modulated. Without
-        any, a conditioned layer is a plain layer norm; an unconditioned layer ignores it.
+        The last entry acts on the last frame, and so on back. With T-1 of them the first frame is not modulated.
+        Without any, a conditioned layer is a plain layer norm; an unconditioned layer ignores it.
         """
         if self.to_gamma_beta is None:
             assert self.rms is not None
