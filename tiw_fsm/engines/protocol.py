@@ -38,6 +38,8 @@ class HelloRequest(FrozenModel):
     """So many processes, all on this machine, whatever else the settings say."""
     sharded: bool = False
     """Each process is to hold but a part of the model in training, where there are several."""
+    data: DataSource | None = None
+    """Frames that will be needed, so that they can be loaded while nothing is asked."""
 
 
 class Hello(FrozenModel):

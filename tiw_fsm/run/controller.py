@@ -16,6 +16,7 @@ from tiw_fsm.fsm.run_state import RunState
 from tiw_fsm.fsm.states import TERMINAL, State
 from tiw_fsm.run import deaths, resume, sharing
 from tiw_fsm.run.activities import ACTIVITIES
+from tiw_fsm.run.ahead import FrameReading
 from tiw_fsm.run.display import Display
 from tiw_fsm.run.outcome import Outcome
 from tiw_fsm.run.preflight import data_problems
@@ -68,6 +69,8 @@ class Controller:
             resume.refuse_other_settings(session, before)
             return _finished(before)
         engine = session.kind.make(session.settings, session.store.paths)
+        first = before is None and session.settings.needs_frames
+        reading = FrameReading(session.settings.data) if first else None
         try:
             hello = self._greeted(engine)
             with (
@@ -75,10 +78,12 @@ class Controller:
                 Display(session.console) as display,
                 signals.asked_to_stop(engine.stop) as stopping,
             ):
-                context = Context(session, engine, hello, display, holding, stopping)
+                context = Context(session, engine, hello, display, holding, stopping, reading)
                 return self._work(context)
         finally:
             engine.close()
+            if reading:
+                reading.end()
 
     def _work(self, context: Context) -> ExitCode:
         try:
@@ -100,6 +105,7 @@ class Controller:
             threads=known.threads if known else None,
             optimizers=session.settings.optimizers,
             counts=sharing.counts(before) if before and before.stages else None,
+            data=session.settings.data if session.settings.needs_frames else None,
         )
         if waiting := session.kind.waits_for(session.settings, session.store.paths.folder.name):
             session.log.info(waiting)

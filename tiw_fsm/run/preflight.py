@@ -5,14 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from tiw_fsm.config.settings import Settings
-from tiw_fsm.data import content, frames
+from tiw_fsm.data import frames
 from tiw_fsm.data.content import Digests
 from tiw_fsm.engines.protocol import EngineKind
-from tiw_fsm.errors import Interrupted, UsageProblem
+from tiw_fsm.errors import UsageProblem
 from tiw_fsm.fsm.events import Aligned, Event
 from tiw_fsm.fsm.run_state import RunState, StageProgress
 from tiw_fsm.reporting.history import WORDS
 from tiw_fsm.run import fingerprint, sharing
+from tiw_fsm.run.ahead import FrameReading
 from tiw_fsm.run.outcome import Outcome
 from tiw_fsm.run.session import Context
 from tiw_fsm.stages import STAGES, Stage
@@ -94,14 +95,9 @@ def frames_read(ctx: Context) -> Digests | None:
     """
     if not ctx.settings.needs_frames:
         return None
+    reading = ctx.reading or FrameReading(ctx.settings.data)
     with ctx.display.reading() as show:
-
-        def advance(done: int, total: int) -> None:
-            show(done, total, None)
-            if ctx.stopping():
-                raise Interrupted("asked to stop while the frames were read")
-
-        return content.digests(ctx.settings.data, advance)
+        return reading.digests(show, ctx.stopping)
 
 
 def _warm_start(ctx: Context, stage: Stage, path: Path, problems: list[str]) -> Path | None:

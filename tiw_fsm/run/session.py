@@ -18,6 +18,7 @@ from tiw_fsm.engines import registry
 from tiw_fsm.engines.protocol import Engine, EngineKind, Hello
 from tiw_fsm.errors import StateDamaged
 from tiw_fsm.fsm.run_state import RunState
+from tiw_fsm.run.ahead import FrameReading
 from tiw_fsm.run.concealment import concealed
 from tiw_fsm.run.display import Display
 from tiw_fsm.run.log import make_log
@@ -131,6 +132,8 @@ class Context:
     """What is held until the start ends."""
     stopping: Callable[[], bool] = lambda: False
     """Whether the run was asked to stop."""
+    reading: FrameReading | None = None
+    """Of the frames, where it began early."""
     metrics: dict[Stage, AppendLog] = field(init=False)
     """Each stage's metrics file."""
 

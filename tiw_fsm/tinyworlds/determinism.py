@@ -22,7 +22,7 @@ def make_deterministic(threads: int | None, processes: int = 1) -> None:
 
     allowed = max(len(os.sched_getaffinity(0)) // processes, 1)
     torch.set_num_threads(threads or min(torch.get_num_threads(), allowed))
-    torch.use_deterministic_algorithms(DETERMINISTIC_ALGORITHMS)
+    torch.set_deterministic_debug_mode("error" if DETERMINISTIC_ALGORITHMS else "default")  # brings no compiler in
     # Nothing here reads what it has not written.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cuda.enable_mem_efficient_sdp(MEMORY_EFFICIENT_ATTENTION)

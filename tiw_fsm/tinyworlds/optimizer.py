@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import inspect
+from collections.abc import Callable, Iterable, Mapping
 from itertools import chain
 from typing import Any
 
@@ -79,12 +80,12 @@ def make_optimizer(model: nn.Module, keys: OptimizerKeys) -> Optimizer:
         {"params": [named[name] for name in decayed], "weight_decay": WEIGHT_DECAY},
         {"params": [named[name] for name in plain], "weight_decay": 0.0},
     ]
-    adamw = torch.optim.AdamW(groups, lr=0.0, fused=True)
+    adamw = uncompiled(torch.optim.AdamW)(groups, lr=0.0, fused=True)
     if keys.optimizer == "adamw":
         return Optimizer({"adamw": adamw})
     return Optimizer(
         {
-            "muon": torch.optim.Muon(
+            "muon": uncompiled(torch.optim.Muon)(
                 [named[name] for name in muon],
                 lr=0.0,
                 weight_decay=WEIGHT_DECAY,
@@ -94,6 +95,17 @@ def make_optimizer(model: nn.Module, keys: OptimizerKeys) -> Optimizer:
             "adamw": adamw,
         }
     )
+
+
+def uncompiled(kind: type[torch.optim.Optimizer]) -> Callable[..., torch.optim.Optimizer]:
+    """A kind of optimizer as it is without what torch wraps around its methods for its compiler.
+
+    The first call of any of them brings that compiler in, which takes nearly as long as torch itself. An optimizer is
+    never compiled here.
+    """
+    names = "add_param_group", "zero_grad", "state_dict", "load_state_dict"
+    bare = {name: inspect.unwrap(getattr(kind, name)) for name in names}
+    return type(kind.__name__, (kind,), {**bare, "step": torch.no_grad()(inspect.unwrap(kind.step))})
 
 
 def is_hidden_matrix(name: str, parameter: nn.Parameter) -> bool:

@@ -85,6 +85,7 @@ def serve(pipe_descriptor: int, result_file: Path) -> None:
             except OSError as exc:
                 print(json.dumps(f"the child's answer: {exc}"), file=pipe)
             print("answered", file=pipe)
+            worker.get_ready()
     os._exit(0)
 
 

@@ -10,6 +10,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,8 @@ class Worker:
         self.stop = threading.Event()
         self.device = torch.device("cpu")
         self.data: tuple[DataSource, FrameData] | None = None
+        self.expected: DataSource | None = None
+        """Frames that a request to come will need."""
         self.trainer: Trainer | None = None
         self.standing: tuple[Any, ...] | None = None
         """What the live trainer stands for: stage, config, and the checkpoint it is exactly at."""
@@ -77,6 +80,7 @@ class Worker:
 
     def hello(self, request: HelloRequest) -> dict[str, Any]:
         self.ranks.share(request.sharded)
+        self.expected = request.data
         self.device = self.ranks.together(lambda: _device(request.device, self.ranks.here), judge)
         if lacking := missing(request.optimizers):
             raise Agreed("usage", lacking)
@@ -188,6 +192,13 @@ class Worker:
             self.trainer.load(folders[None], weights_only=request.weights_only)
         return self.trainer
 
+    def get_ready(self) -> None:
+        """Load the frames that are expected, while there is nothing else to do."""
+        source, self.expected = self.expected, None
+        if source is not None:
+            with suppress(Exception):  # whoever asks for them will hear of it
+                self._loaded(source)
+
     def _frames(self, request: TrainRequest | InferRequest) -> FrameData:
         """The frames, loaded once.
 
@@ -195,7 +206,12 @@ class Worker:
             RunChanged: they are not those that the run began with.
             UsageProblem, DiskRefused: they cannot be read now.
         """
-        source = request.data
+        found = self._loaded(request.data)
+        if request.frames:
+            request.frames.require(found.digest)
+        return found
+
+    def _loaded(self, source: DataSource) -> FrameData:
         if self.data is None or self.data[0] != source:
             self.data = None
             try:
@@ -206,8 +222,6 @@ class Worker:
                     raise exc.__cause__ from None
                 # The run has read them before, to the last row.
                 raise RunChanged(f"{exc}. {OTHER_FRAMES}") from exc
-        if request.frames:
-            request.frames.require(self.data[1].digest)
         return self.data[1]
 
     # --- infer ---
