@@ -17,6 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import busy
 import growth
 import parts
 import runs
@@ -42,6 +43,7 @@ MEASUREMENTS = (
     runs.flat_state,
     parts.flat_updates,
     sharing.sharing,
+    busy.busy,
     growth.growth,
 )
 """In the order in which they are made: some need the finished run that ``whole_run`` leaves."""

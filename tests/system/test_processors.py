@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,7 +12,6 @@ from hypothesis import strategies as st
 
 from tiw_fsm.system import cgroups, processors
 
-OURS = Path("/sys/fs/cgroup")
 MOUNT = "36 31 0:33 {root} {where} rw,relatime shared:9 - {kind} {kind} rw,{options}\n"
 PERIOD = 100_000
 UNLIMITED = {1: "-1", 2: "max"}
@@ -129,32 +125,7 @@ def test_processes_that_share_a_machine_get_an_equal_share_each_and_one_at_least
     assert found == 1 or found * processes <= len(os.sched_getaffinity(0))
 
 
-@pytest.fixture
-def one_cpu_cgroup() -> Iterator[Path]:
-    """A cgroup of either version with a quota of one CPU, if this machine lets us make one."""
-    for version, parent in ((1, OURS / "cpu"), (2, OURS)):
-        if not (parent / "cgroup.procs").exists():
-            continue
-        folder = parent / f"tiw_fsm_test_{os.getpid()}"
-        try:
-            folder.mkdir()
-            assert all((folder / name).exists() for name in processors.FILES[version])
-            limit(folder, version, str(PERIOD))
-        except (OSError, AssertionError):
-            if folder.exists():
-                folder.rmdir()
-            continue
-        yield folder
-        folder.rmdir()
-        return
-    pytest.skip("no cgroup with a CPU quota can be made here")
-
-
-def test_a_process_that_the_kernel_gives_one_cpu_computes_with_one_thread(one_cpu_cgroup: Path) -> None:
-    asks = (
-        "import os, sys; from tiw_fsm.system import cgroups, processors; sys.stdin.readline(); "
-        "print(processors.quota(cgroups.of_process(os.getpid(), 'cpu')), processors.share(64))"
-    )
-    with subprocess.Popen([sys.executable, "-c", asks], stdin=-1, stdout=-1, text=True) as process:
-        (one_cpu_cgroup / "cgroup.procs").write_text(str(process.pid))
-        assert process.communicate("\n")[0].split() == ["1", "1"]
+@given(environment=st.dictionaries(st.sampled_from(["OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OMP_DYNAMIC"]), st.text()))
+def test_how_threads_wait_is_the_users_to_choose(environment: dict[str, str]) -> None:
+    chosen = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & environment.keys()
+    assert processors.wait_policy(environment) == ({} if chosen else processors.WAIT_POLICY)

@@ -1,10 +1,10 @@
-"""How many CPUs this process is really given: by its affinity, and by the CPU quota of its cgroups."""
+"""The CPUs that this process is really given, by affinity and cgroups, and how threads wait for one another on them."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from tiw_fsm.system import cgroups
@@ -14,6 +14,12 @@ FILES = {1: ("cpu.cfs_quota_us", "cpu.cfs_period_us"), 2: ("cpu.max",)}
 """Where a group tells its quota and period in microseconds, by version."""
 LIMITED = re.compile(r"([1-9][0-9]{0,17}) ([1-9][0-9]{0,17})")
 """Of both, a limit: without one, the quota is ``max`` or -1."""
+WAIT_POLICY = {"GOMP_SPINCOUNT": "1000"}
+"""How often a thread of libgomp, the OpenMP of torch's Linux wheels, looks for the others before it sleeps: some 50
+microseconds, about what it takes to be woken. By itself libgomp has it look for milliseconds, in which it keeps the CPU
+from the very thread that it waits for when other work has the rest."""
+CHOSEN_BY = frozenset({"OMP_WAIT_POLICY", *WAIT_POLICY})
+"""Names of the variables by which users choose it themselves."""
 
 
 def share(most: int, processes: int = 1) -> int:
@@ -21,6 +27,11 @@ def share(most: int, processes: int = 1) -> int:
     allowed = len(os.sched_getaffinity(0))
     limited = quota(cgroups.of_process(os.getpid(), "cpu"))
     return max(min(most, (allowed if limited is None else min(allowed, limited)) // processes), 1)
+
+
+def wait_policy(environment: Mapping[str, str]) -> dict[str, str]:
+    """What an environment lacks for threads to wait well; it is read when torch is loaded. Nothing if users chose."""
+    return {} if CHOSEN_BY & environment.keys() else WAIT_POLICY
 
 
 def quota(groups: Iterable[Cgroup]) -> int | None:
