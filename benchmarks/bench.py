@@ -2,7 +2,7 @@
 
 Sizes are those of configs/demo (``--config-dir`` takes others), frames those of data/planet_frames.h5 if it has been
 recorded, else made up. Everything is measured on the disk that holds results/, in a folder that is removed afterwards.
-Takes up to three minutes on two processors; ``--quick`` does less of everything and says how much.
+Takes up to four minutes on two processors; ``--quick`` does less of everything and says how much.
 """
 
 from __future__ import annotations

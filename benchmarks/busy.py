@@ -22,12 +22,14 @@ SETTLED = 0.3
 def busy(bench: Bench) -> list[Figure]:
     """Milliseconds of an update, quiet and beside as many busy processes as this process may use CPUs.
 
-    Both take turns, in a training process that the real engine has started. Beside them every CPU is shared by a
-    thread and a busy process: in proportion an update takes twice as long, or less where a GPU computes it.
+    Both take turns, in a training process that the real engine has started. The proportional limit is what an update
+    would take if each of its threads got as much of the CPUs as each busy process: twice as long, if it has a thread
+    for each CPU.
     """
     others, repeats, updates = len(os.sched_getaffinity(0)), bench.amount(5, 2), bench.amount(10, 3)
     figures = []
     with closing(Crew(bench, bench.settings(share=0.03), 1)) as crew:
+        in_proportion = 1 + crew.hello.threads / others
         for stage in Stage:
             crew.rate(stage, updates)  # what torch does only once
             quiet, beside = [], []
@@ -42,7 +44,7 @@ def busy(bench: Bench) -> list[Figure]:
                     f"{stage}, update, beside {others} busy processes",
                     median(beside),
                     "ms",
-                    f"{min(beside):.0f} to {max(beside):.0f}; in proportion {2 * median(quiet):.0f}",
+                    f"{min(beside):.0f} to {max(beside):.0f}; in proportion {in_proportion * median(quiet):.0f}",
                 ),
             ]
     return figures
