@@ -16,8 +16,9 @@ LIMITED = re.compile(r"([1-9][0-9]{0,17}) ([1-9][0-9]{0,17})")
 """Of both, a limit: without one, the quota is ``max`` or -1."""
 WAIT_POLICY = {"GOMP_SPINCOUNT": "1000"}
 """How often a thread of libgomp, the OpenMP of torch's Linux wheels, looks for the others before it sleeps: for 15
-microseconds on a Xeon of 2024. By itself libgomp has it look 300,000 times, for 5 milliseconds, in which it keeps the CPU
-from the very thread that it waits for when other work has the rest. Not looking at all costs more on a quiet machine."""
+microseconds on a Xeon of the fifth generation. By itself libgomp has it look 300,000 times, for 5 milliseconds, in
+which it keeps the CPU from the very thread that it waits for when other work has the rest. Not to look at all is slower
+on a quiet machine."""
 CHOSEN_BY = frozenset({"OMP_WAIT_POLICY", *WAIT_POLICY})
 """Names of the variables by which users choose it themselves."""
 
