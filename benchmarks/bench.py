@@ -2,7 +2,7 @@
 
 Sizes are those of configs/demo (``--config-dir`` takes others), frames those of data/planet_frames.h5 if it has been
 recorded, else made up. Everything is measured on the disk that holds results/, in a folder that is removed afterwards.
-Takes up to three minutes on two processors; ``--quick`` does less of everything and says how much.
+Takes up to four minutes on two processors; ``--quick`` does less of everything and says how much.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import busy
 import growth
 import parts
 import runs
@@ -42,6 +43,7 @@ MEASUREMENTS = (
     runs.flat_state,
     parts.flat_updates,
     sharing.sharing,
+    busy.busy,
     growth.growth,
 )
 """In the order in which they are made: some need the finished run that ``whole_run`` leaves."""

@@ -21,7 +21,7 @@ SWITCHES = {
     "ENVIRONMENT": ('":4096:8"', '":16:8"'),
     "DETERMINISTIC_ALGORITHMS": ("DETERMINISTIC_ALGORITHMS = True", "DETERMINISTIC_ALGORITHMS = False"),
     "MEMORY_EFFICIENT_ATTENTION": ("MEMORY_EFFICIENT_ATTENTION = False", "MEMORY_EFFICIENT_ATTENTION = True"),
-    "threads": ("torch.set_num_threads(threads or", "torch.set_num_threads(2 *"),
+    "threads": ("torch.set_num_threads(threads)", "torch.set_num_threads(2 * threads)"),
     "TensorFloat-32 in products": ("matmul.allow_tf32 = allowed", "matmul.allow_tf32 = True"),
     "TensorFloat-32 in convolutions": ("cudnn.allow_tf32 = allowed", "cudnn.allow_tf32 = True"),
 }

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from tiw_fsm.api import Run
 from tiw_fsm.errors import UsageProblem
+from tiw_fsm.system import processors
 
 WANTED = ("starlette", "uvicorn", "websockets", "av")
 
@@ -37,6 +38,7 @@ def play_in_browser(run: Run, *, device: str, host: str, port: int, browser: boo
         )
     played = 0
     with _listening(host, port) as listener, _ended_by_signals():
+        os.environ.update(processors.wait_policy(os.environ))  # before torch is loaded
         from tiw_fsm.play.guard import new_token
         from tiw_fsm.play.opening import open_game
         from tiw_fsm.play.server import PlayServer
@@ -69,6 +71,7 @@ def play_in_terminal(run: Run, *, device: str, out: Console) -> None:
         raise UsageProblem("--terminal wants a terminal to read keys from: start it in one, or leave --terminal out")
     played = 0
     with _ended_by_signals():
+        os.environ.update(processors.wait_policy(os.environ))  # before torch is loaded
         from tiw_fsm.play.opening import open_game
         from tiw_fsm.play.terminal import Screen
 

@@ -17,6 +17,7 @@ from tiw_fsm.fsm.run_state import RunState
 from tiw_fsm.play.keymap import KeyMap, propose
 from tiw_fsm.play.world import Game, Player
 from tiw_fsm.stages import STAGES, Stage
+from tiw_fsm.system import processors
 from tiw_fsm.tinyworlds import determinism
 from tiw_fsm.tinyworlds.clips import FrameData
 from tiw_fsm.tinyworlds.rollout import WorldModel
@@ -80,7 +81,7 @@ def chosen_device(device: str) -> torch.device:
     there = torch.cuda.is_available()
     if device == "cuda" and not there:
         raise UsageProblem("device cuda: this machine has no CUDA device that torch can use; give --device cpu")
-    determinism.make_deterministic(None)
+    determinism.make_deterministic(processors.share(torch.get_num_threads()))
     return torch.device("cuda" if there and device != "cpu" else "cpu")
 
 

@@ -9,6 +9,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+from tiw_fsm.system import cgroups
 from tiw_fsm.values.death import Killer
 
 EARNED = frozenset(
@@ -103,31 +104,13 @@ def _counters(pid: int) -> list[Path]:
 
 
 def _of_cgroups(pid: int) -> Iterator[Path]:
-    try:
-        groups = [line.split(":", 2) for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines()]
-        mounts = [line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines()]
-    except OSError:
-        return
-    for mount in mounts:
-        root, where, (kind, _, options) = mount[3], Path(mount[4]), mount[mount.index("-") + 1 :][:3]
-        if kind not in ("cgroup", "cgroup2"):
-            continue
-        for number, controllers, group in groups:
-            if kind == "cgroup2" and number == "0":
-                here = _below(where, root, group)
-                # Hierarchical, so that the nearest folder that counts has all that happened below it.
-                candidates = [
-                    folder / "memory.events" for folder in (here, *here.parents) if where in (folder, *folder.parents)
-                ]
-                yield from [path for path in candidates if path.exists()][:1]
-            if kind == "cgroup" and "memory" in controllers.split(",") and "memory" in options.split(","):
-                yield _below(where, root, group) / "memory.oom_control"
-
-
-def _below(mounted: Path, root: str, group: str) -> Path:
-    """Where a cgroup's folder lies; the mount's own, if a container sees nothing beside it."""
-    inside = group.removeprefix(root.rstrip("/")).lstrip("/")
-    return mounted if ".." in inside.split("/") or not (mounted / inside).is_dir() else mounted / inside
+    for group in cgroups.of_process(pid, "memory"):
+        if group.version == 1:
+            yield group.folders[0] / "memory.oom_control"
+        else:
+            # Hierarchical, so that the nearest folder that counts has all that happened below it.
+            candidates = [folder / "memory.events" for folder in group.folders]
+            yield from [path for path in candidates if path.exists()][:1]
 
 
 def _kills(path: Path) -> int | None:

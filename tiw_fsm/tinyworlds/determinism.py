@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 ENVIRONMENT = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
 """What must stand in the environment before CUDA is first used (PyTorch's notes on reproducibility)."""
 DETERMINISTIC_ALGORITHMS = True
@@ -11,17 +9,11 @@ MEMORY_EFFICIENT_ATTENTION = False
 """Its backward pass on CUDA is not deterministic."""
 
 
-def make_deterministic(threads: int | None, processes: int = 1) -> None:
-    """Throw the switches for this process.
-
-    Args:
-        threads: CPU threads to compute with; None takes as many as torch would, and no more than CPUs are allowed.
-        processes: that share the machine's CPUs.
-    """
+def make_deterministic(threads: int) -> None:
+    """Throw the switches for this process, which is to compute with so many CPU threads."""
     import torch
 
-    allowed = max(len(os.sched_getaffinity(0)) // processes, 1)
-    torch.set_num_threads(threads or min(torch.get_num_threads(), allowed))
+    torch.set_num_threads(threads)
     torch.set_deterministic_debug_mode("error" if DETERMINISTIC_ALGORITHMS else "default")  # brings no compiler in
     # Nothing here reads what it has not written.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

@@ -44,7 +44,7 @@ from tiw_fsm.stages import Stage
 from tiw_fsm.storage import checkpoints
 from tiw_fsm.storage.paths import StatePaths
 from tiw_fsm.system import child as child_process
-from tiw_fsm.system import durable, short_log
+from tiw_fsm.system import durable, processors, short_log
 from tiw_fsm.system.child import Child
 from tiw_fsm.tinyworlds import determinism, division
 from tiw_fsm.tinyworlds.config import StageConfig
@@ -285,9 +285,13 @@ class NativeEngine:
 
 
 def environment() -> dict[str, str]:
-    """The child's: ours, but that no module is looked for in the working directory, which an empty entry names too."""
+    """The child's: ours, but that no module is looked for in the working directory, which an empty entry names too.
+
+    So have its ranks, if it is their launcher.
+    """
     path = os.pathsep.join(filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)))
-    return QUIET | os.environ | determinism.ENVIRONMENT | {"PYTHONSAFEPATH": "1", "PYTHONPATH": path}
+    defaults = QUIET | processors.wait_policy(os.environ)
+    return defaults | os.environ | determinism.ENVIRONMENT | {"PYTHONSAFEPATH": "1", "PYTHONPATH": path}
 
 
 def _refused(what: str) -> DiskRefused:

@@ -31,7 +31,7 @@ from tiw_fsm.engines.protocol import (
 from tiw_fsm.errors import DiskRefused, NotPermitted, RunChanged, StateDamaged, UsageProblem, refusal
 from tiw_fsm.stages import Stage
 from tiw_fsm.storage import checkpoints
-from tiw_fsm.system import durable, killer
+from tiw_fsm.system import durable, killer, processors
 from tiw_fsm.tinyworlds import checkpoint_files, division
 from tiw_fsm.tinyworlds.clips import FrameData, to_pixels
 from tiw_fsm.tinyworlds.config import DataSource
@@ -84,8 +84,9 @@ class Worker:
         self.device = self.ranks.together(lambda: _device(request.device, self.ranks.here), judge)
         if lacking := missing(request.optimizers):
             raise Agreed("usage", lacking)
-        make_deterministic(request.threads, self.ranks.on_this_machine)
-        threads = min(self.ranks.gathered(torch.get_num_threads()))
+        most = torch.get_num_threads()  # which heeds OMP_NUM_THREADS
+        wanted = request.threads or processors.share(most, self.ranks.on_this_machine)
+        threads = min(self.ranks.gathered(wanted))
         make_deterministic(threads)
         own = {"torch": torch.__version__, "own_code": self.code}
         everyones = self.ranks.gathered([own, [socket.gethostname(), self._device_name()]])
