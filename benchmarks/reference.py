@@ -2,13 +2,15 @@
 
 Theirs, ours, theirs, ours, and so on, each with the threads that it takes by itself, on the CPU, in float32, on a copy
 of the checkout (the fork whose stages all count updates from the first chunk on). What is compared is the ratio of
-medians. Takes about a quarter of an hour for each turn of everything on two processors; ``--only`` names parts.
+medians. Takes some seven minutes for each turn of everything on two processors, if they have nothing else to do: beside
+other busy processes the figures mean nothing, so the load is printed with them. ``--only`` names parts.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -63,7 +65,7 @@ class Comparison:
     def figure(self) -> Figure:
         ratios = [theirs / ours for theirs, ours in zip(self.theirs, self.ours, strict=True)]
         theirs, ours = median(self.theirs), median(self.ours)
-        turns = f"{len(ratios)} turns, {min(ratios):.2f} to {max(ratios):.2f}"
+        turns = f"turn by turn {', '.join(f'{ratio:.2f}' for ratio in ratios)}"
         told = f"{self.part.said(theirs)} : {self.part.said(ours)}; {turns}; {self.part.note}"
         return Figure(self.name, theirs / ours, "×", told, self.goal, at_least=True)
 
@@ -139,7 +141,7 @@ def frames_ours(sides: Sides, turn: str) -> Seconds:
 
 
 def milliseconds(seconds: float) -> str:
-    return f"{1e3 * seconds:.3g} ms"
+    return f"{1e3 * seconds:.0f} ms"
 
 
 def whole_seconds(seconds: float) -> str:
@@ -191,7 +193,7 @@ def main() -> None:
     python = Path(arguments.checkout_python or checkout / ".venv/bin/python").absolute()
     if not all(spoken.absolute_updates and spoken.saves_last_step for spoken in dialect.read(checkout).stages.values()):
         parser.error(f"{checkout}: a version whose stages do not all resume where they ended; take the fork's newest")
-    console, began = Console(highlight=False), time.monotonic()
+    console, began, load = Console(highlight=False), time.monotonic(), os.getloadavg()[0]
     processes = Processes(lambda text: console.print(f"{time.monotonic() - began:5.0f} s  {text}"))
     (REPO / "results").mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="bench-reference-", dir=REPO / "results") as temporary:
@@ -202,7 +204,7 @@ def main() -> None:
             return Sides.prepare(Path(temporary) / f"{scale.frame_size}px", scale, checkout, python, processes)
 
         comparisons = [each for name in names for each in compared(name, sides(PARTS[name].scale), arguments.turns)]
-    facts = facts_of(checkout, python)
+    facts = facts_of(checkout, python, load)
     console.print(table_of([each.figure() for each in comparisons], facts))
     console.print(f"{time.monotonic() - began:.0f} s in all; WANDB_MODE=disabled, the least work for theirs")
     if arguments.json:
@@ -229,8 +231,8 @@ def compared(name: str, sides: Sides, turns: int) -> list[Comparison]:
     return comparisons
 
 
-def facts_of(checkout: Path, python: Path) -> dict[str, object]:
-    """The machine, and what each side computes with."""
+def facts_of(checkout: Path, python: Path, load: float) -> dict[str, object]:
+    """The machine, what each side computes with, and how busy the machine was before the first process of ours."""
     found = probe(str(python), checkout)
     hello = Worker(lambda line: None, "", Ranks()).hello(HelloRequest(device="cpu", threads=None))
     return {
@@ -238,6 +240,7 @@ def facts_of(checkout: Path, python: Path) -> dict[str, object]:
         "torch": f"{found['torch']} : {hello['torch']}",
         "threads": f"{found['threads']} : {hello['threads']}",
         "checkout": dialect.code_digest(checkout)[:12],
+        "load": f"{load:.1f} before, {os.getloadavg()[0]:.1f} after",
     }
 
 

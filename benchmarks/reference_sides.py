@@ -140,7 +140,7 @@ class Theirs:
 
     def train(self, stage: Stage, run_root: Path, end: int, start: int = 0) -> Ended:
         """One process that trains up to update ``end``, from nothing or from its checkpoint at ``start``."""
-        given = {"n_updates": end, "log_interval": end - start}
+        given = {"n_updates": end, "log_interval": end - start, "device": "cpu"}
         given |= {f"{each}_path": saved(run_root, each, end) for each in SPECS[stage].inputs}
         given |= {"checkpoint": saved(run_root, stage, start)} if start else {}
         files = ["--config", f"{CONFIGS}/{stage}.yaml", "--training_config", f"{CONFIGS}/training.yaml"]
