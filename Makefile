@@ -10,7 +10,8 @@ RANDOM_KILLS = --kills $(KILLS) --torture-seed $(SEED) --torture-record build/to
 CHECKOUT_PYTHON = $(CHECKOUT)/.venv/bin/python
 DEMO := --config-dir configs/demo
 
-.PHONY: install run test test-quick test-whole check bench torture torture-kills test-schedulers test-checkout
+.PHONY: install run test test-quick test-whole check bench bench-reference torture torture-kills test-schedulers \
+	test-checkout
 
 install: $(VENV)/installed
 
@@ -49,6 +50,9 @@ check: install
 
 bench: install
 	$(BIN)/python benchmarks/bench.py
+
+bench-reference: install
+	$(BIN)/python benchmarks/reference.py --checkout "$(CHECKOUT)" --checkout-python "$(if $(CHECKOUT),$(CHECKOUT_PYTHON))"
 
 torture: install
 	$(BIN)/python -m pytest tests/torture $(RANDOM_KILLS)

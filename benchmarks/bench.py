@@ -12,10 +12,8 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import busy
 import growth
@@ -23,8 +21,7 @@ import parts
 import runs
 import sharing
 from rich.console import Console
-from rich.table import Table
-from workbench import REPO, Bench, Figure, frames_of
+from workbench import REPO, Bench, Figure, frames_of, table_of
 
 from tiw_fsm.engines.native.ranks import Ranks
 from tiw_fsm.engines.native.worker import Worker
@@ -47,20 +44,6 @@ MEASUREMENTS = (
     growth.growth,
 )
 """In the order in which they are made: some need the finished run that ``whole_run`` leaves."""
-
-
-def table_of(figures: list[Figure], facts: Mapping[str, Any]) -> Table:
-    table = Table(title="  ".join(f"{name}: {value}" for name, value in facts.items()), title_justify="left")
-    for name, justify in (("what", "left"), ("value", "right"), ("unit", "left"), ("target", "left"), ("how", "left")):
-        table.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
-    for figure in figures:
-        value = "not measured" if figure.value is None else f"{figure.value:.3g}"
-        if figure.value is not None and figure.value >= 100:
-            value = f"{figure.value:.0f}"
-        sign = "≥" if figure.at_least else "≤"
-        target = "" if figure.target is None else f"{sign} {figure.target:g} {'met' if figure.met else 'MISSED'}"
-        table.add_row(figure.name, value, figure.unit, target, figure.note)
-    return table
 
 
 def main() -> None:

@@ -8,11 +8,13 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 import torch
 import yaml
+from rich.table import Table
 
 from tiw_fsm.config.settings import Settings, load_settings
 from tiw_fsm.engines import registry
@@ -40,6 +42,21 @@ class Figure:
         if self.target is None or self.value is None:
             return None
         return self.value >= self.target if self.at_least else self.value <= self.target
+
+
+def table_of(figures: list[Figure], facts: Mapping[str, Any]) -> Table:
+    """The figures as a table for the terminal, under what was found out about the machine."""
+    table = Table(title="  ".join(f"{name}: {value}" for name, value in facts.items()), title_justify="left")
+    for name, justify in (("what", "left"), ("value", "right"), ("unit", "left"), ("target", "left"), ("how", "left")):
+        table.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    for figure in figures:
+        value = "not measured" if figure.value is None else f"{figure.value:.3g}"
+        if figure.value is not None and figure.value >= 100:
+            value = f"{figure.value:.0f}"
+        sign = "≥" if figure.at_least else "≤"
+        target = "" if figure.target is None else f"{sign} {figure.target:g} {'met' if figure.met else 'MISSED'}"
+        table.add_row(figure.name, value, figure.unit, target, figure.note)
+    return table
 
 
 @dataclass
