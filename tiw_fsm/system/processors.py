@@ -14,9 +14,9 @@ FILES = {1: ("cpu.cfs_quota_us", "cpu.cfs_period_us"), 2: ("cpu.max",)}
 """Where a group tells its quota and period in microseconds, by version."""
 LIMITED = re.compile(r"([1-9][0-9]{0,17}) ([1-9][0-9]{0,17})")
 """Of both, a limit: without one, the quota is ``max`` or -1."""
-WAIT_POLICY = {"GOMP_SPINCOUNT": "3000"}
-"""How often a thread of libgomp, the OpenMP of torch's Linux wheels, looks for the others before it sleeps: for 50
-microseconds on a Xeon of the fifth generation. By itself libgomp has it look 300,000 times, for 5 milliseconds, in
+WAIT_POLICY = {"GOMP_SPINCOUNT": "30000"}
+"""How often a thread of libgomp, the OpenMP of torch's Linux wheels, looks for the others before it sleeps: for half a
+millisecond on a Xeon of the fifth generation. By itself libgomp has it look 300,000 times, for 5 milliseconds, in
 which it keeps the CPU from the very thread that it waits for when other work has the rest. Not to look at all is slower
 on a quiet machine."""
 CHOSEN_BY = frozenset({"OMP_WAIT_POLICY", *WAIT_POLICY})

@@ -9,7 +9,7 @@ from tiw_fsm.tinyworlds.clips import FrameData, to_model
 from tiw_fsm.tinyworlds.latent_actions import LatentActionModel
 from tiw_fsm.tinyworlds.video_tokenizer import VideoTokenizer
 
-BLOCK = 8
+BLOCK = 16
 """Clips tokenized together. Rounding depends on a batch's shape, so that a clip is always tokenized in its own block,
 whoever asks for it: what an interrupted run computes again comes out the same."""
 

@@ -73,7 +73,7 @@ def test_a_process_that_the_kernel_gives_one_cpu_has_one_thread_unless_the_run_b
     assert len(os.sched_getaffinity(0)) > 1 or pytest.skip("one CPU is all there is")
     threads, shown = answers(environment(), one_cpu)
     assert threads == [1, 3]
-    assert "GOMP_SPINCOUNT = '3000'" in shown
+    assert "GOMP_SPINCOUNT = '30000'" in shown
 
 
 def test_what_a_user_has_chosen_holds(monkeypatch: pytest.MonkeyPatch) -> None:
