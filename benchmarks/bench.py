@@ -20,6 +20,7 @@ import growth
 import parts
 import runs
 import sharing
+import updates
 from rich.console import Console
 from workbench import REPO, Bench, Figure, frames_of, table_of
 
@@ -32,13 +33,14 @@ MEASUREMENTS = (
     runs.first_update,
     runs.whole_run,
     runs.training,
+    updates.bare_updates,
     runs.cold_status,
     parts.commit,
     parts.checkpoint,
     parts.tokens,
     parts.rollout,
     runs.flat_state,
-    parts.flat_updates,
+    updates.flat_updates,
     sharing.sharing,
     busy.busy,
     growth.growth,

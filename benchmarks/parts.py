@@ -3,39 +3,54 @@
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 from statistics import median
 from typing import Any
 
 import torch
-from workbench import RUN, Bench, Figure, make_frames
+from runs import many_steps
+from workbench import RUN, Bench, Figure, tuning_of
 
 from tiw_fsm.stages import STAGES, Stage
 from tiw_fsm.storage import checkpoints
 from tiw_fsm.storage.store import Store
 from tiw_fsm.tinyworlds.clips import FrameData, generator, to_model
-from tiw_fsm.tinyworlds.config import DataSource, InferenceConfig, StageConfig
+from tiw_fsm.tinyworlds.config import InferenceConfig
 from tiw_fsm.tinyworlds.objectives import make_model
 from tiw_fsm.tinyworlds.rollout import WorldModel
 from tiw_fsm.tinyworlds.tokens import BLOCK, ClipTokens
 from tiw_fsm.tinyworlds.training import Trainer, write_checkpoint
-from tiw_fsm.values.frozen import LearningRateSchedule, Tuning
+from tiw_fsm.values.frozen import LearningRateSchedule
 
 
 def commit(bench: Bench) -> list[Figure]:
-    """``Store.commit`` with the state of a finished run: journal line, previous and new state, all synced."""
-    assert bench.state_file is not None
-    run = Store(bench.state_file.parent).load()
-    assert run is not None
-    store, seconds = Store(bench.folder / "commits" / RUN), []
-    with store.hold():
-        before = store.commit(None, run, "first", {})
-        for n in range(bench.amount(200, 50)):
-            after = before.with_stage(Stage.DYNAMICS, completed=n)
-            began = time.perf_counter()
-            before = store.commit(before, after, "saved", {"completed": n})
-            seconds.append(time.perf_counter() - began)
-    note = f"median of {len(seconds)}, five fsyncs; {1e3 * max(seconds):.1f} at most"
-    return [Figure("commit", 1e3 * median(seconds), "ms", note)]
+    """``Store.commit`` with the state of a finished run, on journals of two lengths: line, previous and new state, all
+    synced. In turns, so that a disk that is slow for a while is so to both."""
+    repeats = bench.amount(200, 50)
+    with ExitStack() as held:
+        runs = {}
+        for steps in (100, 100_000):
+            store = Store(many_steps(bench, steps) / RUN)
+            held.enter_context(store.hold())
+            run = store.load()
+            assert run is not None
+            runs[steps] = [store, run]
+        seconds: dict[int, list[float]] = {steps: [] for steps in runs}
+        for n in range(repeats):
+            for steps, (store, before) in runs.items():
+                after = before.with_stage(Stage.DYNAMICS, completed=n)
+                began = time.perf_counter()
+                runs[steps][1] = store.commit(before, after, "saved", {"completed": n})
+                seconds[steps].append(time.perf_counter() - began)
+    return [
+        Figure(
+            f"commit, {steps:,} lines",
+            1e3 * median(taken),
+            "ms",
+            f"median of {repeats}, five fsyncs; {1e3 * max(taken):.1f} at most",
+        )
+        for steps, taken in seconds.items()
+    ]
 
 
 def checkpoint(bench: Bench) -> list[Figure]:
@@ -61,10 +76,6 @@ def checkpoint(bench: Bench) -> list[Figure]:
     note = ", ".join(f"{name} {1e3 * median(values):.1f}" for name, values in parts.items())
     total = median(sum(values) for values in zip(*parts.values(), strict=True))
     return [Figure("checkpoint", 1e3 * total, "ms", f"{size:.1f} MiB, dynamics; {note}")]
-
-
-def tuning_of(config: StageConfig) -> Tuning:
-    return Tuning(**{key: getattr(config, key) for key in Tuning.model_fields})
 
 
 def tokens(bench: Bench) -> list[Figure]:
@@ -102,43 +113,3 @@ def rollout(bench: Bench) -> list[Figure]:
     count = len(clips) * config.generation_steps * config.prediction_horizon
     note = f"{len(clips)} clips × {config.generation_steps} steps, {config.decode_steps} decode steps; {seconds:.2f} s"
     return [Figure("rollout", count / seconds, "frames/s", note)]
-
-
-def flat_updates(bench: Bench) -> list[Figure]:
-    """Whether an update takes at the ten-thousandth what it took at the first, with a model too small to hide it."""
-    total, part = (2_000, 200) if bench.quick else (10_000, 500)
-    path = bench.folder / "tiny.h5"
-    make_frames(path, size=16, rows=400)
-    config = StageConfig(
-        n_updates=total,
-        learning_rate=1e-3,
-        gradient_accumulation_steps=1,
-        batch_size_per_gpu=1,
-        log_interval=part,
-        context_length=2,
-        frame_size=16,
-        patch_size=8,
-        embed_dim=8,
-        num_heads=2,
-        hidden_dim=8,
-        num_blocks=1,
-        latent_dim=2,
-        num_bins=2,
-        n_actions=2,
-    )
-    frames = FrameData(DataSource(path=str(path), skip=0, stride=1), bench.device)
-
-    def train(trainer: Trainer, start: int, stop_at: int) -> None:
-        schedule = LearningRateSchedule(start=0, end=total)
-        trainer.train(start, stop_at, tuning_of(config), schedule, lambda: False, lambda done, loss: None)
-
-    train(Trainer(Stage.VIDEO, config, frames, bench.device, 0), 0, 50)  # what torch does only once
-    trainer = Trainer(Stage.VIDEO, config, frames, bench.device, 0)
-    means = []
-    for start in range(0, total, part):
-        means.append(1e3 * bench.timed(lambda: train(trainer, start, start + part)) / part)  # noqa: B023
-    note = "tiny tokenizer, mean of updates"
-    return [
-        Figure("update at the start", means[0], "ms", f"{note} 0 to {part}"),
-        Figure("update at the end", means[-1], "ms", f"{note} {total - part} to {total}"),
-    ]

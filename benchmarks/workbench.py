@@ -19,6 +19,8 @@ from rich.table import Table
 from tiw_fsm.config.settings import Settings, load_settings
 from tiw_fsm.engines import registry
 from tiw_fsm.stages import Stage
+from tiw_fsm.tinyworlds.config import StageConfig
+from tiw_fsm.values.frozen import Tuning
 
 REPO = Path(__file__).resolve().parents[1]
 RECORDED = REPO / "data" / "planet_frames.h5"
@@ -130,6 +132,10 @@ class Bench:
         work()
         self.sync()
         return time.perf_counter() - began
+
+
+def tuning_of(config: StageConfig) -> Tuning:
+    return Tuning(**{key: getattr(config, key) for key in Tuning.model_fields})
 
 
 def change_yaml(path: Path, **values: object) -> None:
