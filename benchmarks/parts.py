@@ -84,7 +84,7 @@ def tokens(bench: Bench) -> list[Figure]:
     config = settings.stages[Stage.DYNAMICS]
     frames = FrameData(settings.data, bench.device)
     video, latent = (make_model(stage, config).to(bench.device).eval() for stage in (Stage.VIDEO, Stage.LATENT))
-    clips = ClipTokens(frames, config.context_length, video, latent)  # type: ignore[arg-type]
+    clips = ClipTokens(frames, config.context_length, 10**9, video, latent)  # type: ignore[arg-type]
     count = min(bench.amount(1024, 256), len(clips.starts) // 2)
     clips.lookup(torch.arange(BLOCK))
     rate = count / bench.timed(lambda: clips.lookup(torch.arange(BLOCK, BLOCK + count)))

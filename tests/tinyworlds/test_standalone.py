@@ -29,6 +29,7 @@ version."""
 
 USES = """
 import json
+import sys
 from pathlib import Path
 
 import torch
@@ -63,7 +64,8 @@ for stage in Stage:
 world = WorldModel(models[Stage.VIDEO], models[Stage.LATENT], models[Stage.DYNAMICS])
 inference = InferenceConfig(generation_steps=3)
 figures, clips, generated = evaluate(world, data, inference, clip_count=2, say=lambda line: None)
-print(json.dumps({"losses": losses, "mse": figures["mse"], "generated": list(generated.shape)}))
+found = {"losses": losses, "mse": figures["mse"], "generated": list(generated.shape)}
+print(json.dumps({**found, "compiler": "torch._dynamo" in sys.modules}))
 """
 """Two updates of each stage on real frames, their checkpoints loaded again, and the world they make rolled out."""
 
@@ -85,6 +87,7 @@ def test_a_world_is_trained_and_rolled_out_by_tinyworlds_alone(tmp_path: Path) -
     assert all(math.isfinite(loss) for losses in found["losses"].values() for loss in losses)
     assert 0 < found["mse"] < 1
     assert found["generated"] == [2, 3, 3, 16, 16]
+    assert not found["compiler"], "torch's compiler was imported, which takes nearly as long as torch itself"
 
 
 PACKAGE = Path(tiw_fsm.__path__[0])

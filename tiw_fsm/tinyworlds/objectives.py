@@ -153,7 +153,8 @@ class DynamicsObjective:
         self.tokenizer = cast(VideoTokenizer, inputs[Stage.VIDEO])
         self.actions = cast(LatentActionModel, inputs[Stage.LATENT])
         actions = self.actions if config.use_actions else None
-        self.tokens = ClipTokens(data, config.context_length, self.tokenizer, actions)
+        drawn = config.n_updates * config.batch_size_per_gpu * config.gradient_accumulation_steps
+        self.tokens = ClipTokens(data, config.context_length, drawn, self.tokenizer, actions)
         self.hiding = MASKS[config.masking]
 
     def batch(self, picks: Tensor, share: slice, random: torch.Generator) -> MaskedTokens:

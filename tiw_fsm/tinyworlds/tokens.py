@@ -1,4 +1,4 @@
-"""Tokens and actions of training clips, computed once: while dynamics train, nothing they depend on changes."""
+"""Tokens and actions of training clips. While dynamics train, nothing they depend on changes."""
 
 from __future__ import annotations
 
@@ -15,26 +15,33 @@ whoever asks for it: what an interrupted run computes again comes out the same."
 
 
 class ClipTokens:
-    """Looks up training clips by their number, and tokenizes a block the first time it is needed.
+    """Looks up training clips by their number.
+
+    Where training draws more clips than there are, a block is tokenized the first time that one of it is needed, and
+    kept; where it draws fewer, most of a block would never be used, and what is asked for is tokenized at once.
 
     Args:
         length: frames per clip.
+        drawn: clips that training will draw.
         actions: infers what happened between frames; None where dynamics are trained without actions.
     """
 
     def __init__(
-        self, data: FrameData, length: int, tokenizer: VideoTokenizer, actions: LatentActionModel | None
+        self, data: FrameData, length: int, drawn: int, tokenizer: VideoTokenizer, actions: LatentActionModel | None
     ) -> None:
         self.data, self.length, self.tokenizer, self.action_model = data, length, tokenizer, actions
         self.starts = data.clip_starts(length, held_out=False)
-        self.filled = torch.zeros(-(-len(self.starts) // BLOCK), dtype=torch.bool)
-        patches = tokenizer.encoder.patch_embed.pos_spatial.shape[0]
-        self.indices = torch.empty((len(self.starts), length, patches), dtype=torch.int32, device=data.device)
-        self.actions = torch.empty((len(self.starts), length - 1), dtype=torch.int32, device=data.device)
+        self.kept = drawn >= len(self.starts)
+        clips, patches = len(self.starts) if self.kept else 0, tokenizer.encoder.patch_embed.pos_spatial.shape[0]
+        self.filled = torch.zeros(-(-clips // BLOCK), dtype=torch.bool)
+        self.indices = torch.empty((clips, length, patches), dtype=torch.int32, device=data.device)
+        self.actions = torch.empty((clips, length - 1), dtype=torch.int32, device=data.device)
 
     @torch.no_grad()
     def lookup(self, picks: Tensor) -> tuple[Tensor, Tensor | None]:
         """Token indices [B, T, P] and action indices [B, T-1] of clips number ``picks`` [B], given on the CPU."""
+        if not self.kept:
+            return self._tokenized(picks)
         for block in torch.unique(picks // BLOCK).tolist():
             if not self.filled[block]:
                 self._fill(block)
@@ -43,10 +50,14 @@ class ClipTokens:
         return self.indices[rows].long(), actions
 
     def _fill(self, block: int) -> None:
-        rows = slice(block * BLOCK, (block + 1) * BLOCK)
-        frames = to_model(self.data.clips(self.starts[rows], self.length))
-        self.indices[rows] = self.tokenizer.tokenize(frames).int()
-        if self.action_model is not None:
-            actions = self.action_model.encode(frames)
-            self.actions[rows] = self.action_model.quantizer.indices_from_latents(actions).int()
+        picks = torch.arange(block * BLOCK, min((block + 1) * BLOCK, len(self.starts)))
+        indices, actions = self._tokenized(picks)
+        self.indices[picks] = indices.int()
+        if actions is not None:
+            self.actions[picks] = actions.int()
         self.filled[block] = True
+
+    def _tokenized(self, picks: Tensor) -> tuple[Tensor, Tensor | None]:
+        frames = to_model(self.data.clips(self.starts[picks], self.length))
+        indices, model = self.tokenizer.tokenize(frames), self.action_model
+        return indices, None if model is None else model.quantizer.indices_from_latents(model.encode(frames))

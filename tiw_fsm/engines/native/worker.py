@@ -356,8 +356,8 @@ def answer(worker: Worker, line: bytes) -> tuple[str, Any]:
             case HelloRequest():
                 return "ok", worker.hello(request)
             case ShapesRequest():
-                with torch.device("meta"):
-                    weights = make_model(request.stage, request.config).state_dict()
+                # Not on the device "meta": its first use takes as long as importing torch.
+                weights = make_model(request.stage, request.config).state_dict()
                 return "ok", {name: list(tensor.shape) for name, tensor in weights.items()}
             case PackRequest():
                 weights = torch.load(
