@@ -46,15 +46,16 @@ def baseline_errors(data: FrameData, clips: Tensor, config: InferenceConfig) -> 
 
 
 def _best_sigma(data: FrameData, config: InferenceConfig) -> float:
-    """The candidate that does best on training clips, spread over all of them."""
+    """The candidate that does best on training clips, spread over all of them.
+
+    A frame's distance from all frames to come is that from their mean, and their spread, which no candidate changes.
+    """
     split = config.context_window
     training = data.clip_starts(config.frames, held_out=False)
     starts = training[torch.linspace(0, len(training) - 1, min(BLUR_CLIPS, len(training))).long()]
     sample = to_model(data.clips(starts, config.frames))
-    errors = {
-        sigma: float(squared_errors(blur(sample[:, split - 1 : split], sigma), sample[:, split:]).mean())
-        for sigma in BLUR_SIGMAS
-    }
+    last, mean = sample[:, split - 1 : split], sample[:, split:].mean(1, keepdim=True)  # of frames to come
+    errors = {sigma: float(squared_errors(blur(last, sigma), mean).mean()) for sigma in BLUR_SIGMAS}
     return min(errors, key=errors.__getitem__)
 
 
