@@ -26,7 +26,7 @@ from tiw_fsm.fsm.run_state import RunState
 from tiw_fsm.fsm.states import TERMINAL
 from tiw_fsm.reporting import advice
 from tiw_fsm.reporting.figures import figures
-from tiw_fsm.reporting.html import writer
+from tiw_fsm.reporting.html.current import PageWriter
 from tiw_fsm.reporting.status import print_rows
 from tiw_fsm.reporting.wording import near
 from tiw_fsm.run.controller import Controller
@@ -88,7 +88,7 @@ def run_session(session: Session) -> tuple[ExitCode, RunState]:
     Raises:
         TiwFsmError: as ``Controller.run`` says.
     """
-    page_writer = writer.PageWriter(session.store, session.log)
+    page_writer = PageWriter(session.store, session.log)
     session.on_commit = page_writer.committed
     controller = Controller(session)
     try:
@@ -143,6 +143,8 @@ def word_of_refusals(store: Store) -> Iterator[None]:
         with suppress(Exception):  # where no word can be left, and of a run that cannot be read there is no page either
             if store.paths.state.exists():
                 store.refuse(exc.exit_code, str(exc))
+                from tiw_fsm.reporting.html import writer
+
                 writer.refresh(store, alive=False)
         raise
 

@@ -29,10 +29,10 @@ from tiw_fsm.fsm.table import TABLE
 from tiw_fsm.reporting import journal
 from tiw_fsm.reporting.curves import Losses, curve_of
 from tiw_fsm.reporting.html import writer
+from tiw_fsm.reporting.html.current import INTERVAL, SHARE, PageWriter
 from tiw_fsm.reporting.html.loss import figure
 from tiw_fsm.reporting.html.page import SHOWN_STEPS, PageData, Picture, page
 from tiw_fsm.reporting.html.scales import scale
-from tiw_fsm.reporting.html.writer import INTERVAL, SHARE, PageWriter
 from tiw_fsm.reporting.past import LATEST, Past
 from tiw_fsm.stages import Stage
 

@@ -7,14 +7,10 @@ power cut may do to it, the next start or `tiw-fsm report` mends, and a run is s
 from __future__ import annotations
 
 import io
-import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from copy import copy
 from functools import lru_cache
 from pathlib import Path
-
-from structlog.typing import FilteringBoundLogger
 
 from tiw_fsm.data import pictures
 from tiw_fsm.errors import DiskRefused, StateDamaged, TiwFsmError, disk_errors
@@ -35,8 +31,6 @@ LARGEST = 3 << 20
 """Bytes a picture may have, to go into the page."""
 MOST_PIXELS = 1 << 24
 """The same, once unpacked."""
-INTERVAL, SHARE = 10.0, 0.01
-"""Seconds between two writings, and the share of a run's time that they may take."""
 
 
 class Reader:
@@ -195,44 +189,3 @@ def write_now(store: Store) -> Path | None:
     """
     data = gather(store)
     return write(store.paths, page(data)) if data else None
-
-
-class PageWriter:
-    """Keeps a run's page current while it runs, and never stands in its way.
-
-    Whatever goes wrong is a warning, at most: a page is not worth a run. Not even the warning may fail, for the disk
-    that refuses the page may refuse the log; if it refuses what the run needs, the next commit says so.
-    """
-
-    def __init__(self, store: Store, log: FilteringBoundLogger, clock: Callable[[], float] = time.monotonic) -> None:
-        self.store = store
-        self.log = log
-        self._clock = clock
-        self._due = 0.0
-        self._warned = ""
-        self._reader = Reader()
-
-    def committed(self) -> None:
-        """After a commit: write the page, unless it was written just now."""
-        if self._clock() >= self._due:
-            self._write(alive=True)
-
-    def ended(self) -> None:
-        """At the end, whatever it was: the page tells of a run that nobody works on."""
-        self._write(alive=False)
-
-    def _write(self, *, alive: bool) -> None:
-        began = self._clock()
-        try:
-            refresh(self.store, alive=alive, reader=self._reader)
-        except Exception as exc:
-            self._reader = Reader()  # what was read half way would be read twice
-            self._warn(f"the page {self.store.paths.page} is not up to date: {exc}")
-        took = self._clock() - began
-        self._due = began + took + max(INTERVAL, took / SHARE)
-
-    def _warn(self, what: str) -> None:
-        if what != self._warned:
-            self._warned = what
-            with suppress(DiskRefused):
-                self.log.warning(what)
