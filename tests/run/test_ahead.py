@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -37,9 +38,9 @@ def test_a_file_that_cannot_be_read_is_refused_where_it_is_asked_for(tmp_path: P
 def test_nothing_is_read_on_once_asked_to_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read, asked, looks = content.digests, threading.Event(), []
 
-    def late(source: DataSource, advance: content.Advance) -> content.Digests:
+    def late(source: DataSource, *told: Callable[..., None]) -> content.Digests:
         asked.wait()
-        return read(source, advance)
+        return read(source, *told)
 
     def show(done: int, total: int, loss: None) -> None:
         looks.append(done)

@@ -25,8 +25,13 @@ class Digests(NamedTuple):
     """Of the rows in use, as ``UsedRows`` takes it."""
 
 
-def digests(source: DataSource, advance: Advance = lambda done, total: None) -> Digests:
+def digests(
+    source: DataSource, advance: Advance = lambda done, total: None, look: Callable[[], None] = lambda: None
+) -> Digests:
     """Both digests of one and the same frames; reads all rows, in blocks.
+
+    Args:
+        look: called between two parts of the file's bytes; what it raises, or ``advance``, ends the reading.
 
     Raises:
         UsageProblem: a row cannot be decoded or was never stored, or the file changed meanwhile.
@@ -36,8 +41,8 @@ def digests(source: DataSource, advance: Advance = lambda done, total: None) -> 
     found = sources.of(path)
     if wrong := [*found.problems, *found.unwritten]:
         raise UsageProblem(wrong)
-    both = Digests(frames.sha256(path), _content(source, advance))
-    if frames.sha256(path) != both.file:
+    both = Digests(frames.sha256(path, look), _content(source, advance))
+    if frames.sha256(path, look) != both.file:
         raise UsageProblem(f"{path}: was written to while it was read; let its writer come to an end, then start again")
     return both
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +23,8 @@ DEFAULT_STRIDE = 4
 LARGEST_STRIDE = 10_000
 MOST_ROWS = 20_000_000
 """More than three days of play at 60 frames per second; a file that claims more is damaged, or a trap."""
+PART = 1 << 20
+"""Bytes hashed at a time."""
 
 
 class KnownDataset(NamedTuple):
@@ -182,23 +185,30 @@ def _key_problems(file: h5py.File, path: Path) -> list[str]:
     return []
 
 
-def sha256(path: Path) -> str:
+def sha256(path: Path, look: Callable[[], None] = lambda: None) -> str:
     """Hash of the whole file; where its rows lie in other files too, of all their bytes.
+
+    Args:
+        look: called between two parts; what it raises ends the reading.
 
     Raises:
         UsageProblem: it is missing, not to be read, or open for writing elsewhere.
         DiskRefused: the operating system failed to read it.
     """
-    own = _sha256(path)
+    own = _sha256(path, look)
     try:
         files = sources.of(path).files
     except Undecodable:
         return own
     if not files:
         return own
-    return hashlib.sha256("\n".join([own, *map(_sha256, files)]).encode()).hexdigest()
+    return hashlib.sha256("\n".join([own, *(_sha256(file, look) for file in files)]).encode()).hexdigest()
 
 
-def _sha256(path: Path) -> str:
+def _sha256(path: Path, look: Callable[[], None]) -> str:
+    digest = hashlib.sha256()
     with reading(path), open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while part := file.read(PART):
+            look()
+            digest.update(part)
+    return digest.hexdigest()

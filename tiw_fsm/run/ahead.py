@@ -22,17 +22,20 @@ class FrameReading:
         self._found: Future[Digests] = Future()
         self._progress = 0, 0
         self._unwanted = threading.Event()
-        self._thread = threading.Thread(target=self._read, args=[source], daemon=True)
+        self._thread = threading.Thread(target=self._read, args=[source])
         self._thread.start()
 
     def _read(self, source: DataSource) -> None:
         try:
-            self._found.set_result(content.digests(source, self._advance))
+            self._found.set_result(content.digests(source, self._advance, self._look))
         except BaseException as exc:
             self._found.set_exception(exc)
 
     def _advance(self, done: int, total: int) -> None:
         self._progress = done, total
+        self._look()
+
+    def _look(self) -> None:
         if self._unwanted.is_set():
             raise Interrupted("asked to stop while the frames were read")
 
@@ -51,5 +54,6 @@ class FrameReading:
         return self._found.result()
 
     def end(self) -> None:
-        """Nobody waits for them any more."""
+        """Read no further. Whoever began the reading ends it: a process must not come to its end within HDF5."""
         self._unwanted.set()
+        self._thread.join()

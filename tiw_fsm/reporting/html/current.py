@@ -38,7 +38,7 @@ class PageWriter:
         self._due = 0.0
         self._warned = ""
         self._reader: Reader | None = None
-        threading.Thread(target=_prepare, daemon=True).start()
+        threading.Thread(target=_prepare).start()
 
     def committed(self) -> None:
         """After a commit: write the page, unless it was written just now."""
