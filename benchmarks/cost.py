@@ -24,7 +24,7 @@ from tiw_fsm.system import processors
 from tiw_fsm.tinyworlds.clips import FrameData
 from tiw_fsm.tinyworlds.config import StageConfig
 from tiw_fsm.tinyworlds.determinism import make_deterministic
-from tiw_fsm.tinyworlds.objectives import make_model
+from tiw_fsm.tinyworlds.objectives import DynamicsObjective, make_model
 from tiw_fsm.tinyworlds.training import Trainer
 from tiw_fsm.values.frozen import LearningRateSchedule
 
@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("picture", type=Path)
     picture = parser.parse_args().picture
     try:
-        from matplotlib import pyplot
+        from matplotlib import pyplot, ticker
     except ImportError:
         sys.exit("the plot is drawn by matplotlib, which is not installed: pip install matplotlib")
     make_deterministic(processors.share(torch.get_num_threads()))
@@ -56,6 +56,9 @@ def main() -> None:
                     console.print(f"{stage:>16}  {varied} {value:>3}  {tokens:>6} tokens  {ms:6.1f} ms an update")
                 label = f"{stage}, by {varied.split('_')[0]}"
                 axes.loglog(*zip(*points, strict=True), MARKS[varied], color=f"C{number}", label=label)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(ticker.ScalarFormatter())
+        axis.set_minor_formatter(ticker.NullFormatter())
     axes.set_xlabel("tokens of an update: batch × frames × patches")
     axes.set_ylabel("ms an update")
     axes.legend()
@@ -84,6 +87,8 @@ def milliseconds(stage: Stage, config: StageConfig, frames: FrameData) -> float:
     frozen = {each: make_model(each, config).eval().requires_grad_(False) for each in STAGES[stage].inputs}
     trainer, taken = Trainer(stage, config, frames, torch.device("cpu"), 0, frozen), []
     schedule = LearningRateSchedule(start=0, end=config.n_updates)
+    if isinstance(trainer.objective, DynamicsObjective):  # they tokenize each clip once
+        trainer.objective.tokens.lookup(torch.arange(len(trainer.objective.tokens.starts)))
     for start in range(0, PART * (PARTS + 1), PART):
         began = time.perf_counter()
         trainer.train(start, start + PART, tuning_of(config), schedule, lambda: False, lambda done, loss: None)
