@@ -15,18 +15,16 @@ from statistics import median
 
 import torch
 from rich.console import Console
-from workbench import REPO, Bench, change_yaml, make_frames, tuning_of
+from workbench import REPO, Bench, change_yaml, make_frames, train, trainer_of
 
 from tiw_fsm.config.settings import load_settings
 from tiw_fsm.engines import registry
-from tiw_fsm.stages import STAGES, Stage
+from tiw_fsm.stages import Stage
 from tiw_fsm.system import processors
 from tiw_fsm.tinyworlds.clips import FrameData
 from tiw_fsm.tinyworlds.config import StageConfig
 from tiw_fsm.tinyworlds.determinism import make_deterministic
-from tiw_fsm.tinyworlds.objectives import DynamicsObjective, make_model
-from tiw_fsm.tinyworlds.training import Trainer
-from tiw_fsm.values.frozen import LearningRateSchedule
+from tiw_fsm.tinyworlds.objectives import DynamicsObjective
 
 SIZES = {"frame_size": (32, 56, 80, 112), "batch_size_per_gpu": (1, 2, 4, 8, 16, 32)}
 """What is varied, the rest being the demo's."""
@@ -84,14 +82,12 @@ def tokens_of(config: StageConfig) -> int:
 
 
 def milliseconds(stage: Stage, config: StageConfig, frames: FrameData) -> float:
-    frozen = {each: make_model(each, config).eval().requires_grad_(False) for each in STAGES[stage].inputs}
-    trainer, taken = Trainer(stage, config, frames, torch.device("cpu"), 0, frozen), []
-    schedule = LearningRateSchedule(start=0, end=config.n_updates)
+    trainer, taken = trainer_of(stage, config, frames), []
     if isinstance(trainer.objective, DynamicsObjective):  # they tokenize each clip once
         trainer.objective.tokens.lookup(torch.arange(len(trainer.objective.tokens.starts)))
     for start in range(0, PART * (PARTS + 1), PART):
         began = time.perf_counter()
-        trainer.train(start, start + PART, tuning_of(config), schedule, lambda: False, lambda done, loss: None)
+        train(trainer, start, start + PART)
         taken.append(1e3 * (time.perf_counter() - began) / PART)
     return median(taken[1:])
 

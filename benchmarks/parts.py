@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 from runs import many_steps
-from workbench import RUN, Bench, Figure, tuning_of
+from workbench import RUN, Bench, Figure, train, trainer_of
 
-from tiw_fsm.stages import STAGES, Stage
+from tiw_fsm.stages import Stage
 from tiw_fsm.storage import checkpoints
 from tiw_fsm.storage.store import Store
 from tiw_fsm.tinyworlds.clips import FrameData, generator, to_model
@@ -19,8 +19,7 @@ from tiw_fsm.tinyworlds.config import InferenceConfig
 from tiw_fsm.tinyworlds.objectives import make_model
 from tiw_fsm.tinyworlds.rollout import WorldModel
 from tiw_fsm.tinyworlds.tokens import BLOCK, ClipTokens
-from tiw_fsm.tinyworlds.training import Trainer, write_checkpoint
-from tiw_fsm.values.frozen import LearningRateSchedule
+from tiw_fsm.tinyworlds.training import write_checkpoint
 
 
 def commit(bench: Bench) -> list[Figure]:
@@ -58,16 +57,14 @@ def checkpoint(bench: Bench) -> list[Figure]:
     settings = bench.settings()
     config = settings.stages[Stage.DYNAMICS]
     frames = FrameData(settings.data, bench.device)
-    frozen = {stage: make_model(stage, config).to(bench.device).eval() for stage in STAGES[Stage.DYNAMICS].inputs}
-    trainer = Trainer(Stage.DYNAMICS, config, frames, bench.device, 0, frozen)
-    tuning = tuning_of(config)
-    trainer.train(0, 1, tuning, LearningRateSchedule(start=0, end=1), lambda: False, lambda done, loss: None)
+    trainer = trainer_of(Stage.DYNAMICS, config, frames)
+    train(trainer, 0, 1)
     parts: dict[str, list[float]] = {"write": [], "hash and sync": [], "publish": []}
     for n in range(1, 1 + bench.amount(15, 5)):
         final = bench.folder / "checkpoints" / checkpoints.folder_name(Stage.DYNAMICS, n)
         temporary = final.with_name(f".tmp-{final.name}")
         for name, work in (
-            ("write", lambda: write_checkpoint(temporary, trainer.checkpoint(n, tuning))),  # noqa: B023 - called before n moves on
+            ("write", lambda: write_checkpoint(temporary, trainer.checkpoint(n, config.tuning))),  # noqa: B023 - called before n moves on
             ("hash and sync", lambda: checkpoints.write_manifest(temporary, Stage.DYNAMICS, n, RUN)),  # noqa: B023
             ("publish", lambda: checkpoints.publish(temporary, final, RUN)),  # noqa: B023
         ):

@@ -15,16 +15,14 @@ from statistics import fmean, median
 
 import torch
 from torch import nn
-from workbench import Bench, Figure, make_frames, tuning_of
+from workbench import Bench, Figure, make_frames, train, trainer_of
 
-from tiw_fsm.stages import STAGES, Stage
+from tiw_fsm.stages import Stage
 from tiw_fsm.tinyworlds import division
 from tiw_fsm.tinyworlds.clips import FrameData, draw_batch
 from tiw_fsm.tinyworlds.config import DataSource, StageConfig
 from tiw_fsm.tinyworlds.determinism import make_deterministic
-from tiw_fsm.tinyworlds.objectives import make_model
-from tiw_fsm.tinyworlds.training import MAX_GRAD_NORM, Trainer, autocast
-from tiw_fsm.values.frozen import LearningRateSchedule
+from tiw_fsm.tinyworlds.training import MAX_GRAD_NORM, autocast
 
 THOUSAND, PART = 1_000, 20
 """Updates of a line, and of a timing."""
@@ -53,8 +51,7 @@ def bare_updates(bench: Bench) -> list[Figure]:
     settings, repeats = bench.settings(share=0.03), bench.amount(40, 10)
     frames, figures = FrameData(settings.data, bench.device), []
     for stage, config in settings.stages.items():
-        frozen = {each: make_model(each, config).to(bench.device).eval() for each in STAGES[stage].inputs}
-        trainer = Trainer(stage, config, frames, bench.device, 0, frozen)
+        trainer = trainer_of(stage, config, frames)
         random = torch.Generator().manual_seed(0)
         drawn = division.micro_batch(config.tuning, 1)
         batch = trainer.objective.batch(draw_batch(trainer.clips, drawn, random), slice(0, drawn), random)
@@ -109,27 +106,21 @@ def slope_of(values: list[float]) -> tuple[float, float]:
     return slope, STUDENT[n - 2] * (rest / (n - 2) / spread) ** 0.5
 
 
-def train(path: Path, total: int) -> None:
+def grow(path: Path, total: int) -> None:
     """Train, and print for each thousand updates the median time of one, ms, and the peak memory, MiB."""
     make_deterministic(1)
     config = StageConfig(n_updates=total, **TINY)
-    trainer = Trainer(
-        Stage.VIDEO,
-        config,
-        FrameData(DataSource(path=str(path), skip=0, stride=1), torch.device("cpu")),
-        torch.device("cpu"),
-        0,
-    )
-    schedule, tuning = LearningRateSchedule(start=0, end=total), tuning_of(config)
+    frames = FrameData(DataSource(path=str(path), skip=0, stride=1), torch.device("cpu"))
+    trainer = trainer_of(Stage.VIDEO, config, frames)
     for line in range(0, total, THOUSAND):
         taken = []
         for start in range(line, line + THOUSAND, PART):
             began = time.perf_counter()
-            trainer.train(start, start + PART, tuning, schedule, lambda: False, lambda done, loss: None)
+            train(trainer, start, start + PART)
             taken.append(1e3 * (time.perf_counter() - began) / PART)
         status = dict(text.split(":", 1) for text in Path("/proc/self/status").read_text().splitlines())
         print(json.dumps({"ms": median(taken), "peak": int(status["VmHWM"].split()[0]) / 1024}), flush=True)
 
 
 if __name__ == "__main__":
-    train(Path(sys.argv[1]), int(sys.argv[2]))
+    grow(Path(sys.argv[1]), int(sys.argv[2]))

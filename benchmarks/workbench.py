@@ -18,9 +18,13 @@ from rich.table import Table
 
 from tiw_fsm.config.settings import Settings, load_settings
 from tiw_fsm.engines import registry
+from tiw_fsm.stages import STAGES as TABLE
 from tiw_fsm.stages import Stage
+from tiw_fsm.tinyworlds.clips import FrameData
 from tiw_fsm.tinyworlds.config import StageConfig
-from tiw_fsm.values.frozen import Tuning
+from tiw_fsm.tinyworlds.objectives import make_model
+from tiw_fsm.tinyworlds.training import Trainer
+from tiw_fsm.values.frozen import LearningRateSchedule
 
 REPO = Path(__file__).resolve().parents[1]
 RECORDED = REPO / "data" / "planet_frames.h5"
@@ -134,8 +138,19 @@ class Bench:
         return time.perf_counter() - began
 
 
-def tuning_of(config: StageConfig) -> Tuning:
-    return Tuning(**{key: getattr(config, key) for key in Tuning.model_fields})
+def trainer_of(stage: Stage, config: StageConfig, frames: FrameData) -> Trainer:
+    """A stage in training against models that have learnt nothing."""
+    frozen = {
+        each: make_model(each, config).to(frames.device).eval().requires_grad_(False) for each in TABLE[stage].inputs
+    }
+    return Trainer(stage, config, frames, frames.device, 0, frozen)
+
+
+def train(trainer: Trainer, start: int, stop_at: int) -> None:
+    """Do updates ``start`` to ``stop_at - 1``."""
+    config = trainer.config
+    schedule = LearningRateSchedule(start=0, end=config.n_updates)
+    trainer.train(start, stop_at, config.tuning, schedule, lambda: False, lambda done, loss: None)
 
 
 def change_yaml(path: Path, **values: object) -> None:

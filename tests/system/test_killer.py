@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import signal
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.cgroups import made_cgroup
 from tiw_fsm.system import killer
 from tiw_fsm.values.death import Killer
 
@@ -72,20 +72,16 @@ def test_a_shortage_is_known_by_its_type_its_number_or_its_words_and_by_what_it_
 def small_cgroup() -> Iterator[Path]:
     """A cgroup of either version with 64 MiB, if this machine lets us make one."""
     parents = [folder for folder in (OURS / "memory", OURS) if (folder / "cgroup.procs").exists()]
-    for parent in parents:
-        folder = parent / f"tiw_fsm_test_{os.getpid()}"
-        try:
-            folder.mkdir()
-            limit = next(path for name in ("memory.max", "memory.limit_in_bytes") if (path := folder / name).exists())
-            limit.write_text(str(64 * MEBIBYTE))
-        except (OSError, StopIteration):
-            if folder.exists():
-                folder.rmdir()
-            continue
+    with made_cgroup(parents, to_64_mebibytes) as folder:
         yield folder
-        folder.rmdir()
-        return
-    pytest.skip("no cgroup can be made here")
+
+
+def to_64_mebibytes(folder: Path) -> None:
+    """Write the limit to a new cgroup's own file."""
+    found = [path for name in ("memory.max", "memory.limit_in_bytes") if (path := folder / name).exists()]
+    if not found:
+        raise FileNotFoundError(folder / "memory.max")
+    found[0].write_text(str(64 * MEBIBYTE))
 
 
 def test_the_kernels_memory_killer_is_told_from_a_kill(small_cgroup: Path) -> None:

@@ -190,12 +190,10 @@ class DynamicsModel(nn.Module):
         but in so many last frames, and without experts, which are all to be used evenly, nothing else is computed.
         """
         routing: list[Tensor] = []
-        seen = torch.where(mask[..., None], self.mask_token, latents)
-        if last is not None and self.mixture is None:
-            targets, mask = targets[:, -last:], mask[:, -last:]
-        else:
-            last = None
-        logits = self(seen, actions, routing, last)
+        if last is None or self.mixture is not None:
+            last = latents.shape[1]
+        logits = self(torch.where(mask[..., None], self.mask_token, latents), actions, routing, last)
+        targets, mask = targets[:, -last:], mask[:, -last:]
         per_token = F.cross_entropy(logits.flatten(0, 2), targets.flatten(), reduction="none")
         counted = mask.flatten().to(per_token.dtype)
         loss = (per_token * counted).sum() / (counted.sum() if hidden is None else hidden).clamp_min(1)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.cgroups import made_cgroup
 from tiw_fsm.engines.native.engine import environment
 from tiw_fsm.system import processors
 
@@ -26,25 +27,23 @@ for threads in (None, 3):
 """Says with how many threads it computes as a run's first process, and as one of a run that began with three."""
 
 
+ONE_CPU = {1: {"cpu.cfs_period_us": "100000", "cpu.cfs_quota_us": "100000"}, 2: {"cpu.max": "100000 100000"}}
+"""What a cgroup is told, by version."""
+
+
 @pytest.fixture
 def one_cpu() -> Iterator[Path]:
     """A cgroup of either version with a quota of one CPU, if this machine lets us make one."""
-    told = ({"cpu.cfs_period_us": "100000", "cpu.cfs_quota_us": "100000"}, {"cpu.max": "100000 100000"})
-    for parent, contents in zip((CGROUPS / "cpu", CGROUPS), told, strict=True):
-        folder = parent / f"tiw_fsm_test_{os.getpid()}"
-        try:
-            folder.mkdir()
-            for name, content in contents.items():
-                with open(folder / name, "r+") as file:  # which nobody but the kernel can lay
-                    file.write(content)
-        except OSError:
-            if folder.exists():
-                folder.rmdir()
-            continue
+    with made_cgroup((CGROUPS / "cpu", CGROUPS), one_cpu_alone) as folder:
         yield folder
-        folder.rmdir()
-        return
-    pytest.skip("no cgroup with a CPU quota can be made here")
+
+
+def one_cpu_alone(folder: Path) -> None:
+    """Write the quota to a new cgroup's own files."""
+    told = ONE_CPU[2 if (folder / "cpu.max").exists() else 1]
+    for name, content in told.items():
+        with open(folder / name, "r+") as file:  # which nobody but the kernel can lay
+            file.write(content)
 
 
 def answers(given: dict[str, str], cgroup: Path | None = None) -> tuple[list[int], str]:
