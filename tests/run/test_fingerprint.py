@@ -99,7 +99,7 @@ def test_another_version_of_the_package_is_noticed(begun: Simulation, copy: Path
     assert_refused(begun, copy)
 
 
-@pytest.mark.parametrize("name", [None, "cli.py", "reporting/history.py"])
+@pytest.mark.parametrize("name", [None, "cli/looking.py", "reporting/history.py"])
 def test_a_copy_goes_on_and_so_does_one_changed_where_no_bits_are_decided(
     begun: Simulation, copy: Path, name: str | None
 ) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.torture.broken_child import VARIANTS
-from tiw_fsm import cli
+from tiw_fsm.cli import terminal
 from tiw_fsm.config import yaml_source
 from tiw_fsm.config.loop import Command
 from tiw_fsm.engines.native import engine as native
@@ -256,7 +256,7 @@ def numbers_believed() -> None:
 
 def shown_as_it_is() -> None:
     """What comes from outside is written to the terminal and into reports as it is."""
-    for module in (cli, templating, tables):
+    for module in (terminal, templating, tables):
         module.printable = lambda text, lines=False: text  # type: ignore[attr-defined]
 
 

@@ -1,0 +1,86 @@
+"""Commands that answer by an exit code whether all is well: ``check``, before a run, and ``verify``, after."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from typer.core import TyperCommand
+
+from tiw_fsm.cli.options import AsJson, RepoRoot, Run, StateDir, option, store_of
+from tiw_fsm.cli.terminal import err, out
+from tiw_fsm.config.flags import FLAGS, typed
+from tiw_fsm.errors import ExitCode
+
+
+def check(
+    path: Annotated[Path | None, typer.Argument(help="A checkpoint, a folder of them or a run root.")] = None,
+    run: Run = "default",
+    repo_root: RepoRoot = Path("."),
+    state_dir: StateDir = None,
+    config_dir: Annotated[str | None, option("Folder of the YAML files [default: configs/].")] = None,
+    dataset: Annotated[str | None, option("TinyWorlds name or h5 file to train and judge on.")] = None,
+    engine: Annotated[str | None, option(FLAGS["engine"].help)] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Whether configs, data and checkpoints are ready, changing nothing; exits 2 if something is not."""
+    from tiw_fsm.run import check
+
+    given = typed({"config_dir": config_dir, "dataset": dataset, "engine": engine})
+    found = check.findings(store_of(run, repo_root, state_dir), given, repo_root, path)
+    ready = check.show(out, found, "ready", "not ready", as_json=as_json)
+    raise typer.Exit(ExitCode.PASSED if ready else ExitCode.USAGE)
+
+
+class BareReplay(TyperCommand):
+    """``--replay`` may stand alone, which typer knows no way to say: then it asks for all that is kept."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        words = pairwise([*args, ""])
+        told = ["--replay=0" if word == "--replay" and not after.isdigit() else word for word, after in words]
+        return super().parse_args(ctx, told)
+
+
+Replay = Annotated[
+    int | None,
+    typer.Option(
+        help="Compute at least the last N updates of each stage once more, and compare; all that is kept without N.",
+        metavar="[N]",
+        show_default=False,
+        min=0,
+    ),
+]
+
+
+def verify(
+    run: Run = "default",
+    repo_root: RepoRoot = Path("."),
+    state_dir: StateDir = None,
+    replay: Replay = None,
+    stage: Annotated[
+        Literal["video_tokenizer", "latent_actions", "dynamics", "inference"] | None,
+        option("Replay it alone [default: the three stages and the last inference attempt]."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Whether all that the run's state vouches for is there unaltered, and what to do if not; exits 4 if not."""
+    from tiw_fsm.run import check, verify
+    from tiw_fsm.run import replay as replaying
+
+    store = store_of(run, repo_root, state_dir)
+    found = verify.findings(store)
+    whole = not any(problems for _, problems in found)
+    if not as_json:
+        check.show(out, found, "whole", "damaged", as_json=False)
+        out.print(verify.conclusion(found, run), soft_wrap=True)
+    wanted = replay is not None or stage is not None
+    replayed = replaying.findings(store, whole=whole, last=replay or 0, only=stage, console=err) if wanted else []
+    if as_json:
+        print(json.dumps([*(each._asdict() for each in found), *(each._asdict() for each in replayed)], indent=1))
+    elif wanted:
+        replaying.show(out, replayed)
+    same = not any(each.problems for each in replayed)
+    raise typer.Exit(ExitCode.PASSED if whole and same else ExitCode.DAMAGED)

@@ -1,0 +1,92 @@
+"""Commands that show a run, and change nothing: ``status``, ``graph``, ``history``, ``report``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tiw_fsm.cli.options import AsJson, RepoRoot, Run, StateDir, folder_of, option, store_of
+from tiw_fsm.cli.terminal import err, out
+from tiw_fsm.errors import UsageProblem
+from tiw_fsm.reporting.wording import near, not_begun
+from tiw_fsm.storage.state_folder import StateFolder
+
+
+def status(
+    run: Run = "default",
+    repo_root: RepoRoot = Path("."),
+    state_dir: StateDir = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Show it again every 2 seconds, until the run ends.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Where the run is and what happens next."""
+    from tiw_fsm.reporting import status as module
+
+    folder = StateFolder(folder_of(run, repo_root, state_dir))
+    if watch:
+        module.watch(out, lambda: module.status(folder), every=2.0)
+        return
+    found = module.status(folder)
+    if as_json:
+        print(json.dumps(found, indent=1))
+    else:
+        module.show(out, found)
+
+
+def graph(run: Run = "default", repo_root: RepoRoot = Path("."), state_dir: StateDir = None) -> None:
+    """The state machine as Mermaid, from the live table, with the run's state and the ways it took."""
+    from tiw_fsm.reporting.journal import taken
+    from tiw_fsm.reporting.mermaid import mermaid
+
+    store = store_of(run, repo_root, state_dir)
+    found = store.load()
+    print(mermaid(found.state, taken(store.lines())) if found else mermaid())
+    if found is None:
+        err.print(not_begun(run), soft_wrap=True)
+
+
+def history(
+    run: Run = "default",
+    repo_root: RepoRoot = Path("."),
+    state_dir: StateDir = None,
+    since: Annotated[str | None, option("Only from then on: 2026-01-31T12:00, or 2h for two hours ago.")] = None,
+    state: Annotated[str | None, option("Only steps out of or into this state.")] = None,
+    all_steps: Annotated[
+        bool, typer.Option("--all", help="Every step, not the last 200 alone; --json has all.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """What happened, step by step, and how long each took."""
+    from tiw_fsm.fsm.states import State
+    from tiw_fsm.reporting import history as module
+
+    if state is not None and state.upper() not in list(State):
+        raise UsageProblem(f"--state {state} is none of {', '.join(State)}")
+    store = store_of(run, repo_root, state_dir)
+    begun = store.load()
+    moment = module.moment(since) if since else None
+    state = state and state.upper()
+    every = module.entries(store.lines(), since=moment, state=state)
+    if as_json:
+        module.write_json(every, sys.stdout.write)
+        return
+    shown = module.show(out, every if all_steps else module.latest(store, since=moment, state=state))
+    out.print(module.conclusion(begun.generation if begun else 0, shown, run), soft_wrap=True)
+
+
+def report(
+    run: Run = "default", repo_root: RepoRoot = Path("."), state_dir: StateDir = None, as_json: AsJson = False
+) -> None:
+    """The run as one HTML page that opens from disk; a run at work keeps it current by itself."""
+    from tiw_fsm.reporting.html import writer
+
+    path = writer.write_now(store_of(run, repo_root, state_dir))
+    if as_json:
+        print(json.dumps({"path": path and str(path)}))
+        return
+    sentence = f"{near(str(path))} is written: open it in a browser." if path else not_begun(run)
+    out.print(sentence, soft_wrap=True)

@@ -1,0 +1,29 @@
+"""Where people read: standard output and error, and what they may be told there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+
+from tiw_fsm.values.printable import printable
+
+
+class Terminal(Console):
+    """Where people read. When nobody does any more it is silent; Rich would end the process, and that with 1.
+
+    A path or an error may have anything in it: nothing but Rich itself tells the terminal what to do.
+    """
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=printable(segment.text, lines=True))
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())  # Python flushes it once more at its end
+
+
+out, err = Terminal(highlight=False), Terminal(stderr=True, highlight=False)
