@@ -10,7 +10,7 @@ RANDOM_KILLS = --kills $(KILLS) --torture-seed $(SEED) --torture-record build/to
 CHECKOUT_PYTHON = $(CHECKOUT)/.venv/bin/python
 DEMO := --config-dir configs/demo
 
-.PHONY: install run test test-quick test-whole check bench bench-reference torture torture-kills test-schedulers \
+.PHONY: install run test test-quick test-whole check docs bench bench-reference torture torture-kills test-schedulers \
 	test-checkout
 
 install: $(VENV)/installed
@@ -47,6 +47,11 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Without a network, and to be read without one.
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "build/site/index.html is written: open it in a browser"
 
 bench: install
 	$(BIN)/python benchmarks/bench.py

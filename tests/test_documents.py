@@ -51,8 +51,8 @@ def test_the_reference_says_of_a_flag_what_its_help_says(command: str) -> None:
 
 
 @pytest.mark.parametrize("exit_code", ExitCode)
-def test_every_exit_code_is_in_the_readme(exit_code: ExitCode) -> None:
-    assert re.search(rf"^\| {exit_code.value} \|", (PROJECT / "README.md").read_text(), re.MULTILINE)
+def test_every_exit_code_is_in_the_reference(exit_code: ExitCode) -> None:
+    assert re.search(rf"^\| {exit_code.value} \|", (PROJECT / "docs/reference.md").read_text(), re.MULTILINE)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -132,7 +132,8 @@ def control_figures(errors: Tensor, free_errors: Tensor, seed: int) -> dict[str,
     """ΔPSNR in dB: that under inferred actions less that under random ones (Bruce et al. 2024, arXiv:2402.15391).
 
     Args:
-        errors, free_errors: MSE of each frame generated under inferred and random actions, [B, F].
+        errors: MSE of each frame generated under inferred actions, [B, F].
+        free_errors: the same under random ones.
     """
     resampled = resamples(torch.stack([errors, free_errors]).mean(2), seed)
     return {

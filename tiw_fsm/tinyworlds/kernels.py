@@ -30,7 +30,8 @@ def over_frames(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
 
     Args:
         q: of the last frames, [B, F, P, E].
-        k, v: of all frames, [B, T, P, E], T >= F.
+        k: of all frames, [B, T, P, E], T >= F.
+        v: like ``k``.
 
     Returns:
         [B, F, P, E].
