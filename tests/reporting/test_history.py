@@ -7,6 +7,7 @@ import re
 
 import pytest
 
+from tests.support.configs import write_configs
 from tests.support.processes import Tiw
 from tests.support.simulation import Simulation
 from tiw_fsm.engines.simulated import Script
@@ -27,12 +28,23 @@ def eventful(simulation: Simulation) -> Simulation:
 
 def test_every_step_is_told_once_in_words(eventful: Simulation, tiw: Tiw) -> None:
     journal = eventful.store.journal()
-    told = tiw(eventful.root, "history").stdout.splitlines()
+    told = tiw(eventful.root, "history", "--all").stdout.splitlines()
     assert len(told) == len(journal) + 1
     assert told[-1].startswith(f"{len(journal)} of {len(journal)} steps")
     for line, step in zip(told, journal, strict=False):
         assert step["to"] in line
         assert words(step) in line
+
+
+def test_checkpoints_in_a_row_are_one_line(simulation: Simulation, tiw: Tiw) -> None:
+    write_configs(simulation.root / "configs", {"loop": {"checkpoint_interval": 1}})
+    simulation.run()
+    journal = simulation.store.journal()
+    told = tiw(simulation.root, "history").stdout.splitlines()
+    rows = [line for line in told if " checkpoint" in line]
+    assert len(rows) < len(simulation.journal("saved")) / 2
+    assert sum(int(re.search(r"(\d+) checkpoints,", row)[1]) for row in rows) == len(simulation.journal("saved"))  # type: ignore[index]
+    assert told[-1].startswith(f"{len(journal)} of {len(journal)} steps")
 
 
 def test_every_event_has_words() -> None:

@@ -56,7 +56,7 @@ def history(
     since: Annotated[str | None, option("Only from then on: 2026-01-31T12:00, or 2h for two hours ago.")] = None,
     state: Annotated[str | None, option("Only steps out of or into this state.")] = None,
     all_steps: Annotated[
-        bool, typer.Option("--all", help="Every step, not the last 200 alone; --json has all.")
+        bool, typer.Option("--all", help="Every step by itself, not the last 200 alone; --json has all.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -74,7 +74,7 @@ def history(
     if as_json:
         module.write_json(every, sys.stdout.write)
         return
-    shown = module.show(out, every if all_steps else module.latest(store, since=moment, state=state))
+    shown = module.show(out, every if all_steps else module.folded(module.latest(store, since=moment, state=state)))
     out.print(module.conclusion(begun.generation if begun else 0, shown, run), soft_wrap=True)
 
 

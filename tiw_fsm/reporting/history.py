@@ -7,6 +7,7 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
+from itertools import groupby
 
 from rich.console import Console
 from rich.text import Text
@@ -25,7 +26,7 @@ SHOWN = 200
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 COLOURS: dict[str, str] = {
     Event.REJECTED: "yellow",
-    Event.GATE_FAILED: "yellow",
+    Event.GATE_FAILED: "bold yellow",
     Event.CRASHED: "red",
     Event.KILLED: "red",
     Event.OUT_OF_MEMORY: "red",
@@ -34,7 +35,8 @@ COLOURS: dict[str, str] = {
     RunnerEvent.REFUSED: "yellow",
     RunnerEvent.STARTED: "cyan",
     RunnerEvent.CHANGED: "yellow",
-    Event.GATE_PASSED: "green",
+    Event.GATE_PASSED: "bold green",
+    Event.SAVED: "dim",
 }
 
 
@@ -134,6 +136,27 @@ def entries(
             yield entry(line, seconds)
 
 
+def folded(found: Iterable[JsonObject]) -> Iterator[JsonObject]:
+    """The timeline with a stage's checkpoints in a row as one entry; ``steps`` says how many an entry holds."""
+    for _, same in groupby(found, lambda each: _plain_checkpoint(each) or each["generation"]):
+        group = list(same)
+        first, last = group[0], group[-1]
+        one = last | {"from": first["from"], "seconds": sum(each["seconds"] for each in group), "steps": len(group)}
+        if len(group) > 1:
+            facts, training = last["facts"], sum(each["facts"]["seconds"] for each in group)
+            one["what"] = (
+                f"{facts['stage']}: {len(group)} checkpoints, the last after {facts['completed']} updates, "
+                f"{training:.1f} s in updates"
+            )
+        yield one
+
+
+def _plain_checkpoint(entry: JsonObject) -> str | None:
+    """The stage that saved a checkpoint, and nothing else is to be said of it."""
+    facts = entry["facts"]
+    return facts["stage"] if entry["event"] == Event.SAVED and not facts.get("notes") else None
+
+
 def latest(folder: StateFolder, *, since: datetime | None = None, state: str | None = None) -> list[JsonObject]:
     """The last ``SHOWN`` entries of the timeline. Where all count, no line before them is parsed.
 
@@ -169,10 +192,10 @@ def write_json(found: Iterable[JsonObject], write: Callable[[str], object]) -> N
 
 
 def show(console: Console, found: Iterable[JsonObject]) -> int:
-    """The timeline for people; how many entries it had."""
+    """The timeline for people; how many steps it had."""
     shown = 0
     for each in found:
-        shown += 1
+        shown += each.get("steps", 1)
         way = each["to"] if each["from"] in (None, each["to"]) else f"{each['from']} → {each['to']}"
         line = Text(f"{each['time'].replace('T', ' ').removesuffix('Z')}  ", style="dim")
         line.append(f"{'+' + duration(each['seconds']):>12}  ", style="dim")

@@ -31,7 +31,7 @@ from tiw_fsm.reporting.curves import Losses, curve_of
 from tiw_fsm.reporting.html import writer
 from tiw_fsm.reporting.html.current import INTERVAL, SHARE, PageWriter
 from tiw_fsm.reporting.html.loss import figure
-from tiw_fsm.reporting.html.page import SHOWN_STEPS, PageData, Picture, page
+from tiw_fsm.reporting.html.page import SHOWN_LINES, PageData, Picture, page
 from tiw_fsm.reporting.html.scales import scale
 from tiw_fsm.reporting.past import LATEST, Past
 from tiw_fsm.stages import Stage
@@ -113,12 +113,20 @@ def test_the_timeline_is_the_journal_latest_first_and_folded_when_long(eventful:
     text = page(found)
     assert text.index("the reports are written") < text.index("configs aligned, data in order")
     lines = eventful.store.journal()
-    assert "steps before these" not in page(replace(found, past=Past(lines[:SHOWN_STEPS])))
-    line = next(line for line in lines if line["event"] == "saved")
-    many = [*lines, *([{**line, "changes": {}}] * (LATEST + 7))]
+    assert "steps before these" not in page(replace(found, past=Past(lines[:SHOWN_LINES])))
+    line = next(line for line in lines if line["event"] == "accepted")
+    many = [*lines, *({**line, "changes": {}, "generation": len(lines) + n} for n in range(LATEST + 7))]
     longer = words(page(replace(found, past=Past(many))))
-    assert f"{LATEST - SHOWN_STEPS} steps before these" in longer
+    assert f"{LATEST - SHOWN_LINES} steps before these" in longer
     assert f"{len(many) - LATEST} older steps: tiw-fsm history --all --run default" in longer
+
+
+def test_checkpoints_in_a_row_are_one_line_of_the_timeline(eventful: Simulation) -> None:
+    found, lines = seen(eventful), eventful.store.journal()
+    saved = next(line for line in lines if line["event"] == "saved")
+    longer = words(page(replace(found, past=Past([*lines, *([{**saved, "changes": {}}] * 122)]))))
+    assert f"{saved['facts']['stage']}: 122 checkpoints, the last after {saved['facts']['completed']} updates" in longer
+    assert "steps before these" not in longer
 
 
 # --- runs of every kind -----------------------------------------------------------------------------------------

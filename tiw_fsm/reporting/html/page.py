@@ -20,7 +20,7 @@ from tiw_fsm.reporting import processes
 from tiw_fsm.reporting.advice import HINTED, next_steps
 from tiw_fsm.reporting.curves import COLOURS, Losses
 from tiw_fsm.reporting.figures import FIGURES, figures, gate_of
-from tiw_fsm.reporting.history import words
+from tiw_fsm.reporting.history import entry, folded
 from tiw_fsm.reporting.html.attempts import attempts as attempts_drawing
 from tiw_fsm.reporting.html.attempts import baselines_of
 from tiw_fsm.reporting.html.loss import loss
@@ -42,8 +42,8 @@ IF_OLD = (
     "was killed: `tiw-fsm status --run {}` knows."
 )
 """A runner that was killed cannot say so."""
-SHOWN_STEPS = 50
-"""Steps of the timeline that are seen at once."""
+SHOWN_LINES = 50
+"""Lines of the timeline that are seen at once."""
 SHOWN_ATTEMPTS = 30
 ENLARGED = 300
 """Height in pixels up to which the rollout in motion is enlarged, by a whole factor."""
@@ -333,20 +333,22 @@ def _changes(history: Sequence[Step]) -> Table | None:
 
 def _timeline(data: PageData) -> dict[str, Any]:
     """Latest first: what is seen at once, what is folded away, and how many steps the page does not hold."""
+    told = list(folded(entry(*step) for step in data.past.latest))[::-1]
     rows = [
         (
-            Mark(_time(line["time"]).removesuffix(" UTC"), element="time"),
-            Figure(f"+{duration(seconds)}"),
-            line["to"] if line["from"] in (None, line["to"]) else f"{line['from']} → {line['to']}",
-            Mark(words(line), f"event {line['event']}"),
+            Mark(_time(each["time"]).removesuffix(" UTC"), element="time"),
+            Figure(f"+{duration(each['seconds'])}"),
+            each["to"] if each["from"] in (None, each["to"]) else f"{each['from']} → {each['to']}",
+            Mark(each["what"], f"event {each['event']}"),
         )
-        for line, seconds in reversed(data.past.latest)
+        for each in told
     ]
     headers = ("time, UTC", "after", "state", "what")
     return {
-        "latest": _table(headers, rows[:SHOWN_STEPS], "timeline"),
-        "earlier": _table(headers, rows[SHOWN_STEPS:], "timeline"),
-        "older": data.past.count - len(rows),
+        "latest": _table(headers, rows[:SHOWN_LINES], "timeline"),
+        "earlier": _table(headers, rows[SHOWN_LINES:], "timeline"),
+        "folded": sum(each["steps"] for each in told[SHOWN_LINES:]),
+        "older": data.past.count - len(data.past.latest),
     }
 
 
