@@ -29,7 +29,11 @@ with signals.asked_to_stop(lambda: print("asked", flush=True)) as stopping:
 
 def at_work(seconds: float) -> subprocess.Popen[str]:
     process = subprocess.Popen(
-        [sys.executable, "-c", WORKS, str(seconds)], stdout=subprocess.PIPE, text=True, start_new_session=True
+        [sys.executable, "-c", WORKS, str(seconds)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "at work\n"
@@ -59,7 +63,8 @@ def test_a_second_one_that_comes_later_ends_at_once() -> None:
     process.terminate()
     time.sleep(signals.ONE_REQUEST + 0.2)
     process.send_signal(signal.SIGINT)
-    assert (said(process), process.returncode) == ("asked\n", ExitCode.INTERRUPTED)
+    assert said(process) == f"asked\n{signals.AT_ONCE.decode()}"
+    assert process.returncode == ExitCode.INTERRUPTED
 
 
 def test_the_kernels_own_repetitions_of_sigxcpu_end_nothing() -> None:

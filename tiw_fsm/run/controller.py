@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -76,7 +77,7 @@ class Controller:
             with (
                 ExitStack() as holding,
                 Display(session.console) as display,
-                signals.asked_to_stop(engine.stop) as stopping,
+                signals.asked_to_stop(lambda: self._asked_to_stop(engine)) as stopping,
             ):
                 context = Context(session, engine, hello, display, holding, stopping, reading)
                 return self._work(context)
@@ -84,6 +85,18 @@ class Controller:
             engine.close()
             if reading:
                 reading.end()
+
+    def _asked_to_stop(self, engine: Engine) -> None:
+        """A signal's handler: what must wait for nobody is done in it, and a thread of its own says what happens."""
+        engine.stop()
+        threading.Thread(target=self._say_what_stopping_takes).start()
+
+    def _say_what_stopping_takes(self) -> None:
+        with suppress(TiwFsmError):  # a disk that refuses the log is met, and told of, by the commit
+            self.session.log.info(
+                "asked to stop: what is in hand is finished and saved first. Asked once more it ends at once, and what "
+                "was done since the newest checkpoint is done again"
+            )
 
     def _work(self, context: Context) -> ExitCode:
         try:

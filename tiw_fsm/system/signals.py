@@ -10,13 +10,15 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from tiw_fsm.errors import ExitCode
 
 STOP = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
 ONE_REQUEST = 1.0
 """Seconds within which signals are one request: `timeout` and others send one to a process and one to its group."""
+
+AT_ONCE = b"ended at once, as asked. What was committed stands, and the same command goes on from there.\n"
 
 
 def exit_when_asked() -> None:
@@ -85,4 +87,6 @@ def _heeded() -> list[signal.Signals]:
 
 
 def _exit(number: int, frame: object) -> None:
+    with suppress(OSError):  # a terminal that was closed
+        os.write(2, AT_ONCE)  # a file object may be in the middle of a write of its own
     os._exit(ExitCode.INTERRUPTED)
