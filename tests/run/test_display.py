@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 
 import pytest
@@ -13,9 +14,10 @@ from tiw_fsm.stages import Stage
 
 def told(monkeypatch: pytest.MonkeyPatch, *, seconds: float, target: int) -> str:
     """What stands on the terminal when an update has taken so many seconds, twice."""
-    console = Console(record=True, width=200, force_terminal=True, file=open("/dev/null", "w"))  # noqa: SIM115
     now = time.monotonic()
     monkeypatch.setattr(time, "monotonic", lambda: now)
+    nowhere = open(os.devnull, "w")  # noqa: SIM115
+    console = Console(record=True, width=200, force_terminal=True, file=nowhere, get_time=lambda: now)
     with Display(console) as display, display.training(Stage.VIDEO, 0, target) as advance:
         for done in (1, 2):
             now += seconds
