@@ -19,6 +19,8 @@ Frames = NDArray[np.uint8]
 """Frames of one row: [T, H, W, 3]."""
 
 MARGIN, GAP, LABEL = 8, 2, 64
+NOTHING, GREY = (0, 0, 0, 0), (112, 118, 128, 255)
+"""Between the frames, and of the words: to be read on a white page and on a dark one."""
 MIN_SIDE = 72
 """Small frames are enlarged by a whole factor to at least this many pixels."""
 GEOMETRY = "tiw_fsm strips"
@@ -40,14 +42,12 @@ def draw_strips(path: Path, title: str, rows: Sequence[tuple[str, Frames]]) -> N
     step_x, step_y = width * scale + GAP, height * scale + GAP
     longest = max(len(frames) for _, frames in rows)
     font = ImageFont.load_default(13)
-    canvas = Image.new(
-        "RGB", (LABEL + longest * step_x + MARGIN, 2 * MARGIN + 18 + len(rows) * step_y), (250, 250, 250)
-    )
+    canvas = Image.new("RGBA", (LABEL + longest * step_x + MARGIN, 2 * MARGIN + 18 + len(rows) * step_y), NOTHING)
     pen = ImageDraw.Draw(canvas)
-    pen.text((MARGIN, MARGIN), title, fill=(20, 20, 20), font=font)
+    pen.text((MARGIN, MARGIN), title, fill=GREY, font=font)
     for row, (label, frames) in enumerate(rows):
         y = MARGIN + 22 + row * step_y
-        pen.text((MARGIN, y + step_y // 2 - 8), label, fill=(20, 20, 20), font=font)
+        pen.text((MARGIN, y + step_y // 2 - 8), label, fill=GREY, font=font)
         strip = np.full((height, len(frames) * width, 3), 255, np.uint8)
         for column, frame in enumerate(frames):
             strip[:, column * width : (column + 1) * width] = frame

@@ -12,7 +12,7 @@ from tiw_fsm.fsm.states import TERMINAL, TRAINING, State
 from tiw_fsm.fsm.table import TABLE
 from tiw_fsm.reporting.journal import Way
 
-BOX_W, BOX_H, COLUMN, LEFT = 118, 44, 146, 66
+BOX_W, BOX_H, COLUMN, LEFT = 130, 44, 158, 72
 MAIN = [state for state in State if state not in TERMINAL and state is not State.RETUNE]
 """States on the way to the end, from left to right."""
 PLACES: dict[State, tuple[float, float]] = {

@@ -170,11 +170,12 @@ def _attempts(data: PageData) -> dict[str, Any] | None:
     if not found:
         return None
     names = baselines_of(found)
-    headers = ("attempt", "updates", "MSE", "at most", *names, "verdict", "gate", "not met")
+    headers = ("attempt", "verdict", "MSE", "at most", *names, "updates", "gate", "not met")
     drawn, best, last = found[-SHOWN_ATTEMPTS:], best_of(found), found[-1]
     titles = {a.number: f"Attempt {a.number}{', the best' if a is best else ''}" for a in found}
     pictured = [attempt for attempt in reversed(found) if attempt.number in data.attempts]
     return {
+        "headline": _headline(last),
         "drawing": attempts_drawing(drawn),
         "drawn": len(drawn),
         "all": data.past.judged,
@@ -195,13 +196,20 @@ def _attempts(data: PageData) -> dict[str, Any] | None:
     }
 
 
+def _headline(last: Attempt) -> list[tuple[str, str]]:
+    """What the newest attempt is worth, as name and value."""
+    told = figures(last.model_dump())
+    mse = [] if last.mse is None else [("MSE", f"{last.mse:.4f} (at most {last.max_mse:g})")]
+    return [*mse, *((name, told[name]) for name in ("skill",) if name in told)]
+
+
 def _attempt_row(attempt: Attempt, names: Sequence[str]) -> tuple[object, ...]:
     unmet = ", ".join(name for name, held in attempt.conditions.items() if not held)
     verdict = "passed" if attempt.passed else "failed"
     mark = Mark(verdict, f"verdict {verdict}")
     errors = (attempt.mse, attempt.max_mse, *(attempt.baselines.get(name) for name in names))
     shown = (None if error is None else Figure(f"{error:.4f}") for error in errors)
-    return (attempt.number, attempt.updates, *shown, mark, gate_of(attempt.model_dump()), unmet)
+    return (attempt.number, mark, *shown, attempt.updates, gate_of(attempt.model_dump()), unmet)
 
 
 def _figures(found: Sequence[Attempt]) -> Table | None:
