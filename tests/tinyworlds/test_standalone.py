@@ -63,7 +63,7 @@ for stage in Stage:
     load_weights(models[stage], Path(stage))
 world = WorldModel(models[Stage.VIDEO], models[Stage.LATENT], models[Stage.DYNAMICS])
 inference = InferenceConfig(generation_steps=3)
-figures, clips, generated = evaluate(world, data, inference, clip_count=2, say=lambda line: None)
+figures, clips, generated, *_ = evaluate(world, data, inference, clip_count=2, say=lambda line: None)
 found = {"losses": losses, "mse": figures["mse"], "generated": list(generated.shape)}
 print(json.dumps({**found, "compiler": "torch._dynamo" in sys.modules}))
 """

@@ -18,7 +18,9 @@ from tiw_fsm.system import durable
 Frames = NDArray[np.uint8]
 """Frames of one row: [T, H, W, 3]."""
 
-MARGIN, GAP, LABEL = 8, 2, 64
+MARGIN, GAP, LABEL = 8, 2, 92
+OLD_LABEL = 64
+"""What an older version left for the rows' names."""
 NOTHING, GREY = (0, 0, 0, 0), (112, 118, 128, 255)
 """Between the frames, and of the words: to be read on a white page and on a dark one."""
 MIN_SIDE = 72
@@ -31,8 +33,11 @@ BAR = 1
 """Height in pixels of the line under a motion picture that tells how far it is."""
 
 
-def draw_strips(path: Path, title: str, rows: Sequence[tuple[str, Frames]]) -> None:
+def draw_strips(path: Path, title: str, rows: Sequence[tuple[str, Frames]], together: int = 2) -> None:
     """Write labelled rows of frames as a PNG. All rows have frames of one size; a row may be shorter than others.
+
+    Args:
+        together: how many rows in turn show one clip, the true frames and the model's before others.
 
     Raises:
         DiskRefused: the disk did not take it.
@@ -59,7 +64,9 @@ def draw_strips(path: Path, title: str, rows: Sequence[tuple[str, Frames]]) -> N
             canvas.paste(enlarged.crop(box), (LABEL + column * step_x, y))
     metadata = PngInfo()
     metadata.add_text("Title", title)  # a narrow picture may have no room for all of it
-    metadata.add_text(GEOMETRY, json.dumps({"width": width, "height": height, "frames": [len(f) for _, f in rows]}))
+    counts = [len(frames) for _, frames in rows]
+    geometry = {"width": width, "height": height, "left": LABEL, "together": together, "frames": counts}
+    metadata.add_text(GEOMETRY, json.dumps(geometry))
     content = io.BytesIO()
     canvas.save(content, format="PNG", compress_level=1, pnginfo=metadata)
     durable.replace(path, content.getvalue())
@@ -80,8 +87,8 @@ def is_png(path: str | BinaryIO | None, most_pixels: int | None = None) -> bool:
 
 
 def motion(picture: bytes) -> bytes | None:
-    """The strips of a picture that ``draw_strips`` made, in motion: an animated PNG, in which each pair of rows is a
-    column with the first of them above. None where the picture does not say where its frames are, or not truly.
+    """The strips of a picture that ``draw_strips`` made, in motion: an animated PNG, a column for each clip, with the
+    first of its rows above the second. None where the picture does not say where its frames are, or not truly.
 
     An animated PNG, because every browser plays it, it loses nothing, and Pillow always has it.
     """
@@ -89,10 +96,11 @@ def motion(picture: bytes) -> bytes | None:
         with Image.open(io.BytesIO(picture)) as image:
             geometry = json.loads(image.info[GEOMETRY])
             width, height, counts = (geometry[key] for key in ("width", "height", "frames"))
-            rows = _cut(image.convert("RGB"), width, height, counts)
+            left, together = geometry.get("left", OLD_LABEL), max(2, int(geometry.get("together", 2)))
+            rows = _cut(image.convert("RGB"), width, height, left, counts)
     except (OSError, SyntaxError, ValueError, LookupError, TypeError, Image.DecompressionBombError):
         return None
-    columns = [rows[n : n + 2] for n in range(0, len(rows), 2)]
+    columns = [rows[n : n + 2] for n in range(0, len(rows), together)]
     tall = max(map(len, columns))
     size = (len(columns) * (width + GAP) - GAP, tall * (height + GAP) + BAR)
     longest = max(counts)
@@ -110,7 +118,7 @@ def motion(picture: bytes) -> bytes | None:
     return content.getvalue()
 
 
-def _cut(image: Image.Image, width: int, height: int, counts: Sequence[int]) -> list[list[Image.Image]]:
+def _cut(image: Image.Image, width: int, height: int, left: int, counts: Sequence[int]) -> list[list[Image.Image]]:
     """The frames of each row, in their own size.
 
     Raises:
@@ -120,11 +128,11 @@ def _cut(image: Image.Image, width: int, height: int, counts: Sequence[int]) -> 
         raise ValueError("no frames")
     scale = max(1, -(-MIN_SIDE // height))
     step_x, step_y = width * scale + GAP, height * scale + GAP
-    if image.size != (LABEL + max(counts) * step_x + MARGIN, 2 * MARGIN + 18 + len(counts) * step_y):
+    if image.size != (left + max(counts) * step_x + MARGIN, 2 * MARGIN + 18 + len(counts) * step_y):
         raise ValueError("the picture is not of the size that its frames would make")
     found = []
     for row, count in enumerate(counts):
         y = MARGIN + 22 + row * step_y
-        boxes = [(x, y, x + width * scale, y + height * scale) for x in range(LABEL, LABEL + count * step_x, step_x)]
+        boxes = [(x, y, x + width * scale, y + height * scale) for x in range(left, left + count * step_x, step_x)]
         found.append([image.crop(box).resize((width, height), Image.Resampling.NEAREST) for box in boxes])
     return found

@@ -37,12 +37,11 @@ BASELINES: dict[Baseline, Callable[[Given], Tensor]] = {
 """The frame [B, 1, C, H, W] that each baseline predicts for every coming step."""
 
 
-def baseline_errors(data: FrameData, clips: Tensor, config: InferenceConfig) -> tuple[dict[str, Tensor], float]:
-    """MSE [B, F] of each baseline on every frame to come of ``clips``, and the blur's σ in pixels."""
+def predictions(data: FrameData, clips: Tensor, config: InferenceConfig) -> tuple[dict[str, Tensor], float]:
+    """The frame [B, 1, C, H, W] that each baseline predicts for all that come in ``clips``, and the blur's σ."""
     split = config.context_window
     given = Given(clips[:, split - 1 : split], data.mean_training_frame() * 2 - 1, _best_sigma(data, config))
-    truth = clips[:, split:]
-    return {name: squared_errors(predict(given), truth) for name, predict in BASELINES.items()}, given.blur_sigma
+    return {name: predict(given) for name, predict in BASELINES.items()}, given.blur_sigma
 
 
 def _best_sigma(data: FrameData, config: InferenceConfig) -> float:

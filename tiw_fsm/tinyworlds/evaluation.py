@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from itertools import combinations
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tiw_fsm.tinyworlds.baselines import baseline_errors, squared_errors
+from tiw_fsm.tinyworlds.baselines import predictions, squared_errors
 from tiw_fsm.tinyworlds.clips import FrameData, generator, to_model, to_unit
 from tiw_fsm.tinyworlds.config import InferenceConfig
 from tiw_fsm.tinyworlds.keys import agreement
@@ -34,6 +34,26 @@ ROUNDING = 0.01
 """What a distance may be off by before two frames are compared pixel by pixel."""
 
 
+class Evaluation(NamedTuple):
+    """What came of a rollout on held-out clips.
+
+    Attributes:
+        figures: all that the inference gate judges by.
+        clips: the true frames, [B, context and generated frames, C, H, W].
+        generated: what the model made of their contexts, [B, F, C, H, W].
+        errors: MSE of each generated frame, [B, F].
+        baseline: the best trivial prediction: its name.
+        predicted: the one frame that it predicts for all of a clip's, [B, 1, C, H, W].
+    """
+
+    figures: dict[str, Any]
+    clips: Tensor
+    generated: Tensor
+    errors: Tensor
+    baseline: str
+    predicted: Tensor
+
+
 def evaluate(
     world: WorldModel,
     data: FrameData,
@@ -41,8 +61,8 @@ def evaluate(
     clip_count: int,
     say: Callable[[str], None],
     each_step: Callable[[int], None] = lambda step: None,
-) -> tuple[dict[str, Any], Tensor, Tensor]:
-    """Roll out on held-out clips and measure. Returns the figures, the true clips and the generated frames.
+) -> Evaluation:
+    """Roll out on held-out clips and measure.
 
     Args:
         say: takes the lines that TinyWorlds' own inference script prints.
@@ -66,6 +86,8 @@ def evaluate(
     errors, free_errors = squared_errors(generated, truth), squared_errors(free, truth)
     tokenizer_mse = float(squared_errors(rebuilt, truth).mean())
     unit, true_motion = to_unit(generated), motion(truth)
+    predicted, sigma = predictions(data, clips, config)
+    trivial = {name: squared_errors(frame, truth) for name, frame in predicted.items()}
     figures = {
         "frames_expected": steps * horizon * clip_count,
         "frames_inferred": generated.shape[1] * len(clips),
@@ -75,7 +97,7 @@ def evaluate(
         "mse_with_context": float(errors.mean()) * truth.shape[1] / clips.shape[1],
         "mse_random_actions": float(free_errors.mean()),
         "tokenizer_mse": tokenizer_mse,
-        **skill_figures(errors, *baseline_errors(data, clips, config), config.seed),
+        **skill_figures(errors, trivial, sigma, config.seed),
         "motion": motion(generated) / true_motion if true_motion else None,
         "tokenizer_motion": motion(rebuilt) / true_motion if true_motion else None,
         "unseen": unseen(truth, data, tokenizer_mse),
@@ -88,7 +110,8 @@ def evaluate(
     say("Inference stats:")
     say(f"Total frames generated: {generated.shape[1]}")
     say(f"Mean Squared Error (GT vs Pred): {figures['mse']:.6f}")
-    return figures, clips, generated
+    best = min(trivial, key=lambda name: float(trivial[name].mean()))
+    return Evaluation(figures, clips, generated, errors, best, predicted[best])
 
 
 def skill_figures(errors: Tensor, trivial: Mapping[str, Tensor], sigma: float, seed: int) -> dict[str, Any]:

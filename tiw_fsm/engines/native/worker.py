@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from tiw_fsm.data import pictures
 from tiw_fsm.data.h5 import Undecodable, reading
+from tiw_fsm.engines.native import strips
 from tiw_fsm.engines.native.ranks import Agreed, Ranks
 from tiw_fsm.engines.protocol import (
     OTHER_FRAMES,
@@ -33,7 +32,7 @@ from tiw_fsm.stages import Stage
 from tiw_fsm.storage import checkpoints
 from tiw_fsm.system import durable, killer, processors
 from tiw_fsm.tinyworlds import checkpoint_files, division
-from tiw_fsm.tinyworlds.clips import FrameData, to_pixels
+from tiw_fsm.tinyworlds.clips import FrameData
 from tiw_fsm.tinyworlds.config import DataSource
 from tiw_fsm.tinyworlds.determinism import allow_tf32, make_deterministic
 from tiw_fsm.tinyworlds.evaluation import evaluate
@@ -54,7 +53,6 @@ SHARED = ("hello", "train")
 """Requests that all ranks serve together; the others are the first one's alone."""
 BEAT_SECONDS = 5.0
 """Between two signs of life that the first rank gives the others while it works alone."""
-SHOWN_CLIPS = 3
 
 
 class Stopped(Exception):
@@ -139,7 +137,7 @@ class Worker:
             write_checkpoint(folder, files)
             sha256 = checkpoints.write_manifest(folder, request.stage, completed, request.owner)
             if shown is not None:
-                _draw_chunk(request, completed, *shown)
+                strips.draw_chunk(request, completed, *shown)
             return sha256
 
         sha256 = self.ranks.first_alone(keep, judge)
@@ -268,16 +266,10 @@ class Worker:
             self.tell(json.dumps([step, request.inference.generation_steps, None]))
 
         data = self._frames(request)
-        figures, clips, generated = evaluate(world, data, request.inference, request.clips, say, each_step)
-        truth, predicted = to_pixels(clips), to_pixels(generated)
-        split = request.inference.context_window
-        rows = []
-        for clip, frames in list(zip(truth, predicted, strict=True))[:SHOWN_CLIPS]:
-            rows += [("true", clip), ("model", [*clip[:split], *frames])]
-        title = f"{request.run}: ground truth and prediction after {split} true frames; MSE {figures['mse']:.4f}"
-        pictures.draw_strips(Path(request.picture), title, rows)
+        found = evaluate(world, data, request.inference, request.clips, say, each_step)
+        strips.draw_attempt(request, found)
         say(f"Visualization saved to: {request.picture}")
-        return {**figures, "png": request.picture, "frames": [data.digest]}
+        return {**found.figures, "png": request.picture, "frames": [data.digest]}
 
 
 def _device(wanted: str, here: int) -> torch.device:
@@ -302,15 +294,6 @@ def _unlike(first: Mapping[str, str], other: Mapping[str, str], name: str) -> st
         f"the processes of one run must be alike, and on {name} there is {words[what]} than on the first machine: "
         f"{other[what][:20]}, not {first[what][:20]}; install the same on all, and start again"
     )
-
-
-def _draw_chunk(request: TrainRequest, completed: int, clips: Tensor, versions: Tensor) -> None:
-    assert request.picture is not None
-    rows = []
-    for clip, version in zip(to_pixels(clips), to_pixels(versions), strict=True):
-        rows += [("true", clip[-len(version) :]), ("model", version)]
-    title = f"{request.run}: {request.stage} after {completed} updates, held-out clips"
-    pictures.draw_strips(Path(request.picture), title, rows)
 
 
 def lacks_memory(exc: BaseException) -> bool:
