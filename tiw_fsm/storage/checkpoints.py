@@ -81,9 +81,10 @@ def write_manifest(folder: Path, stage: str, completed: int, owner: str) -> str:
     """
     files = _hash_files(folder)
     manifest = {"schema": _SCHEMA, "stage": stage, "completed": completed, "owner": owner, "files": files}
-    with disk_errors("Writing", folder):
+    with disk_errors("writing", folder / MANIFEST):
         (folder / MANIFEST).write_bytes(_manifest_bytes(manifest))
-        for path in (*(folder / name for name in FILES), folder / MANIFEST, folder):
+    for path in (*(folder / name for name in FILES), folder / MANIFEST, folder):
+        with disk_errors("writing", path):
             durable.sync(path)
     return _digest_of(files)
 

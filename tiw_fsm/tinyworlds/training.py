@@ -235,13 +235,16 @@ def load_frozen(stage: Stage, config: StageConfig, folder: Path, device: torch.d
 def write_checkpoint(folder: Path, files: Mapping[str, Any]) -> None:
     """Write what ``Trainer.checkpoint`` gave into a new folder: the same update gives the same bytes.
 
-    A disk that refuses raises OSError, and not torch's RuntimeError.
+    A disk that refuses raises OSError with the file's name, and not torch's RuntimeError.
     """
     folder.mkdir(parents=True)
     for name, value in files.items():
-        content = io.BytesIO()
+        content, path = io.BytesIO(), folder / name
         torch.save(value, content)
-        (folder / name).write_bytes(content.getbuffer())
+        try:
+            path.write_bytes(content.getbuffer())
+        except OSError as exc:  # of a write that failed the system names no file
+            raise OSError(exc.errno, exc.strerror, str(path)) from exc
 
 
 def _number(value: Tensor) -> float | None:

@@ -6,6 +6,7 @@ Every check returns the troubles it found, a line each, so that it can be shown 
 from __future__ import annotations
 
 import random
+import re
 import signal
 from collections.abc import Mapping, Sequence
 from copy import copy
@@ -149,7 +150,7 @@ class Bench:
         ended, log = self.disturbed(fault)
         if ended.code == self.setup.ends:  # it did not need what failed
             troubles = self.came_out_otherwise() or self.ends_otherwise_after_a_cut(log)
-        elif ended.code != ExitCode.DISK or "Traceback" in ended.stderr or "run again" not in ended.stderr:
+        elif ended.code != ExitCode.DISK or "Traceback" in ended.stderr or not clear(ended.stderr):
             troubles = [f"ended with {ended.code or ended.signal}, saying {ended.stderr[-SHOWN:]!r}"]
         else:
             troubles = self.troubles_after(log)
@@ -207,6 +208,13 @@ class Bench:
         ended, log = self.logged()
         assert ended.code == self.setup.ends, ended.stderr
         return log
+
+
+def clear(said: str) -> bool:
+    """Whether the last thing said names the file, says what to do, and nothing twice."""
+    last = said.strip().splitlines()[-1]
+    sentences = re.split(r"(?<=\.) ", last)
+    return "/" in last and "run again" in last and len(set(sentences)) == len(sentences)
 
 
 def steady(value: Any) -> Any:

@@ -36,6 +36,7 @@ def serve(pipe_descriptor: int, result_file: Path) -> None:
     digest = code.import_recorded()
     from tiw_fsm.engines.native import ranks
     from tiw_fsm.engines.native.worker import REFUSED, SHARED, Worker, answer
+    from tiw_fsm.errors import refusal
     from tiw_fsm.system import durable, signals
 
     many = ranks.SILENCE in os.environ  # our launcher's word; RANK may be left by somebody else's
@@ -83,7 +84,7 @@ def serve(pipe_descriptor: int, result_file: Path) -> None:
             try:
                 durable.exchange(result_file, json.dumps([status, content]).encode(), synced=False)
             except OSError as exc:
-                print(json.dumps(f"the child's answer: {exc}"), file=pipe)
+                print(json.dumps(str(refusal("writing", result_file, exc))), file=pipe)
             print("answered", file=pipe)
             worker.get_ready()
     os._exit(0)

@@ -242,7 +242,7 @@ class NativeEngine:
             if message is None:
                 continue  # a sign of life
             if isinstance(message, str):
-                raise _refused(message)
+                raise DiskRefused(message)
             progress(*message)
         if not result_file.exists():
             raise self._died()
@@ -294,10 +294,6 @@ def environment() -> dict[str, str]:
     return defaults | os.environ | determinism.ENVIRONMENT | {"PYTHONSAFEPATH": "1", "PYTHONPATH": path}
 
 
-def _refused(what: str) -> DiskRefused:
-    return DiskRefused(f"{what}. Nothing committed was lost; mend the disk and run again.")
-
-
 REFUSALS: dict[str, Callable[[Any], TiwFsmError]] = {
     "stopped": lambda content: Interrupted("asked to stop before the first update"),
     "absent": lambda content: Interrupted(f"{content}. Nothing was lost; the same command goes on from here."),
@@ -305,6 +301,6 @@ REFUSALS: dict[str, Callable[[Any], TiwFsmError]] = {
     "changed": RunChanged,
     "damaged": StateDamaged,
     "not_permitted": NotPermitted,
-    "disk": _refused,
+    "disk": DiskRefused,
 }
 """What an answer's status becomes where the child could not do what it was asked."""

@@ -27,7 +27,15 @@ from tiw_fsm.engines.protocol import (
     ShapesRequest,
     TrainRequest,
 )
-from tiw_fsm.errors import DiskRefused, NotPermitted, RunChanged, StateDamaged, UsageProblem, refusal
+from tiw_fsm.errors import (
+    DiskRefused,
+    NotPermitted,
+    RunChanged,
+    StateDamaged,
+    UsageProblem,
+    disk_errors,
+    refusal,
+)
 from tiw_fsm.stages import Stage
 from tiw_fsm.storage import checkpoints
 from tiw_fsm.system import durable, killer, processors
@@ -230,7 +238,8 @@ class Worker:
         with durable.open_new(Path(request.log)) as log:
 
             def say(line: str) -> None:
-                print(line, file=log, flush=True)
+                with disk_errors("writing", Path(request.log)):
+                    print(line, file=log, flush=True)
 
             for stage, ref in request.checkpoints.items():
                 say(f"Using {stage} checkpoint: {ref.path}")
@@ -319,8 +328,10 @@ def judge(exc: Exception) -> tuple[str, Any]:
             return "not_permitted", str(exc)
         case PermissionError():
             return "not_permitted", str(refusal("using", Path(exc.filename or os.getcwd()), exc))
-        case DiskRefused() | OSError() if not short:
+        case DiskRefused() if not short:
             return "disk", str(exc)
+        case OSError() if not short:
+            return "disk", str(refusal("using", Path(exc.filename or "a file"), exc))
     return "out_of_memory" if short else "error", "".join(traceback.format_exception(exc))
 
 
