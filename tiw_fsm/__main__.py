@@ -7,12 +7,20 @@ import sys
 if __name__ == "__main__" and not sys.flags.safe_path:
     del sys.path[0]  # ``-m`` puts the working directory first, where a random.py would be taken for Python's
 
-from tiw_fsm.errors import ExitCode
-from tiw_fsm.system import killer, signals
+from tiw_fsm.system import needs
+
+USAGE = 2
+"""``ExitCode.USAGE``, which cannot be imported where what it needs is missing."""
 
 
 def main() -> None:
     """Heed signals from the first instant of a run to the last; what happens between is the command line's."""
+    if lacking := needs.lacking():
+        print(lacking, file=sys.stderr)
+        sys.exit(USAGE)
+    from tiw_fsm.errors import ExitCode
+    from tiw_fsm.system import killer, signals
+
     if sys.argv[1:2] == ["run"]:
         signals.exit_when_asked()
     try:
