@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tests.reporting.worlds import HintedEngine, aged
+from tests.support.configs import write_configs
 from tests.support.simulation import Simulation
 from tiw_fsm.engines.simulated import Script
 from tiw_fsm.errors import ExitCode
@@ -63,6 +64,16 @@ def test_a_world_that_is_none_fails_and_its_fault_and_remedy_are_told(simulation
     assert simulation.run(script, max_inference_retries=0) == ExitCode.NOT_PASSED
     assert told in verdict_line(last(simulation))
     assert remedy in next_steps(simulation.state)[0]
+
+
+def test_a_stage_that_was_never_held_to_a_threshold_is_named(simulation: Simulation) -> None:
+    gates = {"dynamics": {"from_update": 10_000}, "video_tokenizer": {"from_update": 0}}
+    write_configs(simulation.root / "configs", {"loop": {"gates": gates}})
+    simulation.run(Script(mse=[0.5]), max_inference_retries=0)
+    target = simulation.state.stages["dynamics"].target
+    (told,) = [step for step in next_steps(simulation.state) if "no threshold was ever held" in step]
+    assert f"dynamics (10000 of {target} updates)" in told
+    assert "video_tokenizer" not in told
 
 
 def test_every_cause_has_words() -> None:

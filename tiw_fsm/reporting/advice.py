@@ -164,10 +164,24 @@ def next_steps(run: RunState) -> Lines:
     """Advice that follows from how the run ended and from its last attempt."""
     attempt = run.inference.attempts[-1].model_dump() if run.inference.attempts else None
     advice = _attempt_advice(attempt) if attempt else []
+    if run.outcome != "passed":
+        advice += _never_held(run)
     if run.budget_used is not None:
         in_vain = attempt is not None and run.budget_used == "max_inference_retries" and not _longer_helps(attempt)
         advice.append(ANEW if in_vain else ADVICE[run.budget_used].format(**run.loop.budgets.model_dump()))
     return advice or ["nothing: the model passed with skill"]
+
+
+def _never_held(run: RunState) -> Lines:
+    """Of stages whose gate has let everything through, since its thresholds begin where they do not get to."""
+    free = [
+        f"{stage} ({held_from} of {progress.target} updates)"
+        for stage, progress in run.stages.items()
+        if progress.completed and (held_from := run.loop.gates[stage].from_update) >= progress.target
+    ]
+    if not free:
+        return []
+    return [f"no threshold was ever held to {', '.join(free)}: lower `from_update` of its gate in loop.yaml"]
 
 
 def _longer_helps(attempt: Attempt) -> bool:
