@@ -197,8 +197,7 @@ class Run:
         from tiw_fsm.worlds import held_out
         from tiw_fsm.worlds.world import World
 
-        if not allow_failed:
-            self.require_passed("allow_failed=True loads it all the same")
+        self.require_world(None if allow_failed else "allow_failed=True loads it all the same")
         place = held_out.device_called(device)
         state, model = self.newest(str(place))
         settings = self.settings
@@ -216,17 +215,18 @@ class Run:
         said = gate_said(state)
         return World(model, settings.inference, size, starts, keys=keys, verdict=said, lacking=lacking)
 
-    def require_passed(self, remedy: str) -> None:
-        """Raise UsageProblem if the run's gate has not passed it, with what it said, and ``remedy``.
+    def require_world(self, remedy: str | None) -> None:
+        """Raise UsageProblem if the run has no world to give away: it was simulated, or its gate has not passed it.
 
-        A run that was simulated has no model, whatever its gate said.
+        Args:
+            remedy: what to do about a gate that has not passed it; None takes such a world, too.
         """
         state = self.state
         if self.settings.engine == SimulatedKind.name:
             raise UsageProblem(
                 f"run {state.run!r} was simulated and has no model: begin one with `tiw-fsm run --engine native`"
             )
-        if state.outcome != "passed":
+        if remedy is not None and state.outcome != "passed":
             judged = state.inference.attempts
             said = f"{verdict_line(judged[-1].model_dump())}." if judged else gate_said(state)
             raise UsageProblem(f"run {state.run!r} has not passed its inference gate; {remedy}. {said}")

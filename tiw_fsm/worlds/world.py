@@ -135,7 +135,8 @@ class World:
             raise UsageProblem(f"there are no held-out frames to start from: {self._lacking}; give reset(frames)")
         wanted = 1 if count is None else _whole(count, "count", least=1)
         places = torch.randint(len(self.starts), (wanted,), generator=generator(seed, "starts")).numpy()
-        return self.starts[places] if count is not None else self.starts[places[0]]
+        drawn: Frames = self.starts[places if count is not None else places[0]]
+        return drawn
 
     def _checked(self, frames: ArrayLike) -> Frames:
         given = np.asarray(frames)
