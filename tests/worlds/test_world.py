@@ -13,7 +13,6 @@ import torch
 
 import tiw_fsm
 from tests.support.playing import rolled_out
-from tests.support.processes import Tiw
 from tests.support.simulation import Simulation
 from tiw_fsm.play.world import Game
 from tiw_fsm.tinyworlds.clips import FrameData, to_model, to_pixels
@@ -161,21 +160,6 @@ def test_bad_use_is_said_in_a_sentence_and_the_world_goes_on(world: World, case:
     assert said in str(refused.value)
     world.reset()
     assert world.step(0).any()
-
-
-def test_a_run_that_has_not_passed_is_refused_with_what_its_gate_said(
-    passed_root: Path, tmp_path: Path, tiw: Tiw
-) -> None:
-    root = shutil.copytree(passed_root, tmp_path / "root")
-    assert tiw(root, "run", "--run", "bad", "--max-mse", "1e-9", "--max-inference-retries", "0").returncode == 1
-    with pytest.raises(tiw_fsm.TiwFsmError, match="has not passed its inference gate") as refused:
-        tiw_fsm.load("bad", repo_root=root)
-    assert "not met: mse_within_max" in str(refused.value)
-    assert "allow_failed=True" in str(refused.value)
-    world = tiw_fsm.load("bad", repo_root=root, allow_failed=True)
-    assert "not passed" in world.verdict
-    world.reset()
-    assert world.step(1).shape == (16, 16, 3)
 
 
 def test_a_device_that_there_is_not_is_refused(passed_root: Path) -> None:

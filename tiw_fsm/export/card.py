@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from tiw_fsm.fsm.inference_gate import Attempt
 from tiw_fsm.reporting.advice import verdict_line
-from tiw_fsm.reporting.figures import GATES, figures, gate_of
-from tiw_fsm.reporting.markdown.tables import Lines, bullets, code, escaped, table
+from tiw_fsm.reporting.figures import GATES, Gate, figures, gate_of
+from tiw_fsm.reporting.markdown.tables import Lines, Markdown, bullets, code, escaped, table
 from tiw_fsm.stages import STAGES, Stage
 from tiw_fsm.storage import exports
 from tiw_fsm.storage.exports import ExportConfig
@@ -55,8 +55,9 @@ def card(config: ExportConfig, parameters: Mapping[Stage, int], pictures: Sequen
 
 
 def _summary(config: ExportConfig) -> Lines:
+    gate = gate_of(config.attempt.model_dump()) if config.attempt else None
     passed = (
-        "It has passed its inference gate on clips that training never saw."
+        f"It has passed {GATES[gate or Gate.PLAIN]} on clips that training never saw."
         if config.passed
         else f"**It has not passed its inference gate.** {escaped(config.verdict)}"
     )
@@ -156,7 +157,7 @@ def _files(config: ExportConfig) -> Lines:
         exports.WEIGHTS: "all weights, each name after that of its model; the metadata say where they come from",
         exports.CONFIG: "sizes, settings of the rollout, verdict and provenance",
         exports.STARTS: "held-out contexts to start from, uint8",
-        exports.SUMS: "of every file: `tiw-fsm check FOLDER` or `sha256sum -c` reads it",
+        exports.SUMS: Markdown("of every file; `tiw-fsm check FOLDER` reads it, and so does `sha256sum -c SHA256SUMS`"),
     }
     places = {stage: exports.checkpoint(stage, kept.updates) for stage, kept in config.provenance.checkpoints.items()}
     folders = [(code(place), f"{STAGES[stage].words}, as TinyWorlds saves it") for stage, place in places.items()]

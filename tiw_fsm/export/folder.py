@@ -34,6 +34,8 @@ from tiw_fsm.worlds.world import World
 
 MOST_PIXELS = 1 << 26
 """Of a picture that is taken along."""
+SIDE = 112
+"""Pixels that a frame of the moving picture has at least."""
 METADATA = "tiw_fsm"
 """The one key of a safetensors file's metadata: of several, the order would be another each time."""
 
@@ -192,7 +194,7 @@ def _pictures(attempt: Attempt | None, folder: Path) -> list[str]:
     if attempt is None or attempt.png is None or not pictures.is_png(attempt.png, MOST_PIXELS):
         return []
     still = Path(attempt.png).read_bytes()
-    found = {exports.PICTURE: still, exports.MOVING: pictures.motion(still)}
+    found = {exports.PICTURE: still, exports.MOVING: pictures.motion(still, SIDE)}
     for name, content in found.items():
         if content is not None:
             _write(folder / name, content)
