@@ -18,7 +18,7 @@ BareVideo = may_stand_alone("--video", "", lambda word: bool(Path(word).suffix))
 def export(
     run: Annotated[str, typer.Argument(help="Name of the run.")] = "default",
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Folder to make [default: exports/RUN].", show_default=False)
+        Path | None, typer.Option("--output", "-o", help="Folder to make [default: exports/RUN].", show_default=False)
     ] = None,
     video: Annotated[
         str | None,
