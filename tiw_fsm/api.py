@@ -193,11 +193,19 @@ class Run:
 
     def load(self, device: str = "cpu", *, allow_failed: bool = False) -> World:
         """As ``tiw_fsm.load`` of this run."""
+        self.require_world(None if allow_failed else "allow_failed=True loads it all the same")
+        return self.newest_world(device)[1]
+
+    def newest_world(self, device: str = "cpu") -> tuple[RunState, World]:
+        """What ``load`` gives, whatever the gate said, and the state that named it.
+
+        Raises:
+            UsageProblem, StateDamaged: as ``newest`` says.
+        """
         from tiw_fsm.tinyworlds import determinism
         from tiw_fsm.worlds import held_out
         from tiw_fsm.worlds.world import World
 
-        self.require_world(None if allow_failed else "allow_failed=True loads it all the same")
         place = held_out.device_called(device)
         state, model = self.newest(str(place))
         settings = self.settings
@@ -213,7 +221,7 @@ class Run:
             starts = held_out.starts(data, settings.inference)
             keys = held_out.key_actions(model, data, settings.inference)
         said = gate_said(state)
-        return World(model, settings.inference, size, starts, keys=keys, verdict=said, lacking=lacking)
+        return state, World(model, settings.inference, size, starts, keys=keys, verdict=said, lacking=lacking)
 
     def require_world(self, remedy: str | None) -> None:
         """Raise UsageProblem if the run has no world to give away: it was simulated, or its gate has not passed it.

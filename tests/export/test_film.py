@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 from PIL import Image
 
 import tiw_fsm
+from tiw_fsm.data.pictures import GAP, motion
 from tiw_fsm.errors import ExitCode
 from tiw_fsm.export import film
 
@@ -32,6 +34,21 @@ def test_what_is_filmed_are_the_rollouts_that_the_gate_judged(run: tiw_fsm.Run) 
     assert np.array_equal(true[:, :window], model[:, :window])
     mse = ((true[:, window:] / 255 - model[:, window:] / 255) ** 2).mean()
     assert mse == pytest.approx(run.verdicts()[-1].mse, abs=1e-4)  # pixels are rounded
+
+
+def test_they_are_bit_for_bit_what_the_training_process_drew(run: tiw_fsm.Run) -> None:
+    """In another process, with as many threads: the picture of the attempt has the same pixels."""
+    drawn = motion(Path(run.verdicts()[-1].png or "").read_bytes())
+    assert drawn is not None
+    true, model, _ = film.rollouts(run, "cpu", lambda done, total: None)
+    with Image.open(io.BytesIO(drawn)) as image:
+        for t in range(LENGTH):
+            image.seek(t)
+            shown = np.asarray(image.convert("RGB"))
+            for clip in range(2):
+                left = clip * (16 + GAP)
+                assert np.array_equal(shown[:16, left : left + 16], true[clip, t])
+                assert np.array_equal(shown[16 + GAP : 32 + GAP, left : left + 16], model[clip, t])
 
 
 def test_each_moment_shows_every_clip_true_above_imagined(run: tiw_fsm.Run) -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.progress import Progress
 
 from tiw_fsm.cli.options import AsJson, RepoRoot, StateDir, folder_of, may_stand_alone
 from tiw_fsm.cli.terminal import err, out
@@ -40,6 +39,8 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """Make a folder of a passed run's world: weights, sizes, starts, checkpoints, pictures and a model card."""
+    from rich.progress import Progress
+
     from tiw_fsm.api import open_run
 
     state_folder = folder_of(run, repo_root, state_dir)

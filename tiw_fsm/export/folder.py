@@ -75,8 +75,7 @@ def export(
     folder = Path(os.path.abspath(folder))
     _require_room(folder, force)
     run.require_world(None if allow_failed else "--allow-failed exports it all the same")
-    world = run.load(allow_failed=True)
-    state = run.state
+    state, world = run.newest_world()
     with whole_folder.made(folder) as new:
         config = _config(run, state, world)
         weights: dict[str, Tensor] = {}

@@ -176,7 +176,8 @@ def _listed(folder: Path) -> dict[str, str]:
 
 def _lies_within(name: str) -> bool:
     path = PurePosixPath(name)
-    return not path.is_absolute() and ".." not in path.parts and path.as_posix() == name and name != "."
+    plain = name.isprintable() and path.as_posix() == name != "."
+    return plain and not path.is_absolute() and ".." not in path.parts
 
 
 def _text(path: Path) -> str:

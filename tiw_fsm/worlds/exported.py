@@ -12,6 +12,7 @@ from tiw_fsm.storage import exports
 from tiw_fsm.tinyworlds import determinism
 from tiw_fsm.tinyworlds.rollout import assembled
 from tiw_fsm.tinyworlds.training import frozen
+from tiw_fsm.values.printable import excerpt
 from tiw_fsm.worlds import held_out
 from tiw_fsm.worlds.world import World
 
@@ -56,7 +57,7 @@ def load_export(folder: Path, *, device: str, allow_failed: bool) -> World:
         starts = load_file(folder / exports.STARTS)[STARTS_KEY].numpy()
         model = assembled(models, config.stages)
     except (SafetensorError, RuntimeError, LookupError) as exc:
-        raise UsageProblem(f"{folder} is no world that this version can load: {exc}") from exc
+        raise UsageProblem(f"{folder} is no world that this version can load: {excerpt(str(exc))}") from exc
     return World(
         model,
         config.inference,
