@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 import tiw_fsm
 from tests.support.playing import rolled_out
@@ -140,6 +144,9 @@ BAD_USE: dict[str, tuple[Callable[[World], object], str]] = {
     "no number": (lambda w: (w.reset(), w.step("left")), "whole number from 0 to 3, not 'left'"),
     "float": (lambda w: (w.reset(), w.step(1.0)), "whole number from 0 to 3, not 1.0"),
     "bool": (lambda w: (w.reset(), w.step(True)), "whole number from 0 to 3, not True"),
+    "ragged": (lambda w: (w.reset(), w.step([[1], [1, 2]])), "an action: a list makes no array"),
+    "with gradients": (lambda w: w.reset(torch.zeros(2, requires_grad=True)), "frames: a Tensor makes no array"),
+    "huge": (lambda w: (w.reset(), w.step(10**30)), "whole number from 0 to 3, not an integer of too many digits"),
     "many": (lambda w: (w.reset(), w.step([1])), "shape [1]: 1 worlds want one action"),
     "too few": (lambda w: (w.reset(count=3), w.step([1, 2])), "shape [2]: 3 worlds want 3 actions, or one for all"),
     "float frames": (lambda w: w.reset(np.zeros((2, 16, 16, 3))), "uint8, from 0 to 255, and these are float64"),
@@ -160,6 +167,21 @@ def test_bad_use_is_said_in_a_sentence_and_the_world_goes_on(world: World, case:
     assert said in str(refused.value)
     world.reset()
     assert world.step(0).any()
+
+
+@given(
+    arrays(
+        st.sampled_from([np.uint8, np.int64, np.float32, np.bool_]),
+        st.lists(st.sampled_from([0, 1, 2, 3, 16]), max_size=6).map(tuple),
+    )
+)
+@settings(max_examples=60, deadline=None)
+def test_whatever_array_it_is_given_no_other_error_comes_of_it(loaded: World, array: np.ndarray[Any, Any]) -> None:
+    for use in (loaded.reset, lambda action: (loaded.reset(count=2), loaded.step(action))):
+        with suppress(tiw_fsm.TiwFsmError):
+            use(array)
+    loaded.reset()
+    assert loaded.step(0).shape == loaded.frame_shape
 
 
 def test_a_device_that_there_is_not_is_refused(passed_root: Path) -> None:

@@ -139,7 +139,7 @@ class World:
         return drawn
 
     def _checked(self, frames: ArrayLike) -> Frames:
-        given = np.asarray(frames)
+        given = _array(frames, "frames")
         one = self.context_window, *self.frame_shape
         if given.dtype != np.uint8:
             raise UsageProblem(
@@ -154,7 +154,7 @@ class World:
         return given
 
     def _numbers(self, action: ArrayLike, worlds: int) -> torch.Tensor:
-        given: NDArray[Any] = np.asarray(action)
+        given = _array(action, "an action")
         if given.dtype.kind not in "iu":
             raise UsageProblem(f"an action is a whole number from 0 to {self.n_actions - 1}, not {quoted(action)}")
         if given.ndim and not (self._batched and given.shape == (worlds,)):
@@ -163,6 +163,13 @@ class World:
         if wrong := [int(number) for number in given.flat if not 0 <= number < self.n_actions]:
             raise UsageProblem(f"there is no action {wrong[0]}: they are 0 to {self.n_actions - 1}")
         return torch.from_numpy(np.broadcast_to(given, (worlds,)).astype(np.int64))
+
+
+def _array(value: ArrayLike, what: str) -> NDArray[Any]:
+    try:
+        return np.asarray(value)
+    except (ValueError, TypeError, RuntimeError) as exc:  # ragged lists, tensors of another device or with gradients
+        raise UsageProblem(f"{what}: {quoted(value)} makes no array of numpy's ({exc})") from exc
 
 
 def _whole(value: object, what: str, least: int = 0) -> int:
