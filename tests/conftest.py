@@ -14,6 +14,7 @@ import pytest
 
 from tests.support.amounts import FIGURES, Amount
 from tests.support.configs import LENIENT, write_configs, write_frames
+from tests.support.native_runs import make_passed
 from tests.support.processes import Tiw
 from tests.support.simulation import Simulation
 
@@ -115,6 +116,12 @@ def root(tmp_path: Path) -> Path:
     write_configs(tmp_path / "configs", {"loop": LENIENT})
     write_frames(tmp_path / "frames.h5")
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def passed_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The working root of a native run that has passed, and whose world obeys; tests must leave it as it is."""
+    return make_passed(tmp_path_factory.mktemp("passed") / "root")
 
 
 @pytest.fixture

@@ -32,7 +32,8 @@ def test_the_examples_of_the_page_run(passed: Path, monkeypatch: pytest.MonkeyPa
     names: dict[str, object] = {}
     for example in EXAMPLES:
         exec(compile(example, str(PAGE), "exec"), names)
-    run, walked = names["run"], names["walked"]
+    run, walked, world = names["run"], names["walked"], names["world"]
+    assert isinstance(world, tiw_fsm.World)
     assert isinstance(run, tiw_fsm.Run)
     assert isinstance(walked, tiw_fsm.Run)
     assert run.state.outcome == "passed"

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 from tiw_fsm.version import __version__
 
 if TYPE_CHECKING:
-    from tiw_fsm.api import Run, open_run, simulate
+    from tiw_fsm.api import Run, load, open_run, simulate
     from tiw_fsm.engines.protocol import Engine, EngineKind
     from tiw_fsm.engines.simulated import Script
     from tiw_fsm.errors import ExitCode, TiwFsmError
     from tiw_fsm.stages import Stage
     from tiw_fsm.tinyworlds.rollout import WorldModel
+    from tiw_fsm.worlds.world import World
 
 __all__ = [
     "Engine",
@@ -28,8 +29,10 @@ __all__ = [
     "Script",
     "Stage",
     "TiwFsmError",
+    "World",
     "WorldModel",
     "__version__",
+    "load",
     "open_run",
     "simulate",
 ]
@@ -42,7 +45,9 @@ _HOMES = {
     "Script": "tiw_fsm.engines.simulated",
     "Stage": "tiw_fsm.stages",
     "TiwFsmError": "tiw_fsm.errors",
+    "World": "tiw_fsm.worlds.world",
     "WorldModel": "tiw_fsm.tinyworlds.rollout",
+    "load": "tiw_fsm.api",
     "open_run": "tiw_fsm.api",
     "simulate": "tiw_fsm.api",
 }

@@ -13,6 +13,7 @@ from tiw_fsm.errors import StateDamaged, UsageProblem
 from tiw_fsm.fsm.inference_gate import Attempt
 from tiw_fsm.fsm.run_state import RunState
 from tiw_fsm.reporting import history, journal, status
+from tiw_fsm.reporting.advice import verdict_line
 from tiw_fsm.reporting.wording import not_begun
 from tiw_fsm.run.controller import Controller
 from tiw_fsm.run.session import Session, saved_settings
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from tiw_fsm.tinyworlds.rollout import WorldModel
+    from tiw_fsm.worlds.world import World
+
+TRIES = 20
+"""A run at work removes old checkpoints: a state read a moment ago may name some that are gone."""
 
 
 def open_run(name: str = "default", *, repo_root: Path | str = ".", state_dir: Path | str | None = None) -> Run:
@@ -44,6 +49,34 @@ def open_run(name: str = "default", *, repo_root: Path | str = ".", state_dir: P
     if run.store.load() is None:
         raise UsageProblem(not_begun(name))
     return run
+
+
+def load(
+    run: str | Path,
+    *,
+    repo_root: Path | str = ".",
+    state_dir: Path | str | None = None,
+    device: str = "cpu",
+    allow_failed: bool = False,
+) -> World:
+    """The world of a run that has passed its inference gate, to be stepped through.
+
+    Args:
+        run: its name; or a folder that ``tiw-fsm export`` made: a ``Path``, or text with a slash in it.
+        repo_root: the working root of the run.
+        state_dir: where runs keep their state; ``state/`` under the working root if None.
+        device: ``cpu``, ``cuda``, or ``auto``.
+        allow_failed: take a world that its gate has not passed, too.
+
+    Raises:
+        UsageProblem: the run has not begun, has no models yet, or has not passed; or the folder is no whole export.
+        StateDamaged: state or a checkpoint cannot be trusted.
+    """
+    if isinstance(run, Path) or "/" in run:
+        from tiw_fsm.worlds.exported import load_export
+
+        return load_export(Path(run), device=device, allow_failed=allow_failed)
+    return open_run(run, repo_root=repo_root, state_dir=state_dir).load(device, allow_failed=allow_failed)
 
 
 def simulate(
@@ -129,13 +162,82 @@ class Run:
             UsageProblem: not all stages have a checkpoint yet.
             StateDamaged: a checkpoint is not what the state vouches for.
         """
+        return self.newest(device)[1]
+
+    def newest(self, device: str = "cpu") -> tuple[RunState, WorldModel]:
+        """``world``, and the state that named it. What a run at work has removed meanwhile is looked for anew.
+
+        Raises:
+            UsageProblem, StateDamaged: as ``world`` says.
+        """
+        for last in [*[False] * TRIES, True]:
+            state = self.state
+            try:
+                model = self._world_of(state, device)
+            except (StateDamaged, FileNotFoundError):
+                if last or self.state.generation == state.generation:
+                    raise
+                continue
+            if last or self.state.named_checkpoints() == state.named_checkpoints():
+                break
+        return state, model
+
+    def _world_of(self, state: RunState, device: str) -> WorldModel:
         from tiw_fsm.tinyworlds.rollout import load_world
 
-        refs = {stage: progress.checkpoint for stage, progress in self.state.stages.items() if progress.checkpoint}
+        refs = {stage: progress.checkpoint for stage, progress in state.stages.items() if progress.checkpoint}
         if missing := [stage.value for stage in Stage if stage not in refs]:
             raise UsageProblem(f"{', '.join(missing)}: no checkpoint yet; let the run go on until it has one of each")
         folders = {stage: checkpoints.verified(ref) for stage, ref in refs.items()}
         return load_world(folders, self.settings.stages, device)
+
+    def load(self, device: str = "cpu", *, allow_failed: bool = False) -> World:
+        """As ``tiw_fsm.load`` of this run."""
+        self.require_world(None if allow_failed else "allow_failed=True loads it all the same")
+        return self.newest_world(device)[1]
+
+    def newest_world(self, device: str = "cpu") -> tuple[RunState, World]:
+        """What ``load`` gives, whatever the gate said, and the state that named it.
+
+        Raises:
+            UsageProblem, StateDamaged: as ``newest`` says.
+        """
+        from tiw_fsm.tinyworlds import determinism
+        from tiw_fsm.worlds import held_out
+        from tiw_fsm.worlds.world import World
+
+        place = held_out.device_called(device)
+        state, model = self.newest(str(place))
+        settings = self.settings
+        if place.type == "cuda":
+            determinism.allow_tf32(settings.inference.tf32)
+        (size,) = {stage.frame_size for stage in settings.stages.values()}
+        starts, keys, lacking = None, {}, ""
+        try:
+            data = held_out.frame_data(settings, place)
+        except UsageProblem as exc:
+            lacking = str(exc)
+        else:
+            starts = held_out.starts(data, settings.inference)
+            keys = held_out.key_actions(model, data, settings.inference)
+        said = gate_said(state)
+        return state, World(model, settings.inference, size, starts, keys=keys, verdict=said, lacking=lacking)
+
+    def require_world(self, remedy: str | None) -> None:
+        """Raise UsageProblem if the run has no world to give away: it was simulated, or its gate has not passed it.
+
+        Args:
+            remedy: what to do about a gate that has not passed it; None takes such a world, too.
+        """
+        state = self.state
+        if self.settings.engine == SimulatedKind.name:
+            raise UsageProblem(
+                f"run {state.run!r} was simulated and has no model: begin one with `tiw-fsm run --engine native`"
+            )
+        if remedy is not None and state.outcome != "passed":
+            judged = state.inference.attempts
+            said = f"{verdict_line(judged[-1].model_dump())}." if judged else gate_said(state)
+            raise UsageProblem(f"run {state.run!r} has not passed its inference gate; {remedy}. {said}")
 
     def held_out_clips(self, count: int | None = None, device: str = "cpu") -> Tensor:
         """True clips that training never saw, [B, F, C, H, W] in [-1, 1]: the context and all that a rollout generates.
@@ -150,6 +252,18 @@ class Run:
         settings = self.settings
         data = FrameData(settings.data, torch.device(device))
         return data.evaluation_clips(settings.inference, count or self.state.loop.inference.clips)
+
+
+def gate_said(state: RunState) -> str:
+    """What the inference gate said, and of which checkpoint."""
+    if not state.inference.attempts:
+        return f"The inference gate has not judged it yet; the run is in {state.state}."
+    attempt = state.inference.attempts[-1]
+    mse = "no MSE" if attempt.mse is None else f"MSE {attempt.mse:.4f}, at most {attempt.max_mse:g} wanted"
+    said = f"Inference gate, attempt {attempt.number}: {'passed' if attempt.passed else 'not passed'} ({mse})."
+    if attempt.updates != state.stages[Stage.DYNAMICS].completed:
+        said += f" It judged the dynamics after {attempt.updates} updates, not these."
+    return said
 
 
 class _Scripted(SimulatedKind):

@@ -23,8 +23,8 @@ LABELS = """[...document.querySelectorAll('button, input, select, canvas, a')]
 
 
 @pytest.fixture(scope="module")
-def server(played_root: Path) -> Iterator[Served]:
-    with served(played_root) as server:
+def server(passed_root: Path) -> Iterator[Served]:
+    with served(passed_root) as server:
         yield server
 
 
@@ -167,24 +167,24 @@ def test_a_line_that_is_cut_comes_back_by_itself_and_the_game_goes_on(
 
 
 def test_a_server_that_was_started_anew_gets_the_page_back_at_its_start(
-    page: Page, played_root: Path, opened: Opened
+    page: Page, passed_root: Path, opened: Opened
 ) -> None:
-    with served(played_root) as first:
+    with served(passed_root) as first:
         begun(page, first.address, 6)
         pressed(page, opened.game, ["Digit1"])
         port = first.port
         assert first.end()[0] == 0
         page.wait("!document.getElementById('connection').hidden")
-    with served(played_root, port=port):
+    with served(passed_root, port=port):
         page.wait(f"document.getElementById('connection').hidden && {STEPS} === '0'")
         assert np.array_equal(pressed(page, opened.game, ["Digit2"]), rolled_out(opened.game, 6, [1]))
     page.said = [line for line in page.said if "ERR_" not in line]
 
 
 def test_with_a_token_the_page_plays_and_saves_and_without_it_there_is_none(
-    page: Page, played_root: Path, opened: Opened
+    page: Page, passed_root: Path, opened: Opened
 ) -> None:
-    with served(played_root, token="a-secret") as server:
+    with served(passed_root, token="a-secret") as server:
         begun(page, server.address, 1)
         assert np.array_equal(pressed(page, opened.game, ["Digit3"]), rolled_out(opened.game, 1, [2]))
         statuses = "Promise.all([...document.querySelectorAll('#save a')].map(a => fetch(a.href).then(r => r.status)))"

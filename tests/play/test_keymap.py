@@ -20,6 +20,7 @@ from tiw_fsm.play.world import Game
 from tiw_fsm.tinyworlds.clips import FrameData
 from tiw_fsm.tinyworlds.config import DataSource, InferenceConfig
 from tiw_fsm.tinyworlds.fsq import FiniteScalarQuantizer
+from tiw_fsm.worlds.held_out import key_actions
 
 MOVES = {0: (0, 0), 1: (0, 8), 2: (0, -8), 3: (8, 0), 4: (-8, 0)}
 """How Crafter's picture moves, pixels down and right, where the player moves none, left, right, up, down."""
@@ -107,7 +108,10 @@ def test_the_shift_of_a_real_frame_is_found_to_the_pixel(crafter: Path, axis: in
 def test_arrows_press_what_is_inferred_where_their_keys_were_recorded(crafter: Path) -> None:
     with h5py.File(crafter, "a") as file:
         file["actions"].attrs["names"] = ["noop", "move_left", "move_right", "move_up", "move_down"]
-    found = propose(game(crafter, [6, 2, 0, 7, 1]))
+    seen = game(crafter, [6, 2, 0, 7, 1])
+    found = propose(seen)
+    by_name = {"noop": 6, "move_left": 2, "move_right": 0, "move_up": 7, "move_down": 1}
+    assert key_actions(seen.model, seen.data, seen.config) == by_name  # what `tiw_fsm.load` gives
     assert found.known_by == "keys"
     assert found.keys == {"wait": 6, "left": 2, "right": 0, "up": 7, "down": 1}
     assert found.told[2] == "100% move_left"
@@ -122,6 +126,7 @@ def test_where_no_keys_are_recorded_arrows_press_what_moves_the_picture(crafter:
         copy["frames"], copy["episode"] = file["frames"][:], file["episode"][:]
     seen = game(crafter, [6, 2, 0, 7, 1])
     found = propose(Game(seen.model, data_of(bare), seen.config))
+    assert key_actions(seen.model, data_of(bare), seen.config) == {}
     assert found.known_by == "motion"
     assert found.keys == {"wait": 6, "left": 2, "right": 0, "up": 7, "down": 1}
     assert found.told[2].startswith("picture moves +")

@@ -58,10 +58,10 @@ def refused(tiw: Tiw, root: Path, *arguments: str, code: ExitCode = ExitCode.USA
     return done.stderr
 
 
-def test_a_run_that_has_not_begun(played_root: Path, tiw: Tiw) -> None:
-    assert "The run has not begun: `tiw-fsm run --run other` begins it." in refused(tiw, played_root, "other")
-    assert "cannot be the name of a folder" in refused(tiw, played_root, "../default")
-    assert not (played_root / "state/other").exists()
+def test_a_run_that_has_not_begun(passed_root: Path, tiw: Tiw) -> None:
+    assert "The run has not begun: `tiw-fsm run --run other` begins it." in refused(tiw, passed_root, "other")
+    assert "cannot be the name of a folder" in refused(tiw, passed_root, "../default")
+    assert not (passed_root / "state/other").exists()
 
 
 def test_a_run_that_is_still_in_its_first_stage(tmp_path: Path, tiw: Tiw) -> None:
@@ -81,26 +81,26 @@ def test_a_simulated_run(simulation: Simulation, tiw: Tiw) -> None:
     assert "run 'default' was simulated and has no model to play: begin one with" in said
 
 
-def test_frames_that_are_gone(played_root: Path, tiw: Tiw) -> None:
-    with without(played_root / "frames.h5"):
-        assert "frames.h5: no such file; record one with" in refused(tiw, played_root)
+def test_frames_that_are_gone(passed_root: Path, tiw: Tiw) -> None:
+    with without(passed_root / "frames.h5"):
+        assert "frames.h5: no such file; record one with" in refused(tiw, passed_root)
 
 
-def test_frames_without_episodes_or_keys_are_played_all_the_same(played_root: Path) -> None:
-    path = played_root / "frames.h5"
+def test_frames_without_episodes_or_keys_are_played_all_the_same(passed_root: Path) -> None:
+    path = passed_root / "frames.h5"
     with h5py.File(path) as file:
         rows = file["frames"][:]
     with without(path):
         with h5py.File(path, "w") as file:
             file["frames"] = rows
             file.attrs["stride"] = 1
-        game = open_game(open_run(repo_root=played_root), "cpu").game
+        game = open_game(open_run(repo_root=passed_root), "cpu").game
     assert len(game.starts) == 48 - 2
     assert game.episodes == [0]
 
 
-def test_a_checkpoint_that_was_altered(played_root: Path, tiw: Tiw) -> None:
-    state = open_run(repo_root=played_root).state
+def test_a_checkpoint_that_was_altered(passed_root: Path, tiw: Tiw) -> None:
+    state = open_run(repo_root=passed_root).state
     ref = state.stages[Stage.DYNAMICS].checkpoint
     assert ref is not None
     path = Path(ref.path) / "model_state_dict.pt"
@@ -108,43 +108,43 @@ def test_a_checkpoint_that_was_altered(played_root: Path, tiw: Tiw) -> None:
     content = path.read_bytes()
     with without(path):
         path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-        said = refused(tiw, played_root, code=ExitCode.DAMAGED)
+        said = refused(tiw, passed_root, code=ExitCode.DAMAGED)
     assert "Nothing was overwritten" in said
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
-def test_a_device_that_is_not_there(played_root: Path, tiw: Tiw) -> None:
-    assert "device cuda: this machine has no CUDA device" in refused(tiw, played_root, "--device", "cuda")
+def test_a_device_that_is_not_there(passed_root: Path, tiw: Tiw) -> None:
+    assert "device cuda: this machine has no CUDA device" in refused(tiw, passed_root, "--device", "cuda")
 
 
-def test_a_port_that_somebody_has(played_root: Path, tiw: Tiw) -> None:
+def test_a_port_that_somebody_has(passed_root: Path, tiw: Tiw) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        said = refused(tiw, played_root, "--port", port)
+        said = refused(tiw, passed_root, "--port", port)
     assert f"cannot listen at 127.0.0.1 port {port} (Address already in use): give another with --port" in said
 
 
-def test_a_host_that_is_not_here(played_root: Path, tiw: Tiw) -> None:
-    assert "cannot listen at 192.0.2.1 port" in refused(tiw, played_root, "--host", "192.0.2.1")
+def test_a_host_that_is_not_here(passed_root: Path, tiw: Tiw) -> None:
+    assert "cannot listen at 192.0.2.1 port" in refused(tiw, passed_root, "--host", "192.0.2.1")
 
 
 @pytest.mark.parametrize("package", ["starlette", "uvicorn", "websockets", "av"])
-def test_an_extra_that_is_not_installed(played_root: Path, package: str) -> None:
+def test_an_extra_that_is_not_installed(passed_root: Path, package: str) -> None:
     code = WITHOUT.format(package, ["play", "--port", "0"])
-    done = subprocess.run([sys.executable, "-c", code], cwd=played_root, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], cwd=passed_root, capture_output=True, text=True)
     assert done.returncode == ExitCode.USAGE
     assert done.stderr == f"the page needs {package}: pip install 'tiw_fsm[play]' (`--terminal` plays without)\n"
 
 
-def test_no_terminal_to_play_in(played_root: Path, tiw: Tiw) -> None:
-    assert "--terminal wants a terminal to read keys from" in refused(tiw, played_root, "--terminal")
+def test_no_terminal_to_play_in(passed_root: Path, tiw: Tiw) -> None:
+    assert "--terminal wants a terminal to read keys from" in refused(tiw, passed_root, "--terminal")
 
 
-def test_playing_changes_no_file_of_the_run(played_root: Path) -> None:
-    before = everything(played_root)
-    with served(played_root) as server:
+def test_playing_changes_no_file_of_the_run(passed_root: Path) -> None:
+    before = everything(passed_root)
+    with served(passed_root) as server:
         assert server.end()[0] == 0
-    assert everything(played_root) == before
+    assert everything(passed_root) == before
 
 
 def test_a_run_at_work_is_played_and_goes_on(tmp_path: Path) -> None:
@@ -170,7 +170,7 @@ def test_a_run_at_work_is_played_and_goes_on(tmp_path: Path) -> None:
     assert process.returncode == ExitCode.INTERRUPTED
 
 
-def test_a_model_that_its_gate_refused_is_played_and_the_page_says_so(opened: Opened, played_root: Path) -> None:
+def test_a_model_that_its_gate_refused_is_played_and_the_page_says_so(opened: Opened, passed_root: Path) -> None:
     assert opened.verdict.startswith("Inference gate, attempt 1: passed (MSE 0.")
     assert opened.verdict.endswith("at most 0.9 wanted).")
 

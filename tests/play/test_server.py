@@ -26,19 +26,19 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from tests.support.playing import Served, Tab, rolled_out, served, websocket
 from tests.support.waiting import wait_for
 from tiw_fsm.data import frames
-from tiw_fsm.play.export import film
 from tiw_fsm.play.guard import Guard, is_loopback, new_token
 from tiw_fsm.play.opening import Opened
 from tiw_fsm.play.sessions import KEPT_SECONDS, MOST, Sessions
 from tiw_fsm.play.world import Player
 from tiw_fsm.tinyworlds.config import DataSource
+from tiw_fsm.worlds.films import film
 
 ACTIONS = [0, 3, 1, 1, 2, 0, 3]
 
 
 @pytest.fixture(scope="module")
-def server(played_root: Path) -> Iterator[Served]:
-    with served(played_root) as server:
+def server(passed_root: Path) -> Iterator[Served]:
+    with served(passed_root) as server:
         yield server
 
 
@@ -294,8 +294,8 @@ def test_there_are_only_so_many_worlds_and_those_that_are_left_make_room(opened:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP], ids=str)
-def test_a_signal_ends_it_at_once_and_it_says_how_to_go_on(played_root: Path, number: int) -> None:
-    with served(played_root) as server:
+def test_a_signal_ends_it_at_once_and_it_says_how_to_go_on(passed_root: Path, number: int) -> None:
+    with served(passed_root) as server:
         tab = Tab(server.address)
         tab.play(ACTIONS)
         code, said, errors = server.end(number)
@@ -308,10 +308,10 @@ def test_a_signal_ends_it_at_once_and_it_says_how_to_go_on(played_root: Path, nu
             tab.socket.recv(timeout=30)
 
 
-def test_a_signal_ends_it_while_it_still_loads(played_root: Path) -> None:
+def test_a_signal_ends_it_while_it_still_loads(passed_root: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-X", "importtime", "-m", "tiw_fsm", "play", "--no-browser", "--port", "0"],
-        cwd=played_root,
+        cwd=passed_root,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -324,13 +324,13 @@ def test_a_signal_ends_it_while_it_still_loads(played_root: Path) -> None:
     assert (process.returncode, "Ended after 0 frames" in said) == (0, True)
 
 
-def test_a_browser_is_opened_where_there_is_one(played_root: Path, tmp_path: Path) -> None:
+def test_a_browser_is_opened_where_there_is_one(passed_root: Path, tmp_path: Path) -> None:
     program, opened = tmp_path / "browser", tmp_path / "opened"
     program.write_text(f'#!/bin/sh\necho "$1" > {opened}.tmp; mv {opened}.tmp {opened}\n')
     program.chmod(0o755)
     process = subprocess.Popen(
         [sys.executable, "-m", "tiw_fsm", "play", "--port", "0"],
-        cwd=played_root,
+        cwd=passed_root,
         stdout=subprocess.PIPE,
         text=True,
         env=os.environ | {"BROWSER": str(program), "COLUMNS": "200"},

@@ -71,8 +71,8 @@ class Terminal:
 
 
 @pytest.fixture
-def terminal(played_root: Path) -> Iterator[Terminal]:
-    found = Terminal(played_root, 100, 40)
+def terminal(passed_root: Path) -> Iterator[Terminal]:
+    found = Terminal(passed_root, 100, 40)
     yield found
     if found.process.poll() is None:
         found.process.kill()

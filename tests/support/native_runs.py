@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,12 +14,27 @@ from tests.support.waiting import wait_for
 
 PASSING = ("--max-mse", "0.9", "--allow-trivial")
 
+LIVELY = {
+    "latent_actions": {"film_init_std": 1.0},
+    "dynamics": {"film_init_std": 3.0, "n_updates": 60, "masking": "next_frame"},
+}
+"""So that even a model trained for seconds goes another way by every action."""
+
 
 def make_root(root: Path, **training: bool | str) -> Path:
     """A working root whose runs pass in seconds, with ``training`` in training.yaml."""
     root.mkdir()
     write_configs(root / "configs", {"training": training, "loop": LENIENT})
     write_frames(root / "frames.h5")
+    return root
+
+
+def make_passed(root: Path) -> Path:
+    """The working root of a run that has passed, and whose world obeys."""
+    make_root(root)
+    write_configs(root / "configs", {"loop": LENIENT, **LIVELY})
+    command = [sys.executable, "-m", "tiw_fsm", "run", *PASSING]
+    subprocess.run(command, cwd=root, check=True, capture_output=True, env=os.environ, timeout=300)
     return root
 
 

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from tiw_fsm.cli import checking, gathering, looking, playing, running, scheduling
+from tiw_fsm.cli import checking, exporting, gathering, looking, playing, running, scheduling
 from tiw_fsm.cli.terminal import err
 from tiw_fsm.errors import ExitCode, Interrupted, RunHeld, TiwFsmError, refusal
 from tiw_fsm.system import killer
@@ -41,10 +41,13 @@ COMMANDS = (
     scheduling.schedule,
     gathering.record,
     playing.play,
+    exporting.export,
 )
 """In the order in which ``--help`` has them."""
+CLASSES = {checking.verify: checking.BareReplay, exporting.export: exporting.BareVideo}
+"""Of commands that read their words in a way of their own."""
 for command in COMMANDS:
-    app.command(cls=checking.BareReplay if command is checking.verify else None)(command)
+    app.command(cls=CLASSES.get(command))(command)
 
 
 @app.callback(invoke_without_command=True)

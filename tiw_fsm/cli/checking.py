@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import json
-from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
-from typer.core import TyperCommand
 
-from tiw_fsm.cli.options import AsJson, RepoRoot, Run, StateDir, option, store_of
+from tiw_fsm.cli.options import AsJson, RepoRoot, Run, StateDir, may_stand_alone, option, store_of
 from tiw_fsm.cli.terminal import err, out
 from tiw_fsm.config.flags import FLAGS, typed
 from tiw_fsm.errors import ExitCode
 
 
 def check(
-    path: Annotated[Path | None, typer.Argument(help="A checkpoint, a folder of them or a run root.")] = None,
+    path: Annotated[
+        Path | None, typer.Argument(help="A checkpoint, a folder of them, a run root or an export.")
+    ] = None,
     run: Run = "default",
     repo_root: RepoRoot = Path("."),
     state_dir: StateDir = None,
@@ -35,15 +35,7 @@ def check(
     raise typer.Exit(ExitCode.PASSED if ready else ExitCode.USAGE)
 
 
-class BareReplay(TyperCommand):
-    """``--replay`` may stand alone, which typer knows no way to say: then it asks for all that is kept."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        words = pairwise([*args, ""])
-        told = ["--replay=0" if word == "--replay" and not after.isdigit() else word for word, after in words]
-        return super().parse_args(ctx, told)
-
-
+BareReplay = may_stand_alone("--replay", "0", str.isdigit)  # then it asks for all that is kept
 Replay = Annotated[
     int | None,
     typer.Option(

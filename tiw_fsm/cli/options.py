@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from tiw_fsm.config.flags import unfit_paths
 from tiw_fsm.errors import UsageProblem
@@ -25,6 +28,22 @@ def option_from(least: int, help: str) -> Any:
 
 def option(help: str, name: str | None = None) -> Any:
     return typer.Option(name, help=help, show_default=False) if name else typer.Option(help=help, show_default=False)
+
+
+def may_stand_alone(flag: str, instead: str, is_value: Callable[[str], bool]) -> type[TyperCommand]:
+    """A command whose ``flag`` may stand alone, which typer knows no way to say: then its value is ``instead``.
+
+    Args:
+        is_value: whether the word behind the flag is its value.
+    """
+
+    class Bare(TyperCommand):
+        def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+            words = pairwise([*args, ""])
+            alone = [f"{flag}={instead}" if word == flag and not is_value(after) else word for word, after in words]
+            return super().parse_args(ctx, alone)
+
+    return Bare
 
 
 Run = Annotated[str, typer.Option(help="Name of the run.")]

@@ -86,9 +86,11 @@ def is_png(path: str | BinaryIO | None, most_pixels: int | None = None) -> bool:
         return False
 
 
-def motion(picture: bytes) -> bytes | None:
+def motion(picture: bytes, least_side: int = 1) -> bytes | None:
     """The strips of a picture that ``draw_strips`` made, in motion: an animated PNG, a column for each clip, with the
     first of its rows above the second. None where the picture does not say where its frames are, or not truly.
+
+    Frames are enlarged by a whole factor to at least ``least_side`` pixels.
 
     An animated PNG, because every browser plays it, it loses nothing, and Pillow always has it.
     """
@@ -103,7 +105,7 @@ def motion(picture: bytes) -> bytes | None:
     columns = [rows[n : n + 2] for n in range(0, len(rows), together)]
     tall = max(map(len, columns))
     size = (len(columns) * (width + GAP) - GAP, tall * (height + GAP) + BAR)
-    longest = max(counts)
+    longest, factor = max(counts), max(1, -(-least_side // height))
     frames = []
     for t in range(longest):
         canvas = Image.new("RGB", size, (127, 127, 127))
@@ -111,7 +113,7 @@ def motion(picture: bytes) -> bytes | None:
             for y, row in enumerate(column):
                 canvas.paste(row[min(t, len(row) - 1)], (x * (width + GAP), y * (height + GAP)))
         canvas.paste((47, 109, 181), (0, size[1] - BAR, round(size[0] * (t + 1) / longest), size[1]))
-        frames.append(canvas)
+        frames.append(canvas.resize((size[0] * factor, size[1] * factor), Image.Resampling.NEAREST))
     content = io.BytesIO()
     durations = [STEP] * (longest - 1) + [LAST]
     frames[0].save(content, format="PNG", save_all=True, append_images=frames[1:], duration=durations, loop=0)

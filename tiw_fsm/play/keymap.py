@@ -16,18 +16,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tiw_fsm.play.world import Frames, Game
-from tiw_fsm.tinyworlds.clips import to_model
-from tiw_fsm.tinyworlds.keys import together
+from tiw_fsm.worlds import held_out
 
 DIRECTIONS = ("left", "right", "up", "down")
 KEYS = (*DIRECTIONS, "wait")
 """What a player can press, beside the numbers of the actions."""
 WAITING = ("none", "noop", "wait", "stay", "idle")
 """What recordings call a turn in which nothing was pressed."""
-CLIPS = 512
-"""Held-out clips that are looked at: a second's work, and some dozens of a key pressed one turn in twenty."""
-PART = 64
-"""Clips looked at together."""
 MIDDLE = 0.2
 """Share of a picture's sides in its middle, where the player stands."""
 LEAST_SHIFT = 0.25
@@ -64,22 +59,15 @@ class KeyMap(NamedTuple):
 
 def propose(game: Game) -> KeyMap:
     """What held-out clips say of the keys."""
-    window, horizon, data = game.config.context_window, game.config.prediction_horizon, game.data
-    length = window + horizon
-    starts = data.held_out_clips(length, CLIPS, game.config.seed)
-    clips = data.clips(starts, length)
-    with torch.no_grad():
-        inferred = torch.cat(
-            [game.model.actions.encode(to_model(part))[:, -horizon:] for part in torch.split(clips, PART)]
-        )
-    actions = game.model.actions.quantizer.indices_from_latents(inferred).cpu()
+    data = game.data
+    inferred = held_out.infer(game.model, data, game.config)
+    actions, found = inferred.actions, None
     uses = torch.bincount(actions.flatten(), minlength=game.n_actions).double().numpy()
-    keys, found = data.keys_between(starts, length), None
-    if keys is not None and data.keys is not None:
-        found = _by_keys(actions, keys[:, -horizon:], data.keys.names, game.n_actions)
+    if inferred.keys is not None and data.keys is not None:
+        found = _by_keys(actions, inferred.keys, data.keys.names, game.n_actions)
         known_by = "keys"
     if found is None:
-        found = _by_motion(actions, clips[:, window - 1 :].cpu().numpy(), game.n_actions)
+        found = _by_motion(actions, inferred.clips.cpu().numpy(), game.n_actions)
         known_by = "motion"
     pressed = assign(found[0])
     known_by = known_by if pressed.keys() & set(DIRECTIONS) else "nothing"
@@ -107,19 +95,12 @@ def meaning(name: str) -> str | None:
 
 
 def _by_keys(actions: Tensor, keys: Tensor, names: list[str], n_actions: int) -> tuple[Scores, list[str]] | None:
-    """What recorded keys say. None where they tell no direction from another.
-
-    The score is what a pair adds to the mutual information of actions and keys: an action inferred all the time does
-    not speak for a key pressed all the time, nor a pair that met twice.
-    """
-    table = np.zeros((n_actions, len(names)))
-    counted = together(actions, keys).double().numpy()
-    table[: counted.shape[0], : counted.shape[1]] = counted
+    """What recorded keys say, scored by ``held_out.lift``. None where they tell no direction from another."""
+    table = held_out.counts(actions, keys, (n_actions, len(names)))
     meant = [meaning(name) for name in names]
     if len({key for key, seen in zip(meant, table.sum(0), strict=True) if key in DIRECTIONS and seen}) < 2:
         return None
-    by_chance = table.sum(1, keepdims=True) * table.sum(0, keepdims=True) / table.sum()
-    lift = table * np.log(np.maximum(table, 1e-9) / np.maximum(by_chance, 1e-9))
+    lift = held_out.lift(table)
     scores = np.zeros((n_actions, len(KEYS)))
     for column, key in enumerate(meant):
         if key is not None:

@@ -8,22 +8,16 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from tiw_fsm.api import Run
-from tiw_fsm.config.settings import Settings
-from tiw_fsm.data import frames
+from tiw_fsm.api import Run, gate_said
 from tiw_fsm.engines.simulated import SimulatedKind
-from tiw_fsm.errors import StateDamaged, UsageProblem
-from tiw_fsm.fsm.run_state import RunState
+from tiw_fsm.errors import UsageProblem
 from tiw_fsm.play.keymap import KeyMap, propose
 from tiw_fsm.play.world import Game, Player
-from tiw_fsm.stages import STAGES, Stage
+from tiw_fsm.stages import STAGES
 from tiw_fsm.system import processors
 from tiw_fsm.tinyworlds import determinism
-from tiw_fsm.tinyworlds.clips import FrameData
-from tiw_fsm.tinyworlds.rollout import WorldModel
+from tiw_fsm.worlds.held_out import device_called, frame_data
 
-TRIES = 20
-"""A run at work removes old checkpoints: a state read a moment ago may name some that are gone."""
 TRIED_STARTS = 4
 """Held-out starts from which every action is tried, to see whether they lead to different frames."""
 
@@ -63,11 +57,12 @@ def open_game(run: Run, device: str) -> Opened:
             "`tiw-fsm run --engine native --run NAME`, and play that"
         )
     place = chosen_device(device)
-    state, model = _newest(run, str(place))
-    game = Game(model, _frames(settings, place), settings.inference)
+    state, model = run.newest(str(place))
+    determinism.allow_tf32(settings.inference.tf32)
+    game = Game(model, frame_data(settings, place), settings.inference)
     keymap = propose(game)
     updates = {STAGES[stage].words: (progress.completed, progress.target) for stage, progress in state.stages.items()}
-    return Opened(state.run, game, keymap, updates, verdict(state), warnings(game, keymap))
+    return Opened(state.run, game, keymap, updates, gate_said(state), warnings(game, keymap))
 
 
 def chosen_device(device: str) -> torch.device:
@@ -78,23 +73,9 @@ def chosen_device(device: str) -> torch.device:
     """
     for name, value in determinism.ENVIRONMENT.items():
         os.environ.setdefault(name, value)  # before CUDA is first used
-    there = torch.cuda.is_available()
-    if device == "cuda" and not there:
-        raise UsageProblem("device cuda: this machine has no CUDA device that torch can use; give --device cpu")
+    place = device_called(device)
     determinism.make_deterministic(processors.share(torch.get_num_threads()))
-    return torch.device("cuda" if there and device != "cpu" else "cpu")
-
-
-def verdict(state: RunState) -> str:
-    """What the inference gate said, and of which checkpoint."""
-    if not state.inference.attempts:
-        return f"The inference gate has not judged it yet; the run is in {state.state}."
-    attempt = state.inference.attempts[-1]
-    mse = "no MSE" if attempt.mse is None else f"MSE {attempt.mse:.4f}, at most {attempt.max_mse:g} wanted"
-    said = f"Inference gate, attempt {attempt.number}: {'passed' if attempt.passed else 'not passed'} ({mse})."
-    if attempt.updates != state.stages[Stage.DYNAMICS].completed:
-        said += f" It judged the dynamics after {attempt.updates} updates, not these."
-    return said
+    return place
 
 
 def warnings(game: Game, keymap: KeyMap) -> list[str]:
@@ -125,34 +106,3 @@ def all_the_same(game: Game) -> bool:
             if len(seen) > 1:
                 return False
     return True
-
-
-def _newest(run: Run, device: str) -> tuple[RunState, WorldModel]:
-    """The models that the state names, and that state. What a run at work has removed meanwhile is looked for anew."""
-    for last in [*[False] * TRIES, True]:
-        state = run.state
-        try:
-            model = run.world(device)
-        except (StateDamaged, FileNotFoundError):
-            if last or run.state.generation == state.generation:
-                raise
-            continue
-        if last or run.state.named_checkpoints() == state.named_checkpoints():
-            break
-    return state, model
-
-
-def _frames(settings: Settings, device: torch.device) -> FrameData:
-    """The frames to start from.
-
-    Raises:
-        UsageProblem: they are gone, or hold no start.
-    """
-    config = settings.inference
-    (size,) = {stage.frame_size for stage in settings.stages.values()}
-    held_out = frames.HeldOut(clips=1, length=config.context_window + config.prediction_horizon)
-    problems = frames.inspect(settings.data, frame_size=size, training_length=held_out.length, held_out=held_out)
-    if problems:
-        raise UsageProblem(problems)
-    determinism.allow_tf32(config.tf32)
-    return FrameData(settings.data, device)

@@ -29,11 +29,12 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from tiw_fsm.play import export
+from tiw_fsm.play.episode import episode
 from tiw_fsm.play.guard import HEADERS, Guard
 from tiw_fsm.play.opening import Opened
 from tiw_fsm.play.sessions import Session, Sessions
 from tiw_fsm.play.world import Frames, Player
+from tiw_fsm.worlds import films
 
 STATIC = {
     "/": (files("tiw_fsm.play") / "static/page.html", "text/html"),
@@ -106,9 +107,9 @@ class PlayServer:
             return PlainTextResponse("There is no such game; play on the page first.\n", 404, headers=HEADERS)
         played = await self._in_worker(lambda: session.player.played)
         makers: dict[str, tuple[str, Callable[[], bytes]]] = {
-            "mp4": ("video/mp4", lambda: export.film(self._until_end(played.frames))),
-            "gif": ("image/gif", lambda: export.moving_picture(self._until_end(played.frames))),
-            "h5": ("application/x-hdf5", lambda: export.episode(played, self._names())),
+            "mp4": ("video/mp4", lambda: films.film(self._until_end(played.frames))),
+            "gif": ("image/gif", lambda: films.moving_picture(self._until_end(played.frames))),
+            "h5": ("application/x-hdf5", lambda: episode(played, self._names())),
         }
         media_type, make = makers[kind]
         try:
@@ -208,7 +209,7 @@ class PlayServer:
         }
 
     def _formats(self) -> list[str]:
-        return [*(["mp4"] if export.film_codec() else []), "gif", "h5"]
+        return [*(["mp4"] if films.film_codec() else []), "gif", "h5"]
 
     def _names(self) -> list[str]:
         return [self.opened.keymap.name(action) for action in range(self.opened.game.n_actions)]

@@ -1,8 +1,4 @@
-"""One player's world: a context of frames, the actions between them, and one step after another. No web, no terminal.
-
-A step is that of the gate's rollouts, so that a game played from a held-out start is, bit for bit, the rollout of the
-same actions.
-"""
+"""One player's world: where it started, what was played in it, and the recording beside it. No web, no terminal."""
 
 from __future__ import annotations
 
@@ -21,7 +17,7 @@ from tiw_fsm.tinyworlds.clips import FrameData, generator, to_model, to_pixels
 from tiw_fsm.tinyworlds.config import InferenceConfig
 from tiw_fsm.tinyworlds.keys import UNKNOWN
 from tiw_fsm.tinyworlds.rollout import WorldModel
-from tiw_fsm.tinyworlds.training import autocast
+from tiw_fsm.worlds.stepping import Stepper
 
 Frames = NDArray[np.uint8]
 """[T, H, W, 3]."""
@@ -108,13 +104,12 @@ class Player:
         self.followed = 0
         """Of them, those that followed the recorded episode without a break from the start on."""
         self._row = int(game.starts[self.start])
-        self._context = game.clip(self._row, game.config.context_window)
-        with torch.no_grad():
-            self._between = game.model.actions.encode(self._context)
-        self._random = generator(game.config.seed, "rollout")  # the gate's own stream: the same game twice is the same
+        context = game.clip(self._row, game.config.context_window)
+        random = generator(game.config.seed, "rollout")  # the gate's own stream: the same game twice is the same
+        self._world = Stepper(game.model, game.config, context, random)
         self._frames.clear()
         self._led.clear()
-        self._keep(to_pixels(self._context[0]), [UNKNOWN, *self._numbers(self._between)])
+        self._keep(to_pixels(context[0]), [UNKNOWN, *self._numbers(self._world.between)])
 
     def step(self, action: int) -> Frames:
         """What follows if ``action`` leads on: [horizon, H, W, 3].
@@ -125,10 +120,7 @@ class Player:
         game = self.game
         if not 0 <= action < game.n_actions:
             raise IndexError(f"there is no action {action}: they are 0 to {game.n_actions - 1}")
-        horizon = game.config.prediction_horizon
-        led = torch.full((1, horizon), action, device=self._between.device)
-        leading = game.model.actions.quantizer.latents_from_indices(led)
-        return self._advance(torch.cat([self._between, leading], dim=1))
+        return self._stepped(self._world.step(torch.tensor([action])))
 
     def follow(self) -> Followed | None:
         """One step along the recorded episode, by the actions inferred from its true frames, as in the gate's rollout.
@@ -145,7 +137,7 @@ class Player:
         clip = game.clip(first, window + horizon)
         with torch.no_grad():
             actions = game.model.actions.encode(clip)
-        dream = self._advance(actions)
+        dream = self._stepped(self._world.advance(actions))
         self.followed = self.steps
         return Followed(dream, to_pixels(clip[0, window:]))
 
@@ -158,17 +150,11 @@ class Player:
         """The game so far, or the last part of a long one."""
         return Played(list(self._frames), [UNKNOWN, *list(self._led)[1:]])
 
-    def _advance(self, actions: Tensor) -> Frames:
-        """One step by ``actions`` [1, window - 1 + horizon, A]."""
-        game, config = self.game, self.game.config
-        window, horizon = config.context_window, config.prediction_horizon
-        with autocast(self._context.device, config.amp):
-            new = game.model.predict(self._context, actions, config, self._random)
-        self._context = torch.cat([self._context, new], dim=1)[:, -window:]
-        self._between = actions[:, 1 - window :]
+    def _stepped(self, new: Tensor) -> Frames:
+        """``new`` [1, horizon, C, H, W], which the world came to by its last actions, as people see it."""
         self.steps += 1
         frames = to_pixels(new[0])
-        self._keep(frames, self._numbers(actions[:, -horizon:]))
+        self._keep(frames, self._numbers(self._world.led))
         return frames
 
     def _keep(self, frames: Frames, led: Iterable[int]) -> None:

@@ -18,7 +18,7 @@ from tiw_fsm.run.display import Display
 from tiw_fsm.run.preflight import data_problems
 from tiw_fsm.run.session import configured
 from tiw_fsm.stages import Stage
-from tiw_fsm.storage import checkpoints
+from tiw_fsm.storage import checkpoints, exports
 from tiw_fsm.storage.store import Store
 
 
@@ -30,8 +30,10 @@ class Finding(NamedTuple):
 
 
 def findings(store: Store, typed: Mapping[str, Any], repo_root: Path, path: Path | None) -> list[Finding]:
-    """What is ready and what is not: the checkpoints at ``path``, or all that the run needs."""
-    return checkpoint_findings(path) if path else run_findings(store, typed, repo_root)
+    """What is ready and what is not: the export or the checkpoints at ``path``, or all that the run needs."""
+    if path is None:
+        return run_findings(store, typed, repo_root)
+    return export_findings(path) if exports.is_export(path) else checkpoint_findings(path)
 
 
 def show(out: Console, found: Sequence[Finding], good: str, bad: str, *, as_json: bool) -> bool:
@@ -75,13 +77,28 @@ def _undecodable(settings: Settings) -> list[str]:
     return []
 
 
+def export_findings(path: Path) -> list[Finding]:
+    """Whether an export is what was made: each file that is not, or the whole and the checkpoints in it."""
+    if wrong := exports.problems(path):
+        return [Finding(f"{path / name}", [problem]) for name, problem in wrong.items()]
+    config = exports.read_config(path)
+    verdict = "passed" if config.passed else "not passed"
+    found = [Finding(f"{path}: export of run {config.run}, {verdict}, {exports.count(path)} files", [])]
+    for stage, kept in config.provenance.checkpoints.items():
+        folder = path / exports.checkpoint(stage, kept.updates)
+        found.append(Finding(f"{stage} {folder}", checkpoints.problems(folder, sha256=kept.sha256)))
+    return found
+
+
 def checkpoint_findings(path: Path) -> list[Finding]:
     """Every stage's newest checkpoint under a checkpoint folder, a folder of them, or a run root.
 
     A run root is ready for inference when it has all three stages, and they were made for each other.
     """
     if not os.path.isdir(path):  # and not pathlib's, which takes offence at a path longer than any
-        return [Finding(str(path), ["no such folder; give a checkpoint, a folder of checkpoints, or a run root"])]
+        return [
+            Finding(str(path), ["no such folder; give a checkpoint, a folder of checkpoints, a run root, or an export"])
+        ]
     folders = {stage: path / stage / "checkpoints" for stage in Stage}
     is_run_root = any(folder.is_dir() for folder in folders.values())
     findings, ready = [], {}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tiw_fsm.stages import Stage
 from tiw_fsm.tinyworlds.clips import generator
@@ -103,7 +103,13 @@ def load_world(
     folders: Mapping[Stage, Path], configs: Mapping[Stage, StageConfig], device: torch.device | str
 ) -> WorldModel:
     """The world model of three checkpoint folders, frozen. Nothing in the files is executed."""
-    models = {stage: load_frozen(stage, configs[stage], folder, device) for stage, folder in folders.items()}
+    return assembled(
+        {stage: load_frozen(stage, configs[stage], folder, device) for stage, folder in folders.items()}, configs
+    )
+
+
+def assembled(models: Mapping[Stage, nn.Module], configs: Mapping[Stage, StageConfig]) -> WorldModel:
+    """The world model that the three stages' models make."""
     return WorldModel(
         cast(VideoTokenizer, models[Stage.VIDEO]),
         cast(LatentActionModel, models[Stage.LATENT]),

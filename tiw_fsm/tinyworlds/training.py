@@ -227,8 +227,13 @@ def load_weights(model: nn.Module, folder: Path) -> None:
 
 def load_frozen(stage: Stage, config: StageConfig, folder: Path, device: torch.device | str) -> nn.Module:
     """A stage's model with a checkpoint's weights, in evaluation mode and without gradients."""
+    return frozen(stage, config, read_weights(folder), device)
+
+
+def frozen(stage: Stage, config: StageConfig, weights: Mapping[str, Tensor], device: torch.device | str) -> nn.Module:
+    """A stage's model with ``weights``, in evaluation mode and without gradients."""
     model = make_model(stage, config)
-    load_weights(model, folder)
+    model.load_state_dict(weights)
     return model.to(device).eval().requires_grad_(False)
 
 

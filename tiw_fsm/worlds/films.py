@@ -1,4 +1,4 @@
-"""A game as a file: a film, a moving picture, or an episode that a run can be trained on."""
+"""Frames as a film or a moving picture."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import io
 from collections.abc import Iterable
 from typing import cast
 
-import h5py
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
-from tiw_fsm.play.world import Frames, Played
+Picture = NDArray[np.uint8]
+"""[H, W, 3]."""
 
 PACE = 10
 """Frames per second of films and moving pictures."""
@@ -29,7 +30,7 @@ def film_codec() -> str | None:
     return next((name for name in CODECS if name in av.codecs_available), None)
 
 
-def film(frames: Iterable[Frames]) -> bytes:
+def film(frames: Iterable[Picture]) -> bytes:
     """``frames``, each [H, W, 3], as an MP4 file with H.264.
 
     Raises:
@@ -53,7 +54,7 @@ def film(frames: Iterable[Frames]) -> bytes:
     return content.getvalue()
 
 
-def moving_picture(frames: Iterable[Frames]) -> bytes:
+def moving_picture(frames: Iterable[Picture]) -> bytes:
     """``frames``, each [H, W, 3] and at least one, as an animated GIF that runs for ever."""
     pictures = (Image.fromarray(_enlarged(frame)).quantize() for frame in frames)
     content = io.BytesIO()
@@ -61,27 +62,11 @@ def moving_picture(frames: Iterable[Frames]) -> bytes:
     return content.getvalue()
 
 
-def episode(played: Played, names: list[str]) -> bytes:
-    """A game as an HDF5 file such as runs are trained on: ``frames``, ``episode``, ``actions``, stride 1.
-
-    Args:
-        names: of the latent actions, by number.
-    """
-    content = io.BytesIO()
-    with h5py.File(content, "w") as file:
-        file.attrs["stride"] = 1
-        file.create_dataset("frames", data=np.stack(played.frames), compression="gzip", compression_opts=1)
-        file["episode"] = np.zeros(len(played.frames), np.int64)
-        file["actions"] = np.array([*played.led[1:], -1], np.int64)  # the last row leads nowhere
-        file["actions"].attrs["names"] = names
-    return content.getvalue()
-
-
-def _enlarged(frame: Frames) -> Frames:
+def _enlarged(frame: Picture) -> Picture:
     factor = max(1, -(-LEAST_SIDE // min(frame.shape[:2])))
     return frame.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
-def _even(frame: Frames) -> Frames:
+def _even(frame: Picture) -> Picture:
     """With its last row and column doubled where their number is odd, which H.264's colours cannot have."""
     return np.pad(frame, [(0, frame.shape[0] % 2), (0, frame.shape[1] % 2), (0, 0)], mode="edge")
