@@ -6,7 +6,7 @@ import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,11 +79,11 @@ def is_png(path: str | BinaryIO | None, most_pixels: int | None = None) -> bool:
         return False
 
 
-def motion(picture: bytes) -> bytes | None:
-    """The strips of a picture that ``draw_strips`` made, in motion: an animated PNG, in which each pair of rows is a
-    column with the first of them above. None where the picture does not say where its frames are, or not truly.
+def motion(picture: bytes, kind: Literal["PNG", "GIF"] = "PNG") -> bytes | None:
+    """The strips of a picture that ``draw_strips`` made, in motion: an animated picture, in which each pair of rows is
+    a column with the first of them above. None where the picture does not say where its frames are, or not truly.
 
-    An animated PNG, because every browser plays it, it loses nothing, and Pillow always has it.
+    A PNG, because every browser plays it, it loses nothing, and Pillow always has it; a GIF for what plays no other.
     """
     try:
         with Image.open(io.BytesIO(picture)) as image:
@@ -106,7 +106,7 @@ def motion(picture: bytes) -> bytes | None:
         frames.append(canvas)
     content = io.BytesIO()
     durations = [STEP] * (longest - 1) + [LAST]
-    frames[0].save(content, format="PNG", save_all=True, append_images=frames[1:], duration=durations, loop=0)
+    frames[0].save(content, format=kind, save_all=True, append_images=frames[1:], duration=durations, loop=0)
     return content.getvalue()
 
 
