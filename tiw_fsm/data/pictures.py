@@ -79,11 +79,14 @@ def is_png(path: str | BinaryIO | None, most_pixels: int | None = None) -> bool:
         return False
 
 
-def motion(picture: bytes, kind: Literal["PNG", "GIF"] = "PNG") -> bytes | None:
+def motion(picture: bytes, kind: Literal["PNG", "GIF"] = "PNG", enlarged: int = 1) -> bytes | None:
     """The strips of a picture that ``draw_strips`` made, in motion: an animated picture, in which each pair of rows is
     a column with the first of them above. None where the picture does not say where its frames are, or not truly.
 
     A PNG, because every browser plays it, it loses nothing, and Pillow always has it; a GIF for what plays no other.
+
+    Args:
+        enlarged: by this whole factor, for what does not enlarge it itself.
     """
     try:
         with Image.open(io.BytesIO(picture)) as image:
@@ -103,7 +106,7 @@ def motion(picture: bytes, kind: Literal["PNG", "GIF"] = "PNG") -> bytes | None:
             for y, row in enumerate(column):
                 canvas.paste(row[min(t, len(row) - 1)], (x * (width + GAP), y * (height + GAP)))
         canvas.paste((47, 109, 181), (0, size[1] - BAR, round(size[0] * (t + 1) / longest), size[1]))
-        frames.append(canvas)
+        frames.append(canvas.resize((size[0] * enlarged, size[1] * enlarged), Image.Resampling.NEAREST))
     content = io.BytesIO()
     durations = [STEP] * (longest - 1) + [LAST]
     frames[0].save(content, format=kind, save_all=True, append_images=frames[1:], duration=durations, loop=0)

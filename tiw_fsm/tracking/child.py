@@ -11,6 +11,7 @@ import os
 import runpy
 import select
 import sys
+import traceback
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,7 +20,7 @@ NICENESS = 10
 
 def main(folder: Path, tracker: str) -> None:
     from tiw_fsm.storage.store import Store
-    from tiw_fsm.tracking.feeding import feed
+    from tiw_fsm.tracking.feeding import Status, feed
 
     over = False
 
@@ -31,7 +32,11 @@ def main(folder: Path, tracker: str) -> None:
                 os._exit(0)  # the controller is gone
         return over
 
-    feed(Store(folder), tracker, wait)
+    def look(status: Status) -> None:
+        if status.reason:
+            traceback.print_exc()
+
+    feed(Store(folder), tracker, wait, look)
 
 
 if __name__ == "__main__":

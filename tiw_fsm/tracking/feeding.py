@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -53,6 +52,9 @@ def feed(store: Store, name: str, wait: Wait, look: Callable[[Status], None] = l
 
     A tracker that fails is tried again later, from what it has by then; at the end it is not.
 
+    Args:
+        look: is shown each new status; one that has a reason, while its exception is being handled.
+
     Raises:
         RunHeld: another process feeds it, and did so until the end.
         TiwFsmError: its lock cannot be had.
@@ -85,7 +87,6 @@ class _Feeding:
                 self._give(over)
                 failures, pause = 0, LOOK
             except (Exception, SystemExit) as exc:  # whatever a package of others may do
-                traceback.print_exc()
                 self._open = None
                 failures, pause = failures + 1, min(LONGEST, AGAIN * 2**failures)
                 self._tell(self._status._replace(reason=reason(exc)))

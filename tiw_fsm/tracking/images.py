@@ -10,6 +10,8 @@ from tiw_fsm.system import durable
 
 LARGEST = 8 << 20
 """Bytes of a picture that is shown."""
+ENLARGED = 3
+"""Times that a frame is enlarged in a rollout: trackers show each of its pixels as one."""
 
 
 def still_png(path: Path) -> bytes | None:
@@ -23,4 +25,4 @@ def still_png(path: Path) -> bytes | None:
 def moving_gif(path: Path) -> bytes | None:
     """The rollouts of a picture in motion, as every tracker can play them."""
     png = still_png(path)
-    return pictures.motion(png, "GIF") if png else None
+    return pictures.motion(png, "GIF", ENLARGED) if png else None

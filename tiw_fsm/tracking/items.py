@@ -128,7 +128,7 @@ class Stream:
                 "gate": facts["decision"],
                 "gate/reason": facts["reason"],
                 "gate/accepted": float(event == Event.ACCEPTED),
-                **_numbers({"gate": facts["metrics"], "attempt": facts["attempt"]}),
+                **_numbers({"gate": facts["metrics"]}),
             }
             yield self._item(facts["stage"], "gate", facts["completed"], line, values, facts["picture"])
         elif event in GATE_DECIDED:

@@ -21,7 +21,7 @@ from tiw_fsm.tracking.tracker import WITHOUT_KEY, Shown, Tracker, wandb_can_log
 
 MARK = "TIW_FSM_TRACKS"
 """In the environment of all that W&B starts: whose it is."""
-INIT_TIMEOUT = 60.0
+INIT_TIMEOUT = 30.0
 """Seconds that W&B may take to begin."""
 
 
@@ -38,7 +38,7 @@ class Feeder(Tracker):
         if os.environ.get("WANDB_MODE") == "disabled":
             raise ValueError("WANDB_MODE=disabled turns it off")
         leftovers.end(MARK, shown.run_id)  # W&B's own process outlives the one that had started it, and writes on
-        os.environ[MARK] = shown.run_id
+        os.environ |= {MARK: shown.run_id, "WANDB_SILENT": os.environ.get("WANDB_SILENT", "true")}
         self._run = wandb.init(
             id=shown.run_id,
             name=os.environ.get("WANDB_NAME", shown.run),
