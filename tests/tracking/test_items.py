@@ -16,7 +16,7 @@ from tiw_fsm.engines.protocol import Progress, TrainRequest, TrainResult
 from tiw_fsm.engines.simulated import Script, SimulatedEngine
 from tiw_fsm.errors import Interrupted
 from tiw_fsm.stages import Stage
-from tiw_fsm.storage.state_folder import StateFolder
+from tiw_fsm.storage.paths import RunPaths
 from tiw_fsm.tracking.items import Item, Stream
 
 GOOD, REJECTED = 0.005, 9.0
@@ -38,6 +38,10 @@ class Interruptible(SimulatedEngine):
         return super().train(request, progress)
 
 
+def stream_of(run: RunFolder) -> Stream:
+    return Stream(run.store, RunPaths(run.root / "results/default", run.root))
+
+
 def shown(items: list[Item]) -> list[Item]:
     """Without what another run would have otherwise: its times and its names."""
     return [item._replace(time=0.0, picture=None) for item in items if item.group != "run"]
@@ -49,7 +53,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[Item]:
     write_configs(root / "configs")
     simulation = Simulation(root)
     simulation.run(SCRIPT)
-    return list(Stream(simulation.store).look())
+    return list(stream_of(simulation).look())
 
 
 def test_every_committed_row_is_an_item(undisturbed: list[Item]) -> None:
@@ -80,19 +84,19 @@ def test_it_is_the_same_however_often_a_run_is_stopped_and_its_checkpoint_damage
     stops = [(chance.randint(1, 4), chance.random() < 0.7) for _ in range(5)]
     write_configs(tmp_path / "configs")
     simulation = Simulation(tmp_path)
-    following, followed = Stream(simulation.store), list[Item]()
+    following, followed = stream_of(simulation), list[Item]()
     for calls, damaged in stops:
         with suppress(Interrupted):
             simulation.run_with(Interruptible(SCRIPT, calls))
         followed += following.look()
         if damaged:
             _damage_newest(simulation)
-        assert shown(list(Stream(simulation.store).look())) == shown(undisturbed)[: len(followed)]
+        assert shown(list(stream_of(simulation).look())) == shown(undisturbed)[: len(followed)]
         assert shown(followed) == shown(undisturbed)[: len(followed)]
     simulation.run(SCRIPT)
     followed += following.look()
     assert shown(followed) == shown(undisturbed)
-    assert shown(list(Stream(simulation.store).look())) == shown(undisturbed)
+    assert shown(list(stream_of(simulation).look())) == shown(undisturbed)
 
 
 def test_a_run_that_is_reopened_shows_the_updates_it_does_again(tmp_path: Path) -> None:
@@ -100,7 +104,7 @@ def test_a_run_that_is_reopened_shows_the_updates_it_does_again(tmp_path: Path) 
     simulation = Simulation(tmp_path)
     simulation.run(Script(losses={Stage.VIDEO: [None]}), max_train_retries=0)
     simulation.run(Script(losses={Stage.VIDEO: [GOOD]}), max_train_retries=3)
-    rows = [item for item in Stream(simulation.store).look() if "grad_norm" in item.values]
+    rows = [item for item in stream_of(simulation).look() if "grad_norm" in item.values]
     third = [row for row in simulation.rows("video_tokenizer") if row["update"] == 2]
     assert len(third) > 1
     assert [item.repeat for item in rows if (item.group, item.step) == ("video_tokenizer", 3)] == list(
@@ -110,7 +114,7 @@ def test_a_run_that_is_reopened_shows_the_updates_it_does_again(tmp_path: Path) 
 
 
 def test_there_is_nothing_to_show_before_a_run_has_begun(tmp_path: Path) -> None:
-    assert list(Stream(StateFolder(tmp_path / "state/none")).look()) == []
+    assert list(stream_of(RunFolder(tmp_path)).look()) == []
 
 
 def _damage_newest(run: RunFolder) -> None:

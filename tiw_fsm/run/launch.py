@@ -6,6 +6,7 @@ import os
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -82,8 +83,8 @@ def trackers_let_go(store: Store, err: Console) -> Iterator[Trackers]:
         yield trackers
         hurry = False
     finally:
-        for sentence in trackers.close(hurry=hurry):
-            err.print(sentence, style="yellow", soft_wrap=True, markup=False)
+        say = partial(err.print, style="yellow", soft_wrap=True, markup=False)
+        trackers.close(hurry=hurry, say=say)
 
 
 def command_is_kept(session: Session) -> bool:

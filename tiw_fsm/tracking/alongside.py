@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from structlog.typing import FilteringBoundLogger
 from tiw_fsm.config.settings import Settings
 from tiw_fsm.errors import DiskRefused
 from tiw_fsm.storage.store import Store
-from tiw_fsm.system import durable, short_log
+from tiw_fsm.system import durable, short_log, signals
 from tiw_fsm.system.child import Child
 from tiw_fsm.tracking import child as child_module
 from tiw_fsm.tracking.feeding import Status, let_be
@@ -28,7 +29,8 @@ STUCK, LONGEST = 10.0, 60.0
 """At the end of a run, seconds after which a tracker is given up that gets no further, and any tracker."""
 HURRY = 3.0
 """The same for any tracker where the run was interrupted: whoever asked for that may not wait longer."""
-PAUSE = 0.05
+PAUSE, TOLD = 0.05, 2.0
+"""Seconds between two looks at them, and until it is said what is waited for."""
 END = b"end\n"
 
 
@@ -61,45 +63,45 @@ class Trackers:
             except Exception as exc:
                 self._warn(name, str(exc))
 
-    def close(self, *, hurry: bool) -> list[str]:
-        """Let each have the rest, for a bounded time; a sentence on each that did not take it."""
-        self.committed()
-        waiting = {name: child for name, child in self._children.items() if child is not None}
+    def close(self, *, hurry: bool, say: Callable[[str], None]) -> None:
+        """Let each have the rest, for a bounded time, or until a signal asks for an end. What is left is told of."""
+        if self._starts:
+            self.committed()  # one may have been killed since
+        children = {name: child for name, child in self._children.items() if child is not None}
         self._children = {}
-        for child in waiting.values():
+        for child in children.values():
             with suppress(OSError):
                 child.tell(END)
-        late = self._wait(waiting, HURRY if hurry else LONGEST)
-        for name in late:
-            let_be(self._store.paths, name, "it had not taken everything when the run ended")
-        run = self._store.paths.folder.name
-        return [f"{name} has not taken everything yet; `tiw-fsm track --run {run}` catches up" for name in late]
+        with signals.asked_to_stop(lambda: None) as asked:
+            self._wait(dict(children), HURRY if hurry else LONGEST, asked, say)
+        for child in children.values():
+            child.let_go()
 
-    def _wait(self, waiting: dict[str, Child], longest: float) -> list[str]:
-        """Until they have ended, or are given up and ended; the names of those."""
+    def _wait(
+        self, waiting: dict[str, Child], longest: float, asked: Callable[[], bool], say: Callable[[str], None]
+    ) -> None:
+        """Until they have ended; those that get no further are ended."""
+        catch_up = f"`tiw-fsm track --run {self._store.paths.folder.name}` catches up"
         begun = time.monotonic()
         heard = dict.fromkeys(waiting, (begun, b""))
-        late = []
-        while waiting:
-            for name, child in list(waiting.items()):
-                news, now = self._news(name), time.monotonic()
-                if news != heard[name][1]:
-                    heard[name] = now, news
-                if child.poll() is None and now - heard[name][0] < STUCK and now - begun < longest:
-                    continue
-                if child.poll() is None:
-                    child.end()
-                    late.append(name)
-                child.let_go()
-                del waiting[name]
-            time.sleep(PAUSE if waiting else 0)
-        return late
+        told = False
+        while waiting := {name: child for name, child in waiting.items() if child.poll() is None}:
+            now = time.monotonic()
+            heard = {name: _later(heard[name], (now, self._news(name))) for name in waiting}
+            for name in [name for name in waiting if asked() or now > min(heard[name][0] + STUCK, begun + longest)]:
+                waiting.pop(name).end()
+                let_be(self._store.paths, name, "it had not taken everything when the run ended")
+                say(f"{name} has not taken everything yet; {catch_up}")
+            if waiting and not told and now - begun > TOLD:
+                told = True
+                say(f"{' and '.join(waiting)} still has to take the rest; Ctrl-C leaves it, and {catch_up}")
+            time.sleep(PAUSE)
 
     def _look_after(self, name: str) -> None:
         child = self._children[name]
         said = self._store.trackers().get(name)
         if child is not None and said and said["reason"]:
-            self._warn(name, said["reason"])
+            self._warn(name, f"not fed: {said['reason'].rstrip('.')}")
         if child is not None and child.poll() is None:
             return
         if child is not None:
@@ -133,4 +135,9 @@ class Trackers:
             self._said.add((name, what))
             with suppress(DiskRefused):
                 more = f"{self._store.paths.trackers_log} has more"
-                self._log.warning(f"{name} is not fed: {what.rstrip('.')}. The run goes on; {more}")
+                self._log.warning(f"tracker {name}: {what}. The run goes on; {more}")
+
+
+def _later(before: tuple[float, bytes], now: tuple[float, bytes]) -> tuple[float, bytes]:
+    """When something was heard that is not what was heard before, and what."""
+    return now if now[1] != before[1] else before

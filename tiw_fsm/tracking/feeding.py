@@ -96,7 +96,8 @@ class _Feeding:
     def _give(self, over: bool) -> None:
         """All that is committed; ``over`` says that it is the last time."""
         if self._open is None:
-            self._open = opened(self._name, shown(self._store)), Stream(self._store)
+            run = shown(self._store)
+            self._open = opened(self._name, run), Stream(self._store, run.paths)
             self._tell(Status())
         tracker, stream = self._open
         items = self._status.items

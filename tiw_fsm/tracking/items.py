@@ -53,10 +53,10 @@ class Item(NamedTuple):
 class Stream:
     """The items of a run, from the first; those that come to be later follow at later looks."""
 
-    def __init__(self, folder: StateFolder) -> None:
+    def __init__(self, folder: StateFolder, paths: RunPaths) -> None:
         self.generation = 0
         """Whose items have all been given."""
-        self._folder = folder
+        self._folder, self._paths = folder, paths
         self._read = LogPosition()
         self._held: list[JsonObject] = []
         """Lines that are read, and that tell of rows which are computed again just now."""
@@ -74,7 +74,8 @@ class Stream:
         if found is None or found.state["generation"] == self.generation:
             return
         stages = found.state["stages"]
-        self._find(found.state)
+        for stage in stages.keys() - self._rows.keys():
+            self._rows[stage] = Rows(self._paths.metrics(Stage(stage)))
         if self._read.bytes:
             self._step_back(self._folder.lines(found, self._read))
         lines = chain(self._held, self._folder.lines(found, self._read))
@@ -89,11 +90,6 @@ class Stream:
                 yield from self._trained(stage, line, LogPosition(**stages[stage]["metrics"]))
             yield from self._told(line)
         self.generation = found.state["generation"]
-
-    def _find(self, state: JsonObject) -> None:
-        paths = RunPaths(Path(state["fingerprint"]["config"]["run_root"]), Path(state["root"]))
-        for stage in state["stages"]:
-            self._rows.setdefault(stage, Rows(paths.metrics(Stage(stage))))
 
     def _of(self, stage: str) -> JsonObject:
         progress: JsonObject = self._state.get("stages", {}).get(stage, {})
