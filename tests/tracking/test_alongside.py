@@ -87,32 +87,26 @@ def without(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 @pytest.mark.parametrize("seed", [0, *(whole_too(seed) for seed in range(1, 20))])
 def test_a_run_that_is_killed(tmp_path: Path, without: dict[str, str], tiw: Tiw, seed: int) -> None:
-    """All of it, what feeds the trackers alone, and the controller alone."""
+    """All of it; then, with another tracker beside the first, what feeds them alone, and the controller alone."""
     chance = random.Random(seed)
     root = make_root(tmp_path / "run")
-    process = begin(root)  # without trackers: they may be named at any start
-    generation = 3
-    wait_for_generation(root, generation, process)
+    want(root, BOTH[1:])
+    process = begin(root)
+    generation = chance.randint(3, 5)
+    _wait_for_feeding(root, generation, process)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     want(root, BOTH)
-    for victims in ("feeding", "everything", "controller"):
-        generation += chance.randint(1, 3)
-        process = begin(root)
-        wait_for_generation(root, generation, process)
-        wait_for("trackers", lambda process=process: feeding(process.pid), 60, 0.002)
-        fed = feeding(process.pid)
-        if victims == "feeding":
-            for pid in fed:
-                os.kill(pid, signal.SIGKILL)
-            generation += 2
-            wait_for_generation(root, generation, process)
-        if victims == "controller":
-            os.kill(process.pid, signal.SIGKILL)
-            wait_for("their end", lambda fed=fed: {process_state(pid) for pid in fed} <= {None, "Z"}, 10)
-        else:
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    process = begin(root)
+    _wait_for_feeding(root, generation + 1, process)
+    for pid in feeding(process.pid):
+        os.kill(pid, signal.SIGKILL)
+    generation += chance.randint(3, 5)
+    _wait_for_feeding(root, generation, process)
+    fed = feeding(process.pid)
+    os.kill(process.pid, signal.SIGKILL)
+    wait_for("their end", lambda: {process_state(pid) for pid in fed} <= {None, "Z"}, 10)
+    process.wait()
     ended = tiw(root, "run", *PASSING)
     assert ended.returncode == ExitCode.PASSED, ended.stderr
     assert digests(tiw, root) == without
@@ -121,6 +115,11 @@ def test_a_run_that_is_killed(tmp_path: Path, without: dict[str, str], tiw: Tiw,
     assert tracked.wandb_runs(root) == {run.state.run_id}
     assert {name: said["state"] for name, said in trackers_of(root).items()} == dict.fromkeys(BOTH, "up to date")
     assert "trackers         tensorboard up to date; wandb up to date" in tiw(root, "status").stdout
+
+
+def _wait_for_feeding(root: Path, generation: int, process: subprocess.Popen[str]) -> None:
+    wait_for_generation(root, generation, process)
+    wait_for("trackers", lambda: feeding(process.pid), 60, 0.002)
 
 
 @pytest.mark.parametrize(("package", "said"), [(FAILS, "this version of wandb is broken"), (HANGS, None)])
