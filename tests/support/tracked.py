@@ -50,8 +50,13 @@ def wandb_runs(root: Path) -> set[str]:
 
 
 def wandb_rows(root: Path) -> list[Row]:
+    return losses_in(wandb_history(root))
+
+
+def losses_in(history: list[dict[str, Any]]) -> list[Row]:
+    """The losses in W&B's rows, and that those of repeated chunks are marked."""
     rows = []
-    for row in wandb_history(root):
+    for row in history:
         for key, loss in row.items():
             group, _, name = key.rpartition("/")
             stage, _, repeat = group.partition("_repeat_")

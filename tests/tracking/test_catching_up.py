@@ -20,6 +20,7 @@ from tests.support.configs import write_configs
 from tests.support.processes import Tiw
 from tests.support.simulation import Simulation
 from tests.support.waiting import wait_for
+from tests.support.wandb_server import serving
 from tiw_fsm.engines.simulated import Script
 from tiw_fsm.errors import ExitCode
 from tiw_fsm.stages import Stage
@@ -69,6 +70,27 @@ def test_it_may_be_killed_at_any_instant(ended: Simulation, tiw: Tiw, tracker: s
     assert told.returncode == ExitCode.PASSED, told.stderr
     assert f"{tracker} has all of run default" in told.stdout
     assert rows(ended.root) == tracked.committed(ended)
+
+
+def test_a_server_has_everything_once(ended: Simulation, tiw: Tiw, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed while the server has taken a part of what it was sent, and said nothing: it goes on from there."""
+    monkeypatch.delenv("WANDB_MODE")
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    with serving() as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        for takes in (400, 7):
+            reached, server.takes = len(server.rows), takes
+            process = _track(ended.root, "wandb")
+            _wait_for_rows(process, lambda: len(server.rows), reached + 1)
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            assert len(server.rows) == reached + takes
+        server.takes = None
+        told = tiw(ended.root, "track", "--tracker", "wandb")
+        assert told.returncode == ExitCode.PASSED, told.stderr
+        assert [row["_step"] for row in server.rows] == list(range(len(server.rows)))
+        assert tracked.losses_in(server.rows) == tracked.committed(ended)
+        assert server.runs == {ended.state.run_id}
 
 
 def test_what_w_and_b_has(ended: Simulation, tiw: Tiw) -> None:

@@ -1,7 +1,8 @@
 """W&B: the n-th item is step n of one W&B run, whose id is the run's own.
 
-Online, W&B says how many steps it has. Offline, each process writes a folder of its own for the same run: what these
-hold is read from their files, and the next one goes on from there.
+Online, W&B says at which step a run goes on: by ``starting_step``, since its ``step`` is 0 until something is logged.
+Offline, each process writes a folder of its own for the same run: what these hold is read from their files, and the
+next one goes on from there.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class Feeder(Tracker):
         )
         self._drawn: set[str] = set()
         """Groups of keys that W&B has been told the axis of."""
-        self._has = _logged(self._run, shown.run_id) if self._run.offline else self._run.step
+        self._has = _logged(self._run, shown.run_id) if self._run.offline else self._run.starting_step
         self._next = 0
 
     def add(self, item: Item) -> None:
