@@ -32,8 +32,8 @@ def committed(run: RunFolder) -> list[Row]:
 
 
 def wandb_history(root: Path) -> list[dict[str, Any]]:
-    """The rows of all folders that W&B has of the run, in the order of their steps."""
-    files = root.glob("results/default/wandb/*run-*/run-*.wandb")
+    """The rows of all folders that W&B has of the run offline, in the order of their steps."""
+    files = root.glob("results/default/wandb/offline-run-*/run-*.wandb")
     return sorted((row for path in files for row in _history(path)), key=lambda row: int(row["_step"]))
 
 

@@ -52,7 +52,7 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
 
 
-@pytest.mark.parametrize("tracker", TRACKERS)
+@pytest.mark.parametrize("tracker", ["wandb", whole_too("tensorboard")])
 @pytest.mark.parametrize("seed", [0, *(whole_too(seed) for seed in range(1, 10))])
 def test_it_may_be_killed_at_any_instant(ended: Simulation, tiw: Tiw, tracker: str, seed: int) -> None:
     chance = random.Random(seed)
@@ -101,7 +101,7 @@ def test_what_w_and_b_has(ended: Simulation, tiw: Tiw) -> None:
     attempts = [row for row in history if "inference/verdict" in row]
     assert [row["inference/verdict"] for row in attempts] == ["failed", "passed"]
     assert [row["inference/attempt"] for row in attempts] == [1, 2]
-    media = [*ended.root.glob("results/default/wandb/*/files/media")]
+    media = [*ended.root.glob("results/default/wandb/offline-run-*/files/media")]
     shown = {path.suffix for folder in media for path in folder.rglob("*.*")}
     assert shown == {".png", ".gif"}
     assert all("inference/rollout.path" in row and "inference/picture.path" in row for row in attempts)
@@ -170,7 +170,7 @@ def test_w_and_b_without_a_key(ended: Simulation, tiw: Tiw, monkeypatch: pytest.
 
 
 def _wait_for_rows(process: subprocess.Popen[bytes], there: Callable[[], int], goal: int) -> None:
-    wait_for(f"{goal} rows", lambda: process.poll() is not None or there() >= goal, 60, 0.01)
+    wait_for(f"{goal} rows", lambda: process.poll() is not None or there() >= goal, 60)
 
 
 def _track(root: Path, tracker: str) -> subprocess.Popen[bytes]:

@@ -94,7 +94,7 @@ class Trackers:
                 say(f"{name} has not taken everything yet; {catch_up}")
             if waiting and not told and now - begun > TOLD:
                 told = True
-                say(f"{' and '.join(waiting)} still has to take the rest; Ctrl-C leaves it, and {catch_up}")
+                say(f"waiting for {' and '.join(waiting)} to take the rest; Ctrl-C leaves it, and {catch_up}")
             time.sleep(PAUSE)
 
     def _look_after(self, name: str) -> None:

@@ -41,7 +41,7 @@ class Status(NamedTuple):
     def write(self, path: Path) -> None:
         """Replace the file. A disk that does not take it costs the news alone."""
         try:
-            durable.make_folder(path.parent)
+            path.parent.mkdir(parents=True, exist_ok=True)
             durable.exchange(path, json.dumps({"time": now(), **self._asdict()}).encode(), synced=False)
         except (OSError, TiwFsmError) as exc:
             print(exc, file=sys.stderr, flush=True)
