@@ -65,8 +65,9 @@ class Trackers:
 
     def close(self, *, hurry: bool, say: Callable[[str], None]) -> None:
         """Let each have the rest, for a bounded time, or until a signal asks for an end. What is left is told of."""
-        if self._starts:
-            self.committed()  # one may have been killed since
+        if not self._starts:
+            return
+        self.committed()  # one may have been killed since
         children = {name: child for name, child in self._children.items() if child is not None}
         self._children = {}
         for child in children.values():
