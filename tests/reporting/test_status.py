@@ -159,6 +159,7 @@ STATUS = {
     "hosts",
     "fingerprint",
     "reports",
+    "trackers",
     "generation",
     "created_at",
     "updated_at",

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from tiw_fsm.cli import checking, exporting, gathering, looking, playing, running, scheduling
+from tiw_fsm.cli import checking, exporting, gathering, looking, playing, running, scheduling, tracking
 from tiw_fsm.cli.terminal import err
 from tiw_fsm.errors import ExitCode, Interrupted, RunHeld, TiwFsmError, refusal
 from tiw_fsm.system import killer
@@ -39,6 +39,7 @@ COMMANDS = (
     checking.check,
     checking.verify,
     scheduling.schedule,
+    tracking.track,
     gathering.record,
     playing.play,
     exporting.export,

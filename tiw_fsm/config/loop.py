@@ -125,6 +125,10 @@ class Retune(FrozenModel):
     """The rate never falls below this."""
 
 
+Tracker = Literal["wandb", "tensorboard"]
+"""Each is called as its package is, and as the extra that brings it."""
+
+
 class LoopConfig(FrozenModel):
     """loop.yaml: chunks, gates, ladders, budgets."""
 
@@ -153,6 +157,10 @@ class LoopConfig(FrozenModel):
     on_finish: Command | None = None
     """Shell command to run when a run has ended; the outcome stands in TIW_RUN, TIW_OUTCOME, and so on. It may hold
     a secret: it is kept in a file of its own that only its owner can read, and shown nowhere."""
+
+    trackers: tuple[Tracker, ...] = ()
+    """Where losses, verdicts, pictures and rollouts are shown while the run goes on: wandb, tensorboard, or both. Each
+    is an extra."""
 
     @field_serializer("on_finish")
     def _hidden(self, command: Command | None) -> str | None:

@@ -80,9 +80,10 @@ class SharedKeys(FrozenModel):
     standalone: bool | None = None
     """torchrun's --standalone."""
     use_wandb: bool | None = None
-    """Log to Weights & Biases; this tool keeps its own metrics files."""
+    """Log to Weights & Biases too, as `trackers: [wandb]` in loop.yaml does; but where it is not installed or has no
+    key, the run goes on without."""
     wandb_project: str | None = None
-    """Weights & Biases project."""
+    """Weights & Biases project, of runs that log there; `tiw_fsm` if nothing is said."""
     optimizer: OptimizerName | None = None
     """What updates the weights: adamw, or muon for the matrices within the transformers and AdamW for the rest."""
     muon_momentum: Momentum | None = None

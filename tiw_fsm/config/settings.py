@@ -6,6 +6,7 @@ needs is read by that engine: ``load_settings`` is given its rules.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import os
@@ -46,6 +47,9 @@ class Settings(FrozenModel):
     inference: InferenceConfig
     loop: LoopConfig
     """What the files and flags of this start say; once the run has begun, its state's own copy is in force."""
+    use_wandb: bool = False
+    """As TinyWorlds' files ask for it: where W&B is installed and has a key. ``loop.trackers`` is what must be fed."""
+    wandb_project: str | None = None
     warm_starts: dict[Stage, str] = {}
     engine: str = "native"
     needs_frames: bool = True
@@ -176,6 +180,7 @@ def _load_settings(
     problems += alignment.misaligned(on_disk, lambda name, key: sources[name].where((key,)))
     training, inference, loop = parsed["training"], parsed["inference"], parsed["loop"]
     run_root = Path(os.path.normpath(repo_root / flags.get("run_root", f"results/{run}")))
+    problems += _missing_trackers(loop, sources["loop"])
     own = engine.read_settings(Draft(flags, typed, repo_root, run_root, sources, parsed), problems)
     stages = _stage_configs(parsed, sources, problems)
     data = None
@@ -204,6 +209,8 @@ def _load_settings(
         stages=stages,
         inference=InferenceConfig(**{key: getattr(inference, key) for key in InferenceConfig.model_fields}),
         loop=loop,
+        use_wandb=bool(_shared(parsed, "use_wandb")),
+        wandb_project=_shared(parsed, "wandb_project"),
         warm_starts=warm_starts,
         engine=engine.name,
         needs_frames=engine.needs_frames,
@@ -346,6 +353,27 @@ def _apply_flags(sources: dict[str, Source], flags: Mapping[str, Any]) -> None:
             for target in flag.overrides:
                 name, *keys = target.split(".")
                 sources[name].override(keys, flags[flag.name], flag.option)
+
+
+def _shared(parsed: Mapping[str, FrozenModel | None], key: str) -> Any:
+    """A shared key of the run as a whole: training.yaml first, then the stages' own files."""
+    values = (getattr(parsed[name], key) for name in ("training", *Stage))
+    return next((value for value in values if value is not None), None)
+
+
+def installed(package: str) -> bool:
+    """Whether a package can be imported; a mere folder of that name is none."""
+    found = importlib.util.find_spec(package)
+    return found is not None and found.origin is not None
+
+
+def _missing_trackers(loop: FrozenModel | None, source: Source) -> list[str]:
+    return [
+        f"{source.where(('trackers',))}: {tracker} is not installed: pip install 'tiw_fsm[{tracker}]', or take it out "
+        "of trackers"
+        for tracker in (loop.trackers if isinstance(loop, LoopConfig) else ())
+        if not installed(tracker)
+    ]
 
 
 def _stated(file: FrozenModel, *schemas: type[FrozenModel]) -> dict[str, Any]:

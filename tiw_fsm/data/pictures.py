@@ -6,7 +6,7 @@ import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,13 +86,14 @@ def is_png(path: str | BinaryIO | None, most_pixels: int | None = None) -> bool:
         return False
 
 
-def motion(picture: bytes, least_side: int = 1) -> bytes | None:
-    """The strips of a picture that ``draw_strips`` made, in motion: an animated PNG, a column for each clip, with the
-    first of its rows above the second. None where the picture does not say where its frames are, or not truly.
+def motion(picture: bytes, kind: Literal["PNG", "GIF"] = "PNG", least_side: int = 1) -> bytes | None:
+    """The strips of a picture that ``draw_strips`` made, in motion: an animated picture, a column for each clip, with
+    the first of its rows above the second. None where it does not say where its frames are, or not truly.
 
-    Frames are enlarged by a whole factor to at least ``least_side`` pixels.
+    A PNG, because every browser plays it, it loses nothing, and Pillow always has it; a GIF for what plays no other.
 
-    An animated PNG, because every browser plays it, it loses nothing, and Pillow always has it.
+    Args:
+        least_side: in pixels, to which frames are enlarged by a whole factor, for what does not enlarge them itself.
     """
     try:
         with Image.open(io.BytesIO(picture)) as image:
@@ -116,7 +117,7 @@ def motion(picture: bytes, least_side: int = 1) -> bytes | None:
         frames.append(canvas.resize((size[0] * factor, size[1] * factor), Image.Resampling.NEAREST))
     content = io.BytesIO()
     durations = [STEP] * (longest - 1) + [LAST]
-    frames[0].save(content, format="PNG", save_all=True, append_images=frames[1:], duration=durations, loop=0)
+    frames[0].save(content, format=kind, save_all=True, append_images=frames[1:], duration=durations, loop=0)
     return content.getvalue()
 
 

@@ -193,7 +193,7 @@ def _pictures(attempt: Attempt | None, folder: Path) -> list[str]:
     if attempt is None or attempt.png is None or not pictures.is_png(attempt.png, MOST_PIXELS):
         return []
     still = Path(attempt.png).read_bytes()
-    found = {exports.PICTURE: still, exports.MOVING: pictures.motion(still, SIDE)}
+    found = {exports.PICTURE: still, exports.MOVING: pictures.motion(still, least_side=SIDE)}
     for name, content in found.items():
         if content is not None:
             _write(folder / name, content)

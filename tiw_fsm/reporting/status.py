@@ -72,7 +72,8 @@ def status(folder: StateFolder, now: datetime | None = None) -> JsonObject:
         return _nothing_yet(name, alive)
     refused = None if alive else folder.refused()
     with _telling_of(name):
-        return _told(found.state, folder.recent(found), now or datetime.now(UTC), alive, refused)
+        told = _told(found.state, folder.recent(found), now or datetime.now(UTC), alive, refused)
+        return {**told, "trackers": _trackers(folder, found.state["generation"])}
 
 
 @contextmanager
@@ -167,6 +168,19 @@ def _nothing_yet(name: str, alive: bool) -> JsonObject:
         "budgets": None,
         "interruptions": 0,
         "fingerprint": None,
+    }
+
+
+def _trackers(folder: StateFolder, generation: int) -> JsonObject:
+    """How far each tracker is that the last start was to feed."""
+    return {
+        name: {
+            "state": "failed" if word["reason"] else "up to date" if word["generation"] == generation else "behind",
+            "reason": word["reason"],
+            "items": word["items"],
+            "at": word["time"],
+        }
+        for name, word in folder.trackers().items()
     }
 
 
@@ -292,6 +306,8 @@ def _rows(found: JsonObject) -> list[tuple[str, Any]]:
     if found["budgets"]:
         rows.append(("budgets", _budgets(found["used"], found["budgets"])))
     rows.append(("interruptions", _interruption_line(found)))
+    if trackers := found.get("trackers"):
+        rows.append(("trackers", "; ".join(_tracker_line(name, said) for name, said in trackers.items())))
     if refused := found["refused"]:
         rows.append(("refused", f"the start at {refused['time']} (exit {refused['exit_code']}): {refused['message']}"))
     if age := found.get("checkpoint_age_seconds"):
@@ -300,6 +316,10 @@ def _rows(found: JsonObject) -> list[tuple[str, Any]]:
     if not found["alive"] and not found["outcome"]:
         rows.append(("command", found["command"]))
     return rows
+
+
+def _tracker_line(name: str, said: JsonObject) -> str:
+    return f"{name} {said['state']}" + (f": {said['reason']}" if said["reason"] else "")
 
 
 def _verdict(attempt: JsonObject) -> list[tuple[str, Any]]:

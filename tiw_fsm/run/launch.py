@@ -6,6 +6,7 @@ import os
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from tiw_fsm.run.controller import Controller
 from tiw_fsm.run.session import Session
 from tiw_fsm.storage.store import Store
 from tiw_fsm.system import killer
+from tiw_fsm.tracking.alongside import Trackers
 
 
 def run_once(
@@ -52,24 +54,37 @@ def run_once(
     """
     if accept_changes and require_exact:
         raise UsageProblem("--accept-changes takes changes in and --require-exact refuses them; give one of the two")
-    with store.hold(), word_of_refusals(store):
-        session = Session.open(
-            store,
-            typed,
-            repo_root=repo_root,
-            console=err,
-            accept_changes=accept_changes,
-            require_exact=require_exact,
-        )
-        code, ended = run_session(session)
-        with suppress(OSError):  # a full disk behind standard output: the run has ended all the same
-            say_how_it_ended(out, ended)
-        before = session.before
-        had_ended = before and before.state in TERMINAL and before.generation == ended.generation
-        told = had_ended or not session.command or not command_is_kept(session)
-    if not told:
-        tell_the_user(session, ended, code)
+    with trackers_let_go(store, err) as trackers:
+        with store.hold(), word_of_refusals(store):
+            session = Session.open(
+                store,
+                typed,
+                repo_root=repo_root,
+                console=err,
+                accept_changes=accept_changes,
+                require_exact=require_exact,
+            )
+            code, ended = run_session(session, trackers)
+            with suppress(OSError):  # a full disk behind standard output: the run has ended all the same
+                say_how_it_ended(out, ended)
+            before = session.before
+            had_ended = before and before.state in TERMINAL and before.generation == ended.generation
+            told = had_ended or not session.command or not command_is_kept(session)
+        if not told:
+            tell_the_user(session, ended, code)
     return code
+
+
+@contextmanager
+def trackers_let_go(store: Store, err: Console) -> Iterator[Trackers]:
+    """Trackers that may take the rest when all is done and said: in a hurry, where it was cut short."""
+    trackers, hurry = Trackers(store), True
+    try:
+        yield trackers
+        hurry = False
+    finally:
+        say = partial(err.print, style="yellow", soft_wrap=True, markup=False)
+        trackers.close(hurry=hurry, say=say)
 
 
 def command_is_kept(session: Session) -> bool:
@@ -82,14 +97,20 @@ def command_is_kept(session: Session) -> bool:
     return True
 
 
-def run_session(session: Session) -> tuple[ExitCode, RunState]:
-    """Go on until the run ends, its page kept current; the exit code and the state it ended in.
+def run_session(session: Session, trackers: Trackers) -> tuple[ExitCode, RunState]:
+    """Go on until the run ends, its page kept current and its trackers fed; the exit code and the state it ended in.
 
     Raises:
         TiwFsmError: as ``Controller.run`` says.
     """
     page_writer = PageWriter(session.store, session.log)
-    session.on_commit = page_writer.committed
+    trackers.start(session.settings, session.log)
+
+    def committed() -> None:
+        page_writer.committed()
+        trackers.committed()
+
+    session.on_commit = committed
     controller = Controller(session)
     try:
         code = controller.run()

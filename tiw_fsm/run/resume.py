@@ -82,7 +82,7 @@ def _this_process() -> Runner:
 
 def reopens(session: Session, run: RunState) -> bool:
     """A failed run is reopened at its gate by a change of budgets or thresholds."""
-    loop = session.settings.loop.evolve(on_finish=run.loop.on_finish)
+    loop = session.settings.loop.evolve(on_finish=run.loop.on_finish, trackers=run.loop.trackers)
     return run.state is State.FAILED and run.failed_in is not None and run.loop != loop
 
 

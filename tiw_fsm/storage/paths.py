@@ -67,6 +67,24 @@ class StatePaths:
         return self.folder / "refused.json"
 
     @property
+    def trackers(self) -> Path:
+        """A folder for each tracker that the run feeds."""
+        return self.folder / "trackers"
+
+    def tracker_lock(self, tracker: str) -> Path:
+        """Held by flock by the process that feeds the tracker."""
+        return self.trackers / tracker / "lock"
+
+    def tracker_status(self, tracker: str) -> Path:
+        """How far the tracker is, and what it failed for."""
+        return self.trackers / tracker / "status.json"
+
+    @property
+    def trackers_log(self) -> Path:
+        """What the trackers' processes wrote to their standard output and error."""
+        return self.folder / "trackers.log"
+
+    @property
     def page(self) -> Path:
         """The run as one HTML page; made anew from the rest at any time."""
         return self.folder / "report.html"
@@ -106,6 +124,11 @@ class RunPaths:
     def attempt_log(self, number: int) -> Path:
         """The lines TinyWorlds' inference script would print."""
         return self.run_root / "inference" / f"attempt_{number}.log"
+
+    def tensorboard(self, run_id: str, repeat: int) -> Path:
+        """The event file that TensorBoard reads; what is told of an update for another time lies in one of its own."""
+        folder = self.run_root / "tensorboard" / (f"repeat_{repeat}" if repeat else "")
+        return folder / f"events.out.tfevents.{run_id[:8]}"
 
     @property
     def owner(self) -> Path:

@@ -10,10 +10,11 @@ import hashlib
 import json
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
 
-from tiw_fsm.errors import StateDamaged, disk_errors
+from tiw_fsm.errors import DiskRefused, StateDamaged, disk_errors
 from tiw_fsm.fsm.states import SCHEMA_VERSION
 from tiw_fsm.storage import places, secrets
 from tiw_fsm.storage.paths import StatePaths
@@ -136,6 +137,16 @@ class StateFolder:
             case {"time": str(time), "exit_code": int(code), "message": str(message)}:
                 return {"time": time, "exit_code": code, "message": message}
         return None
+
+    def trackers(self) -> dict[str, JsonObject]:
+        """What the processes that feed trackers have said of them last, by the trackers' names."""
+        found = {}
+        for path in sorted(self.paths.trackers.glob("*/")):
+            with suppress(ValueError, RecursionError, StateDamaged, DiskRefused):
+                match json.loads(durable.read_small(self.paths.tracker_status(path.name))):
+                    case {"time": str(), "generation": int(), "items": int(), "reason": str() | None} as said:
+                        found[path.name] = said
+        return found
 
     def _generations(self, reading: Callable[[Path], Found]) -> Iterator[Found | str]:
         """The newest state and the one before it, if the run has begun; where one cannot be read, what is damaged."""

@@ -11,13 +11,13 @@ import torch
 from tests.support.checkout.files.mini import write_history
 from tests.support.checkout.miniature import DIALECTS, make_checkout
 from tests.support.settings import settings_of
-from tiw_fsm.engines.checkout import checkpoint_adapter, dialect, script_output, wandb_file
+from tiw_fsm.engines.checkout import checkpoint_adapter, dialect, script_output
 from tiw_fsm.engines.checkout.dialect import StageDialect
 from tiw_fsm.engines.checkout.plan import Plan, undone_rate_notes
 from tiw_fsm.engines.protocol import TrainRequest
 from tiw_fsm.errors import UsageProblem
 from tiw_fsm.stages import Stage
-from tiw_fsm.storage import checkpoints
+from tiw_fsm.storage import checkpoints, wandb_file
 from tiw_fsm.tinyworlds.config import DataSource
 from tiw_fsm.values.frozen import CheckpointRef, LearningRateSchedule, Tuning
 

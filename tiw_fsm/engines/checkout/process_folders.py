@@ -14,11 +14,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from tiw_fsm.data import pictures
-from tiw_fsm.engines.checkout import script_output, wandb_file
+from tiw_fsm.engines.checkout import script_output
 from tiw_fsm.engines.protocol import TrainRequest, TrainResult
 from tiw_fsm.errors import disk_errors
 from tiw_fsm.stages import Stage
-from tiw_fsm.storage import checkpoints
+from tiw_fsm.storage import checkpoints, wandb_file
 from tiw_fsm.system import durable
 from tiw_fsm.values.frozen import FrozenModel, Tuning
 
