@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tiw_fsm.config.flags import unfit_paths
+from tiw_fsm.config.flags import FLAGS, typed, unfit_paths
 from tiw_fsm.errors import UsageProblem
 
 if TYPE_CHECKING:
@@ -30,7 +31,21 @@ def option(help: str, name: str | None = None) -> Any:
 Run = Annotated[str, typer.Option(help="Name of the run.")]
 RepoRoot = Annotated[Path, typer.Option(help="Working root: configs, data, results and reports lie under it.")]
 StateDir = Annotated[Path | None, option("Where runs keep their state [default: state/ under the working root].")]
+Set = Annotated[list[str] | None, typer.Option(help=FLAGS["set"].help, metavar="KEY=VALUE", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object for scripts.")]
+
+
+def typed_flags(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the ``given`` values that are flags to remember, and were typed; what ``--set`` chose, by key.
+
+    Raises:
+        UsageProblem: something behind ``--set`` is no ``KEY=VALUE``.
+    """
+    if not given["set"]:
+        return typed({**given, "set": None})
+    from tiw_fsm.config import chosen  # brings pydantic
+
+    return typed({**given, "set": chosen.read(given["set"])})
 
 
 def folder_of(run: str, repo_root: Path, state_dir: Path | None) -> Path:

@@ -20,6 +20,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
+from tiw_fsm.config.flags import as_typed
 from tiw_fsm.errors import StateDamaged
 from tiw_fsm.fsm.events import Event, RunnerEvent
 from tiw_fsm.fsm.states import TERMINAL, TRAINING, State, gate_at
@@ -122,6 +123,7 @@ def _told(
         "interruptions": run["interruptions"],
         "recent_interruptions": _interruptions(recent),
         "checkpoint_age_seconds": round((now - datetime.fromisoformat(saved[-1])).total_seconds()) if saved else None,
+        "flags": run.get("flags", {}),
         "inexact": [_fields(entry, INEXACT_KEYS) for entry in run["inexact"]],
         "processes": processes.meant_for(run),
         "hosts": run.get("hosts", []),
@@ -291,6 +293,7 @@ def _rows(found: JsonObject) -> list[tuple[str, Any]]:
     ]
     if found["budgets"]:
         rows.append(("budgets", _budgets(found["used"], found["budgets"])))
+    rows.append(("flags", as_typed(found.get("flags", {}))))
     rows.append(("interruptions", _interruption_line(found)))
     if refused := found["refused"]:
         rows.append(("refused", f"the start at {refused['time']} (exit {refused['exit_code']}): {refused['message']}"))
