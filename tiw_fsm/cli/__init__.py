@@ -35,6 +35,7 @@ COMMANDS = (
     looking.status,
     looking.graph,
     looking.history,
+    looking.metrics,
     looking.report,
     checking.check,
     checking.verify,
