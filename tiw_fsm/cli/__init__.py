@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from tiw_fsm.cli import checking, gathering, looking, playing, running, scheduling
+from tiw_fsm.cli import checking, gathering, looking, many, playing, running, scheduling
 from tiw_fsm.cli.terminal import err
 from tiw_fsm.errors import ExitCode, Interrupted, RunHeld, TiwFsmError, refusal
 from tiw_fsm.system import killer
@@ -46,6 +46,7 @@ COMMANDS = (
 """In the order in which ``--help`` has them."""
 for command in COMMANDS:
     app.command(cls=checking.BareReplay if command is checking.verify else None)(command)
+app.add_typer(many.runs, name="runs")
 
 
 @app.callback(invoke_without_command=True)

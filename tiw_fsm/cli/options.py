@@ -51,10 +51,14 @@ def typed_flags(given: Mapping[str, Any]) -> dict[str, Any]:
 def folder_of(run: str, repo_root: Path, state_dir: Path | None) -> Path:
     if not re.fullmatch(r"\w[\w.-]{0,99}", run, re.ASCII):
         raise UsageProblem(f"--run {run!r}: cannot be the name of a folder; use up to 100 letters, digits, - and _")
+    return state_dir_of(repo_root, state_dir) / run
+
+
+def state_dir_of(repo_root: Path, state_dir: Path | None) -> Path:
     given = {"--repo-root": repo_root, "--state-dir": state_dir or repo_root / "state"}
     if problems := unfit_paths(given) or unfit_paths({flag: path.resolve() for flag, path in given.items()}):
         raise UsageProblem(problems)
-    return given["--state-dir"].resolve() / run
+    return given["--state-dir"].resolve()
 
 
 def store_of(run: str, repo_root: Path, state_dir: Path | None) -> Store:

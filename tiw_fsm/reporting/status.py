@@ -72,12 +72,12 @@ def status(folder: StateFolder, now: datetime | None = None) -> JsonObject:
     if found is None:
         return _nothing_yet(name, alive)
     refused = None if alive else folder.refused()
-    with _telling_of(name):
+    with telling_of(name):
         return _told(found.state, folder.recent(found), now or datetime.now(UTC), alive, refused)
 
 
 @contextmanager
-def _telling_of(name: str) -> Iterator[None]:
+def telling_of(name: str) -> Iterator[None]:
     """Say of what fails for what a state holds that it is the state: nothing has checked the types in it."""
     try:
         yield
@@ -271,7 +271,7 @@ def screen(found: JsonObject) -> Group:
     Raises:
         StateDamaged: as ``status``.
     """
-    with _telling_of(found["run"]):
+    with telling_of(found["run"]):
         return _columns(_rows(found))
 
 
