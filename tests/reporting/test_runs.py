@@ -158,3 +158,9 @@ def test_a_run_without_its_configuration_says_so(several: Path, tiw: Tiw) -> Non
     done = tiw(several, "runs", "diff", "good", "bad")
     assert done.returncode == ExitCode.DAMAGED
     assert "config.json cannot be used: it is gone. The next start of this run writes it anew" in done.stderr
+
+
+def test_status_of_a_run_that_never_ran_names_those_that_did(several: Path, tiw: Tiw) -> None:
+    done = tiw(several, "status", "--run", "goood")
+    assert done.returncode == ExitCode.PASSED
+    assert "`tiw-fsm run --run goood` begins it. Runs that have begun: bad, damaged, good." in done.stdout

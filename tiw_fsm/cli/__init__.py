@@ -23,7 +23,6 @@ app = typer.Typer(
     name="tiw-fsm",
     help="Train a TinyWorlds world model until it passes its inference gate, resuming wherever it was stopped.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},

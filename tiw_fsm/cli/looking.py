@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from tiw_fsm.cli.options import AsJson, RepoRoot, Run, StateDir, folder_of, option, store_of
+from tiw_fsm.cli.options import AsJson, RepoRoot, Run, RunName, StateDir, folder_of, option, store_of
 from tiw_fsm.cli.terminal import err, out, standard_output
 from tiw_fsm.errors import UsageProblem
 from tiw_fsm.reporting.wording import near, not_begun
@@ -81,7 +81,7 @@ def history(
 
 
 def metrics(
-    run: Annotated[str, typer.Argument(help="Name of the run.")] = "default",
+    run: RunName = "default",
     repo_root: RepoRoot = Path("."),
     state_dir: StateDir = None,
     stage: Annotated[Stage | None, option("Of this stage alone [default: of all].")] = None,

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from tiw_fsm.cli.options import AsJson, RepoRoot, StateDir, argument, state_dir_of, store_of
+from tiw_fsm.cli.options import AsJson, RepoRoot, StateDir, argument, complete_run, state_dir_of, store_of
 from tiw_fsm.cli.terminal import err, out
 from tiw_fsm.errors import UsageProblem
 
@@ -39,8 +39,8 @@ def overview(
 
 @runs.command()
 def diff(
-    first: Annotated[str, argument("Name of a run.")],
-    second: Annotated[str, argument("Name of another.")],
+    first: Annotated[str, argument("Name of a run.", complete_run)],
+    second: Annotated[str, argument("Name of another.", complete_run)],
     repo_root: RepoRoot = Path("."),
     state_dir: StateDir = None,
     as_json: AsJson = False,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
     from tiw_fsm.storage.store import Store
 
 
-def argument(help: str) -> Any:
-    return typer.Argument(help=help, show_default=False)
+def argument(help: str, complete: Callable[..., list[str]] | None = None) -> Any:
+    return typer.Argument(help=help, show_default=False, autocompletion=complete)
 
 
 def option_from(least: int, help: str) -> Any:
@@ -28,10 +29,38 @@ def option(help: str, name: str | None = None) -> Any:
     return typer.Option(name, help=help, show_default=False) if name else typer.Option(help=help, show_default=False)
 
 
-Run = Annotated[str, typer.Option(help="Name of the run.")]
+PLACES = ("repo_root", "state_dir")
+"""Parameters that say where runs are."""
+
+
+def complete_run(context: typer.Context, incomplete: str) -> list[str]:
+    """Names of runs, for the shell; none where anything is wrong."""
+    with suppress(Exception):
+        from tiw_fsm.storage.state_folder import runs_in
+
+        given = {name: Path(value) for name, value in context.params.items() if name in PLACES and value}
+        folder = state_dir_of(given.get("repo_root", Path(".")), given.get("state_dir"))
+        return [name for name in runs_in(folder) if name.startswith(incomplete) and name.isprintable()]
+    return []
+
+
+def complete_key(incomplete: str) -> list[str]:
+    """Keys of the YAML files, for the shell, as they stand behind ``--set``."""
+    with suppress(Exception):
+        from tiw_fsm.config.files import keys  # brings pydantic
+
+        return [f"{key}=" for key in keys() if key.startswith(incomplete) and "*" not in key]
+    return []
+
+
+Run = Annotated[str, typer.Option(help="Name of the run.", autocompletion=complete_run)]
+RunName = Annotated[str, typer.Argument(help="Name of the run.", autocompletion=complete_run)]
 RepoRoot = Annotated[Path, typer.Option(help="Working root: configs, data, results and reports lie under it.")]
 StateDir = Annotated[Path | None, option("Where runs keep their state [default: state/ under the working root].")]
-Set = Annotated[list[str] | None, typer.Option(help=FLAGS["set"].help, metavar="KEY=VALUE", show_default=False)]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(help=FLAGS["set"].help, metavar="KEY=VALUE", show_default=False, autocompletion=complete_key),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object for scripts.")]
 
 

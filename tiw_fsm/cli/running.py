@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from tiw_fsm.cli.options import RepoRoot, Run, Set, StateDir, argument, option, store_of, typed_flags
+from tiw_fsm.cli.options import RepoRoot, Run, Set, StateDir, argument, complete_run, option, store_of, typed_flags
 from tiw_fsm.cli.terminal import err, out
 from tiw_fsm.config.flags import FLAGS, Flag
 from tiw_fsm.errors import TiwFsmError, UsageProblem
@@ -26,7 +26,7 @@ def remembered(flag: Flag) -> inspect.Parameter:
 
 
 def run(
-    run_name: Annotated[str, typer.Option("--run", help="Name of the run.")] = "default",
+    run_name: Annotated[str, typer.Option("--run", help="Name of the run.", autocompletion=complete_run)] = "default",
     repo_root: RepoRoot = Path("."),
     state_dir: StateDir = None,
     if_idle: Annotated[

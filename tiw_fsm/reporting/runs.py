@@ -6,34 +6,15 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tiw_fsm.errors import TiwFsmError, disk_errors
+from tiw_fsm.errors import TiwFsmError
 from tiw_fsm.reporting.status import status, telling_of
 from tiw_fsm.reporting.wording import duration
-from tiw_fsm.storage.state_folder import StateFolder
+from tiw_fsm.storage.state_folder import StateFolder, folders_in
 from tiw_fsm.system import durable
 from tiw_fsm.values.plain import JsonObject
 from tiw_fsm.values.printable import excerpt, printable
 
 NO_RUN = "no run: none of a run's files lies in it"
-
-
-def names(state_dir: Path) -> list[str]:
-    """The folders under ``state_dir``, which may be none, or not be there, by name.
-
-    Raises:
-        DiskRefused: it cannot be read.
-    """
-    with disk_errors("reading", state_dir):
-        return sorted(path.name for path in state_dir.iterdir() if path.is_dir()) if state_dir.is_dir() else []
-
-
-def begun(state_dir: Path) -> list[str]:
-    """The runs under ``state_dir`` that have a state, by name.
-
-    Raises:
-        DiskRefused: as ``names``.
-    """
-    return [name for name in names(state_dir) if durable.is_there(StateFolder(state_dir / name).paths.state)]
 
 
 def overview(state_dir: Path, now: datetime | None = None) -> list[JsonObject]:
@@ -42,7 +23,7 @@ def overview(state_dir: Path, now: datetime | None = None) -> list[JsonObject]:
     Raises:
         DiskRefused: the folder itself cannot be read.
     """
-    return [_line(state_dir / name, now or datetime.now(UTC)) for name in names(state_dir)]
+    return [_line(state_dir / name, now or datetime.now(UTC)) for name in folders_in(state_dir)]
 
 
 def _line(path: Path, now: datetime) -> JsonObject:

@@ -28,7 +28,7 @@ from tiw_fsm.reporting import advice, processes
 from tiw_fsm.reporting.figures import GATES, Gate, gate_of
 from tiw_fsm.reporting.wording import duration, near, not_begun
 from tiw_fsm.stages import Stage
-from tiw_fsm.storage.state_folder import StateFolder
+from tiw_fsm.storage.state_folder import StateFolder, runs_in
 from tiw_fsm.values.plain import JsonObject
 
 ATTEMPT_KEYS = (
@@ -70,7 +70,7 @@ def status(folder: StateFolder, now: datetime | None = None) -> JsonObject:
             break
     name = folder.paths.folder.name
     if found is None:
-        return _nothing_yet(name, alive)
+        return _nothing_yet(name, alive, runs_in(folder.paths.folder.parent))
     refused = None if alive else folder.refused()
     with telling_of(name):
         return _told(found.state, folder.recent(found), now or datetime.now(UTC), alive, refused)
@@ -155,13 +155,13 @@ def _attempt(document: JsonObject | None) -> Any:
     return {**attempt, "gate": gate_of(attempt)}
 
 
-def _nothing_yet(name: str, alive: bool) -> JsonObject:
+def _nothing_yet(name: str, alive: bool, others: list[str]) -> JsonObject:
     return {
         "run": name,
         "state": None,
         "outcome": None,
         "alive": alive,
-        "next": "ALIGN" if alive else not_begun(name),
+        "next": "ALIGN" if alive else not_begun(name, others),
         "command": f"tiw-fsm run --run {name}",
         "refused": None,
         "stages": {},
