@@ -6,7 +6,9 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -22,12 +24,19 @@ PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]
 DOCS = "\n".join(page.read_text() for page in PAGES)
 
 
+def every_command(group: Any = None, above: str = "") -> Iterator[tuple[str, Any]]:
+    """Every command, and those below one, by name."""
+    for name, command in (group or typer.main.get_command(app)).commands.items():
+        yield above + name, command
+        if hasattr(command, "commands"):
+            yield from every_command(command, f"{above}{name} ")
+
+
 def commands() -> dict[str, list[str]]:
     """Every command with its flags."""
-    group = typer.main.get_command(app)
     return {
         name: [parameter.opts[0] for parameter in command.params if parameter.opts[0].startswith("--")]
-        for name, command in group.commands.items()  # type: ignore[attr-defined]
+        for name, command in every_command()
     }
 
 
@@ -41,10 +50,10 @@ def test_every_command_and_flag_is_in_the_documents(command: str) -> None:
 @pytest.mark.parametrize("command", commands())
 def test_the_reference_says_of_a_flag_what_its_help_says(command: str) -> None:
     reference = (
-        (PROJECT / "docs/reference.md").read_text().partition(f"## `tiw-fsm {command}`")[2].partition("\n## ")[0]
+        (PROJECT / "docs/reference.md").read_text().partition(f"\n## `tiw-fsm {command}`\n")[2].partition("\n## ")[0]
     )
     found = dict(re.findall(r"^\| `(--[\w-]+)` \| (.*) \|$", reference, re.MULTILINE))
-    parameters = typer.main.get_command(app).commands[command].params  # type: ignore[attr-defined]
+    parameters = dict(every_command())[command].params
     helps = {parameter.opts[0]: parameter.help for parameter in parameters if parameter.opts[0] in commands()[command]}
     assert found.keys() == helps.keys() - {"--help"}
     assert [flag for flag, meaning in found.items() if not meaning.startswith(helps[flag])] == []
@@ -59,7 +68,8 @@ def test_every_exit_code_is_in_the_reference(exit_code: ExitCode) -> None:
 def test_the_commands_that_a_page_shows_exist(page: Path) -> None:
     """Every `tiw-fsm COMMAND --flag`, and every `make TARGET`, in a block or in the text."""
     text = page.read_text()
-    for command, flags in re.findall(r"tiw-fsm (\w+)((?: +--[\w-]+(?: [\w/.]+)?)*)", text):
+    below = "|".join(name for name in commands() if " " in name)
+    for command, flags in re.findall(rf"tiw-fsm ({below}|\w+)((?: +--[\w-]+(?: [\w/.=]+)?)*)", text):
         assert set(re.findall(r"--[\w-]+", flags)) <= {*commands().get(command, ()), "--help"}, (command, flags)
     targets = set(re.findall(r"^([\w-]+):", (PROJECT / "Makefile").read_text(), re.MULTILINE))
     assert set(re.findall(r"(?:`|^)make ([\w-]+)", text, re.MULTILINE)) <= targets

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from tests.support.configs import LENIENT, TINY, merged
 from tests.support.settings import settings_of
-from tiw_fsm.config.settings import FILES
+from tiw_fsm.config.files import FILES
 from tiw_fsm.config.yaml_source import MOST_TOLD, Source
 from tiw_fsm.engines import registry
 from tiw_fsm.errors import UsageProblem

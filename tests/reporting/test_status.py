@@ -142,6 +142,7 @@ STATUS = {
     "reason",
     "alive",
     "runner",
+    "flags",
     "stopped",
     "next",
     "command",

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from tiw_fsm.cli import checking, exporting, gathering, looking, playing, running, scheduling, tracking
+from tiw_fsm.cli import checking, exporting, gathering, looking, many, playing, running, scheduling, tracking
 from tiw_fsm.cli.terminal import err
 from tiw_fsm.errors import ExitCode, Interrupted, RunHeld, TiwFsmError, refusal
 from tiw_fsm.system import killer
@@ -23,7 +23,6 @@ app = typer.Typer(
     name="tiw-fsm",
     help="Train a TinyWorlds world model until it passes its inference gate, resuming wherever it was stopped.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -35,6 +34,7 @@ COMMANDS = (
     looking.status,
     looking.graph,
     looking.history,
+    looking.metrics,
     looking.report,
     checking.check,
     checking.verify,
@@ -49,6 +49,7 @@ CLASSES = {checking.verify: checking.BareReplay, exporting.export: exporting.Bar
 """Of commands that read their words in a way of their own."""
 for command in COMMANDS:
     app.command(cls=CLASSES.get(command))(command)
+app.add_typer(many.runs, name="runs")
 
 
 @app.callback(invoke_without_command=True)

@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 
 import typer
 
-from tiw_fsm.cli.options import AsJson, RepoRoot, Run, StateDir, may_stand_alone, option, store_of
+from tiw_fsm.cli.options import AsJson, RepoRoot, Run, Set, StateDir, may_stand_alone, option, store_of, typed_flags
 from tiw_fsm.cli.terminal import err, out
-from tiw_fsm.config.flags import FLAGS, typed
+from tiw_fsm.config.flags import FLAGS
 from tiw_fsm.errors import ExitCode
 
 
@@ -24,12 +24,13 @@ def check(
     config_dir: Annotated[str | None, option("Folder of the YAML files [default: configs/].")] = None,
     dataset: Annotated[str | None, option("TinyWorlds name or h5 file to train and judge on.")] = None,
     engine: Annotated[str | None, option(FLAGS["engine"].help)] = None,
+    set: Set = None,
     as_json: AsJson = False,
 ) -> None:
     """Whether configs, data and checkpoints are ready, changing nothing; exits 2 if something is not."""
     from tiw_fsm.run import check
 
-    given = typed({"config_dir": config_dir, "dataset": dataset, "engine": engine})
+    given = typed_flags({"config_dir": config_dir, "dataset": dataset, "engine": engine, "set": set})
     found = check.findings(store_of(run, repo_root, state_dir), given, repo_root, path)
     ready = check.show(out, found, "ready", "not ready", as_json=as_json)
     raise typer.Exit(ExitCode.PASSED if ready else ExitCode.USAGE)

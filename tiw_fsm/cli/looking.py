@@ -1,4 +1,4 @@
-"""Commands that show a run, and change nothing: ``status``, ``graph``, ``history``, ``report``."""
+"""Commands that show a run, and change nothing: ``status``, ``graph``, ``history``, ``metrics``, ``report``."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from typing import Annotated
 
 import typer
 
-from tiw_fsm.cli.options import AsJson, RepoRoot, Run, StateDir, folder_of, option, store_of
-from tiw_fsm.cli.terminal import err, out
+from tiw_fsm.cli.options import AsJson, RepoRoot, Run, RunName, StateDir, folder_of, option, store_of
+from tiw_fsm.cli.terminal import err, out, standard_output
 from tiw_fsm.errors import UsageProblem
 from tiw_fsm.reporting.wording import near, not_begun
+from tiw_fsm.stages import Stage
 from tiw_fsm.storage.state_folder import StateFolder
+from tiw_fsm.system import durable
 
 
 def status(
@@ -76,6 +78,40 @@ def history(
         return
     shown = module.show(out, every if all_steps else module.folded(module.latest(store, since=moment, state=state)))
     out.print(module.conclusion(begun.generation if begun else 0, shown, run), soft_wrap=True)
+
+
+def metrics(
+    run: RunName = "default",
+    repo_root: RepoRoot = Path("."),
+    state_dir: StateDir = None,
+    stage: Annotated[Stage | None, option("Of this stage alone [default: of all].")] = None,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Every update, as CSV to standard output.")] = False,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the CSV to this file.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Losses, rates and all else that every committed update measured, as CSV; without --csv, what there is of it."""
+    from tiw_fsm.reporting import metrics as module
+    from tiw_fsm.reporting.rows import Committed
+    from tiw_fsm.reporting.status import print_rows
+
+    if as_json and (as_csv or output):
+        raise UsageProblem("--json tells what there is, --csv and --output give it; give one of them")
+    if output and output.exists() and not output.is_file():
+        raise UsageProblem(f"--output {output}: is no file, and would be replaced by one; name a file")
+    committed = Committed(store_of(run, repo_root, state_dir))
+    wanted = [each for each in committed.stages if stage in (None, each)]
+    if output:
+        with durable.written_whole(output.resolve()) as file:
+            count = module.write_csv(committed, wanted, file)
+        out.print(f"{output} has {count} updates of run {run}, a line each.", soft_wrap=True)
+    elif as_csv:
+        with standard_output() as file:
+            module.write_csv(committed, wanted, file)
+    elif as_json:
+        print(json.dumps({"run": run, "stages": module.summary(committed, wanted)}, indent=1))
+    else:
+        print_rows(out, [("run", run), *module.told(module.summary(committed, wanted))])
+        out.print(f"`tiw-fsm metrics {run} --csv -o metrics.csv` writes all of them, a line each.", soft_wrap=True)
 
 
 def report(

@@ -7,12 +7,12 @@ from typing import Annotated, Literal
 
 import typer
 
-from tiw_fsm.cli.options import RepoRoot, StateDir, folder_of
+from tiw_fsm.cli.options import RepoRoot, RunName, StateDir, folder_of
 from tiw_fsm.cli.terminal import out
 
 
 def play(
-    run: Annotated[str, typer.Argument(help="Name of the run.")] = "default",
+    run: RunName = "default",
     repo_root: RepoRoot = Path("."),
     state_dir: StateDir = None,
     terminal: Annotated[bool, typer.Option("--terminal", help="Play in this terminal instead of a browser.")] = False,

@@ -9,14 +9,16 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from tiw_fsm.cli.options import RepoRoot, Run, StateDir, argument, option, store_of
+from tiw_fsm.cli.options import RepoRoot, Run, Set, StateDir, argument, complete_run, option, store_of, typed_flags
 from tiw_fsm.cli.terminal import err, out
-from tiw_fsm.config.flags import FLAGS, Flag, typed
+from tiw_fsm.config.flags import FLAGS, Flag
 from tiw_fsm.errors import TiwFsmError, UsageProblem
 
 
 def remembered(flag: Flag) -> inspect.Parameter:
     """A flag that runs remember, as a parameter that typer makes an option of."""
+    if flag.kind is dict:
+        return inspect.Parameter(flag.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Set)
     names = (f"{flag.option}/--no-{flag.option[2:]}",) if flag.kind is bool else (flag.option,)
     kind: Any = Literal[flag.choices] if flag.choices else flag.kind  # typer reads the values at run time
     annotation = Annotated[kind | None, typer.Option(*names, help=flag.help, show_default=False)]
@@ -24,7 +26,7 @@ def remembered(flag: Flag) -> inspect.Parameter:
 
 
 def run(
-    run_name: Annotated[str, typer.Option("--run", help="Name of the run.")] = "default",
+    run_name: Annotated[str, typer.Option("--run", help="Name of the run.", autocompletion=complete_run)] = "default",
     repo_root: RepoRoot = Path("."),
     state_dir: StateDir = None,
     if_idle: Annotated[
@@ -47,7 +49,7 @@ def run(
         raise UsageProblem(problem)
     code = run_once(
         store,
-        typed(flags),
+        typed_flags(flags),
         repo_root=repo_root,
         err=err,
         out=out,

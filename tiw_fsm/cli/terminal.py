@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
+from tiw_fsm.errors import DiskRefused, disk_errors
 from tiw_fsm.values.printable import printable
 
 
@@ -24,6 +29,25 @@ class Terminal(Console):
     def on_broken_pipe(self) -> None:
         self.quiet = True
         os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())  # Python flushes it once more at its end
+
+
+@contextmanager
+def standard_output() -> Iterator[TextIO]:
+    """Standard output for many lines: that nobody reads on, as ``head`` does, is no error.
+
+    Raises:
+        DiskRefused: the disk behind it is full, or fails.
+    """
+    try:
+        with disk_errors("writing", Path("standard output")):
+            try:
+                yield sys.stdout
+                sys.stdout.flush()
+            except BrokenPipeError:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except DiskRefused:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it once more at its end
+        raise
 
 
 out, err = Terminal(highlight=False), Terminal(stderr=True, highlight=False)

@@ -5,7 +5,9 @@ Flags typed at a start are saved with the run and hold for later plain starts. W
 
 from __future__ import annotations
 
+import json
 import os
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +24,8 @@ class Flag(NamedTuple):
 
     Attributes:
         name: as the state saves it; on the command line with dashes.
-        kind: ``str``, ``int``, ``float``, or ``bool`` for a pair ``--name/--no-name``.
+        kind: ``str``, ``int``, ``float``, ``bool`` for a pair ``--name/--no-name``, or ``dict`` for one that may be
+            given several times, each with a ``KEY=VALUE``.
         help: its sentence in ``--help`` and in the docs.
         overrides: the keys of the YAML files whose place it takes, as ``file.key``, nested by dots.
         choices: the values it may have, where they are few.
@@ -162,6 +165,9 @@ FLAGS: dict[str, Flag] = {
             ("inference.temperature",),
         ),
         Flag("teacher_forced", bool, "Feed inference true frames.", ("inference.teacher_forced",)),
+        Flag(
+            "set", dict, "A key of a YAML file, as in dynamics.n_updates=500; without a value the file's holds again."
+        ),
     )
 }
 
@@ -169,18 +175,49 @@ FLAGS: dict[str, Flag] = {
 def to_remember(given: Mapping[str, Any], repo_root: Path) -> dict[str, Any]:
     """``given`` flags as a run keeps them: paths below the working root as seen from there, so that it may be moved."""
     roots = [Path(os.path.abspath(repo_root)), repo_root.resolve()]
-    kept = dict(given)
-    for name in given.keys() & FLAGS.keys():
-        if FLAGS[name].is_path and os.path.isabs(given[name]):
-            path = Path(os.path.normpath(given[name]))
-            below = (os.path.join(os.curdir, path.relative_to(root)) for root in roots if path.is_relative_to(root))
-            kept[name] = next(below, given[name])
+    kept = {name: _seen_from(roots, value) if name in PATHS else value for name, value in given.items()}
+    if "set" in given:
+        kept["set"] = {
+            key: _seen_from(roots, value) if key in PATH_KEYS else value for key, value in given["set"].items()
+        }
     return kept
+
+
+PATHS = frozenset(name for name, flag in FLAGS.items() if flag.is_path)
+PATH_KEYS = frozenset(key for name in PATHS for key in FLAGS[name].overrides)
+
+
+def _seen_from(roots: list[Path], value: Any) -> Any:
+    """A typed path below one of the ``roots`` as seen from there; all else as it is."""
+    if not isinstance(value, str) or not os.path.isabs(value):
+        return value
+    path = Path(os.path.normpath(value))
+    below = (os.path.join(os.curdir, path.relative_to(root)) for root in roots if path.is_relative_to(root))
+    return next(below, value)
 
 
 def typed(given: Mapping[str, Any]) -> dict[str, Any]:
     """Those of the ``given`` values that are flags to remember, and were typed."""
     return {name: given[name] for name in FLAGS if given.get(name) is not None}
+
+
+def as_typed(flags: Mapping[str, Any]) -> str:
+    """Remembered flags as they would be typed in a shell."""
+    words: list[str] = []
+    for name, value in flags.items():
+        match value:
+            case bool():
+                words.append(f"--{'' if value else 'no-'}{name.replace('_', '-')}")
+            case dict():
+                words += [word for key, each in value.items() for word in (f"--{name}", f"{key}={yaml_word(each)}")]
+            case _:
+                words += [f"--{name.replace('_', '-')}", str(value)]
+    return shlex.join(words)
+
+
+def yaml_word(value: Any) -> str:
+    """A value as YAML has it on one line: text as it is, all else as JSON, which YAML contains."""
+    return value if isinstance(value, str) else json.dumps(value, default=repr)
 
 
 LONGEST_NAME, LONGEST_PATH = 255, 4095

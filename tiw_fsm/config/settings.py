@@ -14,15 +14,16 @@ import sys
 from collections.abc import Mapping, Set
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar, get_args
+from typing import Any, NamedTuple, Protocol, TypeVar
 
-from pydantic import SecretStr, ValidationError
+from pydantic import ValidationError
 
 from tiw_fsm import ownership
-from tiw_fsm.config import alignment
+from tiw_fsm.config import alignment, chosen
+from tiw_fsm.config.files import FILES, is_secret
 from tiw_fsm.config.flags import FLAGS, unfit_paths
 from tiw_fsm.config.loop import LoopConfig
-from tiw_fsm.config.schema import DynamicsFile, InferenceFile, LatentFile, StageFile, TrainingFile
+from tiw_fsm.config.schema import InferenceFile, StageFile, TrainingFile
 from tiw_fsm.config.yaml_source import Source, told
 from tiw_fsm.data import frames
 from tiw_fsm.errors import UsageProblem
@@ -107,30 +108,6 @@ class EngineRules(Protocol):
         """What only this engine needs, if anything; what is wrong for it is added to ``problems``."""
 
 
-class YamlKind(NamedTuple):
-    """One of the YAML files: its flag, its schema and whether it may be missing."""
-
-    name: str
-    flag: str
-    schema: type[FrozenModel]
-    optional: bool = False
-
-
-STAGE_SCHEMAS: dict[Stage, type[StageFile]] = {Stage.LATENT: LatentFile, Stage.DYNAMICS: DynamicsFile}
-"""Stages whose file has keys of its own."""
-FILES = {
-    kind.name: kind
-    for kind in (
-        YamlKind("training", "training_config", TrainingFile),
-        *(
-            YamlKind(stage, f"{spec.flag}_config", STAGE_SCHEMAS.get(stage, StageFile))
-            for stage, spec in STAGES.items()
-        ),
-        YamlKind("inference", "inference_config", InferenceFile),
-        YamlKind("loop", "loop_config", LoopConfig, optional=True),
-    )
-}
-
 V = TypeVar("V", bound=FrozenModel)
 KEY = "[key]"
 """With what pydantic's location of a mistake ends where the key is wrong, and not the value."""
@@ -167,7 +144,9 @@ def _load_settings(
     if problems:
         raise UsageProblem(problems)
     sources = _read_sources(flags, repo_root, problems)
-    on_disk = {name: dict(source.data) for name, source in sources.items()}
+    picked = flags.get("set", {})
+    chosen.apply(picked, sources)
+    said = chosen.said(picked, sources)
     _apply_flags(sources, flags)
     parsed = {}
     for name, source in sources.items():
@@ -177,12 +156,12 @@ def _load_settings(
         parsed[name] = _validated(FILES[name].schema, _deep_merge(defaults, source.data), source, problems)
     if len(parsed) < len(sources):  # of what a file would have said nothing can be told
         raise UsageProblem(dict.fromkeys(problems))
-    problems += alignment.misaligned(on_disk, lambda name, key: sources[name].where((key,)))
+    problems += alignment.misaligned(said, lambda name, key: sources[name].where((key,)))
     training, inference, loop = parsed["training"], parsed["inference"], parsed["loop"]
     run_root = Path(os.path.normpath(repo_root / flags.get("run_root", f"results/{run}")))
     problems += _missing_trackers(loop, sources["loop"])
     own = engine.read_settings(Draft(flags, typed, repo_root, run_root, sources, parsed), problems)
-    stages = _stage_configs(parsed, sources, problems)
+    stages = _stage_configs(parsed, sources, picked, problems)
     data = None
     if isinstance(training, TrainingFile) and isinstance(inference, InferenceFile):
         data = _data_source(training, inference, sources, repo_root, problems)
@@ -217,7 +196,7 @@ def _load_settings(
         engine_settings=own.model_dump(mode="json") if own else None,
         python_exec=python_exec,
         alignment=alignment.table(
-            on_disk, lambda name, key: sources[name].where((key,)).removeprefix(f"{repo_root}{os.sep}")
+            said, lambda name, key: sources[name].where((key,)).removeprefix(f"{repo_root}{os.sep}")
         ),
     )
 
@@ -252,7 +231,7 @@ def _mistake(
     if kind == "extra_forbidden":
         message = "unknown key; remove it, or correct its spelling"
     else:
-        unsaid = not location or kind == "missing" or _is_secret(schema, str(location[0]))
+        unsaid = not location or kind == "missing" or is_secret(schema, str(location[0]))
         message = _sentence(message) + ("" if unsaid else f", not {quoted(_given(data, location))}")
     return (f"{name}: " if name else "") + message + (f" ({meaning})" if meaning else "")
 
@@ -277,11 +256,6 @@ def _meaning(schema: type[FrozenModel], key: str) -> str | None:
     return schema.model_fields[key].description if key in schema.model_fields else None
 
 
-def _is_secret(schema: type[FrozenModel], key: str) -> bool:
-    kind = schema.model_fields[key].annotation if key in schema.model_fields else None
-    return any(isinstance(part, type) and issubclass(part, SecretStr) for part in get_args(kind))
-
-
 def _deep_merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in over.items():
@@ -291,14 +265,18 @@ def _deep_merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _stage_configs(
-    parsed: Mapping[str, FrozenModel | None], sources: Mapping[str, Source], problems: list[str]
+    parsed: Mapping[str, FrozenModel | None],
+    sources: Mapping[str, Source],
+    picked: Mapping[str, Any],
+    problems: list[str],
 ) -> dict[Stage, StageConfig]:
-    """What each stage trains with: training.yaml first, then the stage's own file."""
+    """What each stage trains with: what was chosen for it alone, then training.yaml, then the stage's own file."""
     training, stages = parsed["training"], {}
     for stage in Stage:
         file = parsed[stage.value]
         if isinstance(training, TrainingFile) and isinstance(file, StageFile):
             own, shared = _stated(file, StageConfig), _stated(training, StageConfig, type(file))
+            shared = {key: value for key, value in shared.items() if key not in chosen.of_file(picked, stage)}
             said = sources[stage.value].lines | {
                 keys: line for keys, line in sources["training"].lines.items() if keys[0] in shared
             }
@@ -350,7 +328,7 @@ def _read_sources(flags: Mapping[str, Any], repo_root: Path, problems: list[str]
 def _apply_flags(sources: dict[str, Source], flags: Mapping[str, Any]) -> None:
     for flag in FLAGS.values():
         if flags.get(flag.name) is not None:
-            for target in flag.overrides:
+            for target in set(flag.overrides) - flags.get("set", {}).keys():
                 name, *keys = target.split(".")
                 sources[name].override(keys, flags[flag.name], flag.option)
 

@@ -120,6 +120,21 @@ class Source:
         return self.lines.get(keys, self.label)
 
 
+def value(text: str, mistakes: list[str]) -> Any:
+    """What ``text`` is as the value of a key; None if it is empty, or wrong: what is wrong is added to ``mistakes``."""
+    try:
+        root: yaml.Node | None = _Loader(text).get_single_node()
+    except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError) as exc:
+        mistakes.append(f"not readable as YAML ({excerpt(str(getattr(exc, 'problem', exc)))}); correct it")
+        return None
+    if root is None:
+        return None
+    if wrong := [mistake for _, mistake in sorted(_mistakes(root))]:
+        mistakes += wrong[:MOST_TOLD]
+        return None
+    return _value(root)
+
+
 def told(mistakes: list[str], label: str) -> list[str]:
     """The first mistakes of the file ``label``, and how many there are beside them."""
     more = len(mistakes) - MOST_TOLD

@@ -20,6 +20,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
+from tiw_fsm.config.flags import as_typed
 from tiw_fsm.errors import StateDamaged
 from tiw_fsm.fsm.events import Event, RunnerEvent
 from tiw_fsm.fsm.states import TERMINAL, TRAINING, State, gate_at
@@ -27,7 +28,7 @@ from tiw_fsm.reporting import advice, processes
 from tiw_fsm.reporting.figures import GATES, Gate, gate_of
 from tiw_fsm.reporting.wording import duration, near, not_begun
 from tiw_fsm.stages import Stage
-from tiw_fsm.storage.state_folder import StateFolder
+from tiw_fsm.storage.state_folder import StateFolder, runs_in
 from tiw_fsm.values.plain import JsonObject
 
 ATTEMPT_KEYS = (
@@ -69,15 +70,15 @@ def status(folder: StateFolder, now: datetime | None = None) -> JsonObject:
             break
     name = folder.paths.folder.name
     if found is None:
-        return _nothing_yet(name, alive)
+        return _nothing_yet(name, alive, runs_in(folder.paths.folder.parent))
     refused = None if alive else folder.refused()
-    with _telling_of(name):
+    with telling_of(name):
         told = _told(found.state, folder.recent(found), now or datetime.now(UTC), alive, refused)
         return {**told, "trackers": _trackers(folder, found.state["generation"])}
 
 
 @contextmanager
-def _telling_of(name: str) -> Iterator[None]:
+def telling_of(name: str) -> Iterator[None]:
     """Say of what fails for what a state holds that it is the state: nothing has checked the types in it."""
     try:
         yield
@@ -123,6 +124,7 @@ def _told(
         "interruptions": run["interruptions"],
         "recent_interruptions": _interruptions(recent),
         "checkpoint_age_seconds": round((now - datetime.fromisoformat(saved[-1])).total_seconds()) if saved else None,
+        "flags": run.get("flags", {}),
         "inexact": [_fields(entry, INEXACT_KEYS) for entry in run["inexact"]],
         "processes": processes.meant_for(run),
         "hosts": run.get("hosts", []),
@@ -154,13 +156,13 @@ def _attempt(document: JsonObject | None) -> Any:
     return {**attempt, "gate": gate_of(attempt)}
 
 
-def _nothing_yet(name: str, alive: bool) -> JsonObject:
+def _nothing_yet(name: str, alive: bool, others: list[str]) -> JsonObject:
     return {
         "run": name,
         "state": None,
         "outcome": None,
         "alive": alive,
-        "next": "ALIGN" if alive else not_begun(name),
+        "next": "ALIGN" if alive else not_begun(name, others),
         "command": f"tiw-fsm run --run {name}",
         "refused": None,
         "stages": {},
@@ -283,7 +285,7 @@ def screen(found: JsonObject) -> Group:
     Raises:
         StateDamaged: as ``status``.
     """
-    with _telling_of(found["run"]):
+    with telling_of(found["run"]):
         return _columns(_rows(found))
 
 
@@ -305,6 +307,7 @@ def _rows(found: JsonObject) -> list[tuple[str, Any]]:
     ]
     if found["budgets"]:
         rows.append(("budgets", _budgets(found["used"], found["budgets"])))
+    rows.append(("flags", as_typed(found.get("flags", {}))))
     rows.append(("interruptions", _interruption_line(found)))
     if trackers := found.get("trackers"):
         rows.append(("trackers", "; ".join(_tracker_line(name, said) for name, said in trackers.items())))

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from datetime import datetime
+
+from tiw_fsm.values.printable import printable
 
 
 def duration(seconds: float) -> str:
@@ -21,9 +24,15 @@ def seconds_between(before: str, after: str) -> float:
     return (datetime.fromisoformat(after) - datetime.fromisoformat(before)).total_seconds()
 
 
-def not_begun(run: str) -> str:
-    """What there is to say of a run that has no state yet, and what to do."""
-    return f"The run has not begun: `tiw-fsm run --run {run}` begins it."
+OTHERS = 10
+"""Other runs that are named, in the place of one that there is not."""
+
+
+def not_begun(run: str, others: Sequence[str] = ()) -> str:
+    """What there is to say of a run that has no state yet, and what to do; which ``others`` there are."""
+    more = ", …" if len(others) > OTHERS else ""
+    hint = f" Runs that have begun: {printable(', '.join(others[:OTHERS]))}{more}." if others else ""
+    return f"The run has not begun: `tiw-fsm run --run {run}` begins it.{hint}"
 
 
 def near(path: str | None) -> str | None:

@@ -12,6 +12,7 @@ from typing import Any, Self
 from rich.console import Console
 from structlog.typing import FilteringBoundLogger
 
+from tiw_fsm.config import chosen
 from tiw_fsm.config.flags import to_remember
 from tiw_fsm.config.settings import Settings, load_settings
 from tiw_fsm.engines import registry
@@ -101,7 +102,7 @@ def configured(
     Raises:
         UsageProblem: flags or configs cannot be used.
     """
-    flags = to_remember({**(before.flags if before else {}), **typed}, repo_root)
+    flags = to_remember(chosen.merged(before.flags if before else {}, typed), repo_root)
     kind = kind or registry.find(flags.get("engine", "native"))
     name = store.paths.folder.name
     return flags, kind, load_settings(flags, run=name, repo_root=repo_root, engine=kind, typed=typed.keys())

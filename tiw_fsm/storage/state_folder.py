@@ -187,6 +187,25 @@ class StateFolder:
         return parsed
 
 
+def folders_in(state_dir: Path) -> list[str]:
+    """The folders in one where runs keep their state, by name; it need not be there.
+
+    Raises:
+        DiskRefused: it cannot be read.
+    """
+    with disk_errors("reading", state_dir):
+        return sorted(path.name for path in state_dir.iterdir() if path.is_dir()) if state_dir.is_dir() else []
+
+
+def runs_in(state_dir: Path) -> list[str]:
+    """Those of them that have a state.
+
+    Raises:
+        DiskRefused: as ``folders_in``.
+    """
+    return [name for name in folders_in(state_dir) if durable.is_there(StatePaths(state_dir / name).state)]
+
+
 def read(path: Path) -> Document:
     """A state file.
 

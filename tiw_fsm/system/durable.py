@@ -158,6 +158,26 @@ def _exchange(path: Path, content: bytes, synced: bool, mode: int | None) -> Non
             raise
 
 
+@contextmanager
+def written_whole(path: Path) -> Iterator[IO[str]]:
+    """A text file that gets the name ``path`` at the end of the block, whole; if that fails, ``path`` is as it was.
+
+    Raises:
+        DiskRefused: the operating system refused.
+    """
+    make_folder(path.parent)
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with disk_errors("writing", path), open(temporary, "x", encoding="utf-8", newline="") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            os.replace(temporary, path)
+            sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 HALF_WRITTEN = re.compile(r".+\.[0-9a-f]{8}\.tmp")
 """Names that ``exchange`` gives to what is not whole yet, each of them once."""
 

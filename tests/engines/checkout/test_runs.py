@@ -157,3 +157,14 @@ def test_frames_replaced_while_a_script_reads_them_are_not_trained_on(checkout: 
     tiny.faults()
     assert tiny.run().returncode == ExitCode.PASSED
     assert tiny.journal("saved")[0].get("notes", []) == [], "nothing that the first script left was taken up"
+
+
+def test_what_is_set_for_a_file_is_told_to_the_script_that_reads_it(checkout: MakeCheckout) -> None:
+    tiny = checkout()
+    words = ("training.amp=false", "dynamics.amp=true", "training.run_dynamics=true", "inference.fps=8")
+    done = tiny.run(*(each for word in words for each in ("--set", word)))
+    assert done.returncode == 0, done.stderr
+    video, dynamics, inference = (tiny.asked(script)[0] for script in ("train_video", "train_dyn", "run_inference"))
+    assert (video["amp"], dynamics["amp"]) == ("false", "true")
+    assert "run_dynamics" not in dynamics
+    assert inference["fps"] == "8"

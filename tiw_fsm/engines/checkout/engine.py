@@ -161,7 +161,7 @@ class CheckoutEngine:
 
     def _training_arguments(self, request: TrainRequest, plan: Plan, able: StageDialect, folder: Path) -> Sequence[str]:
         tuning, many = request.tuning, self._processes > 1
-        given = {
+        given = self._checkout.chosen.get(request.stage, {}) | {
             "dataset": self._checkout.dataset,
             "device": self._device,
             "n_updates": plan.n_updates,

@@ -24,6 +24,7 @@ def arguments(
     """The script's words behind ``--``."""
     asked = request.inference
     values = {
+        **checkout.chosen.get("inference", {}),
         **{path_key(stage): path for stage, path in given.items()},
         "use_latest_checkpoints": False,
         "dataset": checkout.dataset,

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from tiw_fsm.config import processes
+from tiw_fsm.config import chosen, processes
+from tiw_fsm.config.files import FILES
 from tiw_fsm.config.schema import InferenceFile, TrainingFile
 from tiw_fsm.config.settings import Draft, Settings, unwritable
 from tiw_fsm.engines.checkout import data, dialect
 from tiw_fsm.engines.checkout.settings import CheckoutSettings
 from tiw_fsm.engines.protocol import Engine, EngineKind
 from tiw_fsm.errors import UsageProblem
+from tiw_fsm.stages import Stage
 from tiw_fsm.storage.paths import StatePaths
 from tiw_fsm.tinyworlds.config import StageOptions
 from tiw_fsm.values.frozen import FrozenModel
@@ -71,6 +74,7 @@ class CheckoutKind(EngineKind):
         return CheckoutSettings(
             dataset=name,
             configs={name: source.label for name, source in draft.sources.items()},
+            chosen={name: _told(draft.flags.get("set", {}), name) for name in (*Stage, "inference")},
             torchrun=torchrun,
             processes=wanted if wanted and torchrun else 1,
             processes_typed="nproc_per_node" in draft.flags,
@@ -95,6 +99,13 @@ class CheckoutKind(EngineKind):
         from tiw_fsm.engines.checkout.engine import CheckoutEngine
 
         return CheckoutEngine(settings, paths)
+
+
+def _told(picked: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Of what was chosen with ``--set`` what the script of one file must be told, since it reads the files alone."""
+    shared = chosen.of_file(picked, "training") if name in list(Stage) else {}
+    both = {**shared, **chosen.of_file(picked, name)}
+    return {key: value for key, value in both.items() if key.partition(".")[0] in FILES[name].schema.model_fields}
 
 
 def _torchrun(draft: Draft, problems: list[str]) -> str | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tiw_fsm.values.frozen import FrozenModel, Positive
 
 
@@ -12,6 +14,8 @@ class CheckoutSettings(FrozenModel):
     """The name its scripts know."""
     configs: dict[str, str]
     """Its YAML files, by name."""
+    chosen: dict[str, dict[str, Any]] = {}
+    """What ``--set`` has in the place of what the files say, by the file whose script is told: keys, nested by dots."""
     torchrun: str | None = None
     processes: Positive = 1
     processes_typed: bool = False
