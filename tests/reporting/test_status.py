@@ -288,6 +288,24 @@ def test_status_reads_a_copied_state_folder(simulation: Simulation, tiw: Tiw, tm
     assert (found["state"], found["alive"]) == ("PASSED", False)
 
 
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (60, 24), (80, 16)])
+def test_on_a_small_terminal_budgets_and_what_comes_next_are_seen(
+    simulation: Simulation, width: int, height: int
+) -> None:
+    simulation.run(Script(mse=[0.5]))
+    done = subprocess.run(
+        [sys.executable, "-m", "tiw_fsm", "status", "--watch"],
+        cwd=simulation.root,
+        env=os.environ | {"COLUMNS": str(width), "LINES": str(height)},
+        capture_output=True,
+        text=True,
+    )
+    shown = done.stdout.rstrip("\n").splitlines()
+    assert len(shown) < height
+    assert all(len(line) <= width for line in shown)
+    assert [row for row in ("state", "dynamics", "budgets", "next") if not any(s.startswith(row) for s in shown)] == []
+
+
 def test_watching_ends_with_the_run(simulation: Simulation, tiw: Tiw) -> None:
     simulation.run()
     assert "[PASSED]" in tiw(simulation.root, "status", "--watch").stdout

@@ -26,17 +26,18 @@ def status(
     as_json: AsJson = False,
 ) -> None:
     """Where the run is and what happens next."""
+    from tiw_fsm.reporting import screen
     from tiw_fsm.reporting import status as module
 
     folder = StateFolder(folder_of(run, repo_root, state_dir))
     if watch:
-        module.watch(out, lambda: module.status(folder), every=2.0)
+        screen.watch(out, lambda: module.status(folder), every=2.0)
         return
     found = module.status(folder)
     if as_json:
         print(json.dumps(found, indent=1))
     else:
-        module.show(out, found)
+        screen.show(out, found)
 
 
 def graph(run: Run = "default", repo_root: RepoRoot = Path("."), state_dir: StateDir = None) -> None:
@@ -92,7 +93,7 @@ def metrics(
     """Losses, rates and all else that every committed update measured, as CSV; without --csv, what there is of it."""
     from tiw_fsm.reporting import metrics as module
     from tiw_fsm.reporting.rows import Committed
-    from tiw_fsm.reporting.status import print_rows
+    from tiw_fsm.reporting.screen import print_rows
 
     if as_json and (as_csv or output):
         raise UsageProblem("--json tells what there is, --csv and --output give it; give one of them")

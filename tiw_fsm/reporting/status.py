@@ -1,4 +1,4 @@
-"""Where a run is: the object ``tiw-fsm status --json`` prints, and one screen of it for people. Never imports torch.
+"""Where a run is: the object ``tiw-fsm status --json`` prints. Never imports torch.
 
 Read from the state and the end of the journal alone, so that it is as fast after a month as after a minute; nothing is
 locked for longer than a look, and a copied state folder tells the same. It reads the state as the JSON that it is, in
@@ -8,26 +8,19 @@ which what is null is left out: to import pydantic would take longer than all el
 from __future__ import annotations
 
 import socket
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console, Group
-from rich.live import Live
-from rich.text import Text
-
-from tiw_fsm.config.flags import as_typed
 from tiw_fsm.errors import StateDamaged
 from tiw_fsm.fsm.events import Event, RunnerEvent
 from tiw_fsm.fsm.states import TERMINAL, TRAINING, State, gate_at
-from tiw_fsm.reporting import advice, processes
+from tiw_fsm.reporting import processes
 from tiw_fsm.reporting.figures import GATES, Gate, gate_of
-from tiw_fsm.reporting.wording import duration, near, not_begun
-from tiw_fsm.stages import Stage
+from tiw_fsm.reporting.wording import not_begun
 from tiw_fsm.storage.state_folder import StateFolder, runs_in
 from tiw_fsm.values.plain import JsonObject
 
@@ -49,7 +42,6 @@ RECENT = 3
 """Saved checkpoints over which the speed is taken, and interruptions that are told of."""
 LOOKS = 5
 """How often it looks for a moment at which nobody began or ended, before what was seen is believed."""
-BAR = 24
 STOPS: dict[str, Callable[[JsonObject], str]] = {
     RunnerEvent.STARTED: lambda facts: "the runner died without warning" if "died" in facts else "",
     RunnerEvent.INTERRUPTED: lambda facts: "asked to stop, all saved",
@@ -255,159 +247,3 @@ def _gate_passed(run: JsonObject) -> str:
     """The gate that let the last attempt through, in words; that of a world is a matter of course."""
     passed: Gate | None = _attempt(run["inference"]["attempts"][-1])["gate"]
     return {**GATES, Gate.WORLD: "its gate"}[passed or Gate.PLAIN]
-
-
-# --- for people -------------------------------------------------------------------------------------------------
-
-PICTURE = [(state, state.removeprefix("TRAIN_")) for state in State]
-"""The machine in one line, in the order of its states."""
-
-
-def show(console: Console, found: JsonObject) -> None:
-    """Print a status for people."""
-    console.print(screen(found), soft_wrap=True)
-
-
-def watch(console: Console, look: Callable[[], JsonObject], every: float) -> None:
-    """Show the status again and again, in place, until the run has ended."""
-    with Live(console=console, auto_refresh=False) as live:
-        while True:
-            found = look()
-            live.update(screen(found), refresh=True)
-            if found["outcome"]:
-                return
-            time.sleep(every)
-
-
-def screen(found: JsonObject) -> Group:
-    """One screen, readable in five seconds.
-
-    Raises:
-        StateDamaged: as ``status``.
-    """
-    with telling_of(found["run"]):
-        return _columns(_rows(found))
-
-
-def _rows(found: JsonObject) -> list[tuple[str, Any]]:
-    rows: list[tuple[str, Any]] = [("run", found["run"]), ("state", _state_line(found))]
-    if found["state"]:
-        rows.append(("machine", _machine(found["state"])))
-    rows.append(("processes", processes.where(found)))
-    rows += [
-        (stage, _stage_line(progress, processes.shared(found, stage))) for stage, progress in found["stages"].items()
-    ]
-    attempts = found["inference"]["attempts"]
-    rows += _verdict(attempts[-1]) if attempts else []
-    rows += [("picture", near(attempts[-1]["png"]))] if attempts else []
-    rows += [("tuning", change) for change in _tuning_changes(found)]
-    rows += [("report", near(path)) for path in found.get("reports", [])]
-    rows += [
-        ("not bitwise", f"{i['stage']} from update {i['completed']}: {i['what']}") for i in found.get("inexact", [])
-    ]
-    if found["budgets"]:
-        rows.append(("budgets", _budgets(found["used"], found["budgets"])))
-    rows.append(("flags", as_typed(found.get("flags", {}))))
-    rows.append(("interruptions", _interruption_line(found)))
-    if trackers := found.get("trackers"):
-        rows.append(("trackers", "; ".join(_tracker_line(name, said) for name, said in trackers.items())))
-    if refused := found["refused"]:
-        rows.append(("refused", f"the start at {refused['time']} (exit {refused['exit_code']}): {refused['message']}"))
-    if age := found.get("checkpoint_age_seconds"):
-        rows.append(("checkpoint", f"the newest was saved {duration(age)} ago"))
-    rows.append(("next", found["next"]))
-    if not found["alive"] and not found["outcome"]:
-        rows.append(("command", found["command"]))
-    return rows
-
-
-def _tracker_line(name: str, said: JsonObject) -> str:
-    return f"{name} {said['state']}" + (f": {said['reason']}" if said["reason"] else "")
-
-
-def _verdict(attempt: JsonObject) -> list[tuple[str, Any]]:
-    told = advice.verdict(attempt)
-    return [("inference", told.headline), ("figures", told.figures), *(("", note) for note in told.notes)]
-
-
-def _state_line(found: JsonObject) -> Text:
-    if not found["state"]:
-        return Text("not begun")
-    line = Text(found["state"], style="bold")
-    if found["alive"]:
-        runner = found["runner"]
-        since = f"since {runner['started_at']}: process {runner['pid']} on {runner['host']}" if runner else "again"
-        line.append(f" (running {since})", "green")
-    elif found["stopped"] and not found["outcome"]:
-        line.append(f" (not running since {found['stopped']['at']}: {found['stopped']['why']})", "yellow")
-    return line
-
-
-def _machine(state: str) -> Text:
-    """The states in order, the present one marked; of the two ends only the one that was reached, or the good one."""
-    ends = {State.PASSED, State.FAILED} - {State.FAILED if state != State.FAILED else State.PASSED}
-    shown = [(s, name) for s, name in PICTURE if s not in TERMINAL or s in ends]
-    line = Text()
-    for n, (each, name) in enumerate(shown):
-        line.append(" → " if n else "", "dim")
-        line.append(f"[{name}]" if each == state else name, "bold reverse" if each == state else "dim")
-    return line
-
-
-def _stage_line(progress: Mapping[str, Any], shared: str | None) -> Text:
-    share = min(1.0, progress["completed"] / progress["target"]) if progress["target"] else 1.0
-    full = int(share * BAR)
-    line = Text("█" * full, "green" if share == 1.0 else "cyan") + Text("░" * (BAR - full), "dim")
-    line.append(f"  {progress['completed']} of {progress['target']} updates")
-    if progress["eta_seconds"] is not None:
-        line.append(f", {progress['updates_per_second']:.1f}/s, {duration(progress['eta_seconds'])} to go", "cyan")
-    if shared:
-        line.append(f", {shared}")
-    if progress["verdict"]:
-        line.append(f", last gate: {progress['verdict']}")
-    if checkpoint := progress["checkpoint"]:
-        line.append(f", checkpoint {near(checkpoint['path'])}", "dim")
-    return line
-
-
-def _tuning_changes(found: JsonObject) -> list[str]:
-    """Settings in force that are not the configured ones, and what changed them."""
-    config = (found.get("fingerprint") or {}).get("config", {})
-    changes = []
-    for stage, progress in found["stages"].items():
-        moved = [
-            f"{key} {config[f'{stage}.{key}']:g} → {value:g}"
-            for key, value in progress["tuning"].items()
-            if key != "log_interval" and config.get(f"{stage}.{key}", value) != value
-        ]
-        if moved:
-            retuned = stage == Stage.DYNAMICS and found["retunes"]
-            cause = f"retune {found['retunes']}" if retuned else "rejected chunks or deaths of the training process"
-            changes.append(f"{stage}: {', '.join(moved)} (by {cause})")
-    return changes
-
-
-def _budgets(used: Mapping[str, int], allowed: Mapping[str, int]) -> str:
-    names = {"max_train_retries": "chunk retries", "max_inference_retries": "retunes", "max_crashes": "deaths"}
-    names["max_stalled_starts"] = "starts without progress"
-    return ", ".join(f"{name} {used[key]}/{allowed[key]}" for key, name in names.items())
-
-
-def _interruption_line(found: JsonObject) -> str:
-    recent = found.get("recent_interruptions") or []
-    latest = "; ".join(f"{entry['at']} {entry['why']}" for entry in reversed(recent))
-    return f"{found['interruptions']}" + (f", last: {latest}" if latest else "")
-
-
-def print_rows(console: Console, rows: list[tuple[str, Any]]) -> None:
-    """Two aligned columns; rows without a value are left out."""
-    console.print(_columns(rows), soft_wrap=True)
-
-
-def _columns(rows: list[tuple[str, Any]]) -> Group:
-    shown = [(name, value) for name, value in rows if value not in (None, "")]
-    width = max(len(name) for name, _ in shown)
-    lines = (
-        Text(f"{name:<{width}}  ") + (value if isinstance(value, Text) else Text(str(value))) for name, value in shown
-    )
-    return Group(*lines)

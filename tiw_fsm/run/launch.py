@@ -28,7 +28,7 @@ from tiw_fsm.fsm.states import TERMINAL
 from tiw_fsm.reporting import advice
 from tiw_fsm.reporting.figures import figures
 from tiw_fsm.reporting.html.current import PageWriter
-from tiw_fsm.reporting.status import print_rows
+from tiw_fsm.reporting.screen import print_rows
 from tiw_fsm.reporting.wording import near
 from tiw_fsm.run.controller import Controller
 from tiw_fsm.run.session import Session
