@@ -13,7 +13,7 @@ from tiw_fsm.system import killer, signals
 
 def main() -> None:
     """Heed signals from the first instant of a run to the last; what happens between is the command line's."""
-    if sys.argv[1:2] == ["run"]:
+    if sys.argv[1:2] in (["run"], ["demo"]):
         signals.exit_when_asked()
     try:
         if not killer.addresses_suffice():

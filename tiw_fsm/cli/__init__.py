@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from tiw_fsm.cli import checking, gathering, looking, playing, running, scheduling
+from tiw_fsm.cli import checking, gathering, looking, playing, running, scheduling, starting
 from tiw_fsm.cli.terminal import err
 from tiw_fsm.errors import ExitCode, Interrupted, RunHeld, TiwFsmError, refusal
 from tiw_fsm.system import killer
@@ -30,6 +30,8 @@ app = typer.Typer(
 )
 
 COMMANDS = (
+    starting.demo,
+    starting.init,
     running.run,
     running.join,
     looking.status,

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from tiw_fsm.cli.options import RepoRoot, Run, StateDir, argument, option, store_of
+from tiw_fsm.cli.options import RepoRoot, Run, StateDir, argument, option, store_of, store_to_write
 from tiw_fsm.cli.terminal import err, out
 from tiw_fsm.config.flags import FLAGS, Flag, typed
 from tiw_fsm.errors import TiwFsmError, UsageProblem
@@ -39,12 +39,9 @@ def run(
     **flags: Any,
 ) -> None:
     """Start a run, or resume it exactly where it stopped."""
-    from tiw_fsm.config.settings import unwritable
     from tiw_fsm.run.launch import run_once
 
-    store = store_of(run_name, repo_root, state_dir)
-    if state_dir is None and (problem := unwritable(repo_root.resolve())):
-        raise UsageProblem(problem)
+    store = store_to_write(run_name, repo_root, state_dir)
     code = run_once(
         store,
         typed(flags),

@@ -11,6 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
+from tiw_fsm.config.settings import require_some
 from tiw_fsm.errors import (
     DiskRefused,
     ExitCode,
@@ -52,6 +53,8 @@ def run_once(
     """
     if accept_changes and require_exact:
         raise UsageProblem("--accept-changes takes changes in and --require-exact refuses them; give one of the two")
+    if not store.paths.state.exists():  # then nothing is left behind, not even a lock
+        require_some(typed, repo_root.resolve())
     with store.hold(), word_of_refusals(store):
         session = Session.open(
             store,

@@ -1,0 +1,111 @@
+"""Commands that begin with nothing there: ``init`` writes configs, ``demo`` does all that the demo needs."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tiw_fsm.cli.gathering import SEED
+from tiw_fsm.cli.options import RepoRoot, StateDir, argument, store_to_write
+from tiw_fsm.cli.terminal import err, out, progress
+from tiw_fsm.errors import ExitCode, Interrupted, UsageProblem
+
+if TYPE_CHECKING:
+    from tiw_fsm.storage.store import Store
+
+FRAMES = Path("data/planet_frames.h5")
+"""Those that the demo's configs name."""
+
+
+def init(
+    folder: Annotated[Path | None, argument("Folder to write to [default: configs, or configs/PROFILE].")] = None,
+    demo: Annotated[bool, typer.Option("--demo", help="A small planet, for two CPU cores and minutes.")] = False,
+    crafter: Annotated[bool, typer.Option("--crafter", help="The game Crafter, for a GPU and hours.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Write over files that are there.")] = False,
+) -> None:
+    """Write commented configs that agree with each other: TinyWorlds' own sizes, or a profile's."""
+    from tiw_fsm.config.profiles import PROFILES, write
+    from tiw_fsm.config.settings import unwritable
+
+    if demo and crafter:
+        raise UsageProblem("--demo and --crafter are two profiles; give one of them")
+    profile = PROFILES["demo" if demo else "crafter" if crafter else "tinyworlds"]
+    folder = folder or profile.folder
+    if problem := unwritable(folder.resolve(), "name another folder"):
+        raise UsageProblem(problem)
+    there = [name for name in profile.files if os.path.lexists(folder / name)]
+    if there and not force:
+        raise UsageProblem(
+            f"{folder} has {', '.join(there)} already; --force writes over that, or name another folder: "
+            "nothing was written"
+        )
+    write(profile, profile.files, folder)
+    flags = [] if folder == PROFILES["tinyworlds"].folder else ["--config-dir", str(folder)]
+    out.print(
+        f"wrote {', '.join(profile.files)} to {folder}; `{profile.frames}` brings the frames that training.yaml names, "
+        f"`{shlex.join(['tiw-fsm', 'run', *flags])}` trains on them.",
+        soft_wrap=True,
+    )
+
+
+def demo(
+    run_name: Annotated[str, typer.Option("--run", help="Name of the run.")] = "default",
+    repo_root: RepoRoot = Path("."),
+    state_dir: StateDir = None,
+) -> None:
+    """Train the demo's small world until it passes: write its configs and record its frames where they are missing,
+    then start the run, or resume it."""
+    from tiw_fsm.config.profiles import PROFILES
+    from tiw_fsm.run.launch import run_once
+
+    store, profile = store_to_write(run_name, repo_root, state_dir), PROFILES["demo"]
+    before = store.load()
+    if before and os.path.normpath(before.flags.get("config_dir", "configs")) != str(profile.folder):
+        raise UsageProblem(f"run {run_name!r} is none of the demo's; name another with --run")
+    prepare(store, repo_root)
+    code = run_once(store, {"config_dir": str(profile.folder)}, repo_root=repo_root, err=err, out=out)
+    if code == ExitCode.PASSED:
+        places = {"--repo-root": repo_root if repo_root != Path(".") else None, "--state-dir": state_dir}
+        words = [word for flag, path in places.items() if path for word in (flag, str(path))]
+        play = shlex.join(["tiw-fsm", "play", *([run_name] if run_name != "default" else []), *words])
+        out.print(f"`{play}` opens the world, to walk about in it.", soft_wrap=True)
+    raise typer.Exit(code)
+
+
+def prepare(store: Store, repo_root: Path) -> None:
+    """Frames and configs of the demo below ``repo_root``, where they are missing.
+
+    Raises:
+        UsageProblem: the game is not installed; nothing was written.
+        RunHeld: another process is at it.
+        Interrupted: asked to stop meanwhile; half a recording is removed.
+    """
+    from tiw_fsm.config.profiles import PROFILES, write
+    from tiw_fsm.data import recording
+    from tiw_fsm.system import signals
+
+    profile, frames = PROFILES["demo"], repo_root / FRAMES
+    folder = repo_root / profile.folder
+    missing = [name for name in profile.files if not os.path.lexists(folder / name)]
+    if frames.exists() and not missing:
+        return
+    if not frames.exists() and find_spec("crafter") is None:
+        raise UsageProblem(recording.NOT_INSTALLED)
+    with store.hold(), signals.asked_to_stop(lambda: None) as stopping, progress("recording") as show:
+
+        def go_on(done: int, total: int) -> None:
+            show(done, total)
+            if stopping():
+                raise Interrupted("interrupted while the demo's frames were recorded; run again to record them.")
+
+        if missing:
+            write(profile, missing, folder)
+            out.print(f"wrote {', '.join(missing)} to {folder}", soft_wrap=True)
+        if not frames.exists():
+            recorded = recording.record(frames, seed=SEED, on_progress=go_on)
+            out.print(f"recorded {recorded.frames} frames of {recorded.world} to {frames}", soft_wrap=True)
