@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from importlib.util import find_spec
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -94,8 +94,11 @@ def prepare(store: Store, repo_root: Path) -> None:
     missing = [name for name in profile.files if not os.path.lexists(folder / name)]
     if frames.exists() and not missing:
         return
-    if not frames.exists() and find_spec("crafter") is None:
-        raise UsageProblem(recording.NOT_INSTALLED)
+    if not frames.exists():
+        try:
+            import_module("crafter")
+        except ModuleNotFoundError as exc:
+            raise UsageProblem(recording.NOT_INSTALLED) from exc
     with store.hold(), signals.asked_to_stop(lambda: None) as stopping, progress("recording") as show:
 
         def go_on(done: int, total: int) -> None:
