@@ -42,6 +42,7 @@ COMMANDS = (
     checking.verify,
     scheduling.schedule,
     gathering.record,
+    starting.download,
     playing.play,
 )
 """In the order in which ``--help`` has them."""

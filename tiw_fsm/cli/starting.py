@@ -1,4 +1,5 @@
-"""Commands that begin with nothing there: ``init`` writes configs, ``demo`` does all that the demo needs."""
+"""Commands that begin with nothing there: ``demo`` does all that the demo needs, ``init`` writes configs, ``download``
+brings TinyWorlds' own frames and models."""
 
 from __future__ import annotations
 
@@ -11,15 +12,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tiw_fsm.cli.gathering import SEED
-from tiw_fsm.cli.options import RepoRoot, StateDir, argument, store_to_write
+from tiw_fsm.cli.options import RepoRoot, StateDir, argument, option, store_to_write
 from tiw_fsm.cli.terminal import err, out, progress
 from tiw_fsm.errors import ExitCode, Interrupted, UsageProblem
+from tiw_fsm.stages import STAGES
 
 if TYPE_CHECKING:
+    from tiw_fsm.data.hub import Remote, Repository
     from tiw_fsm.storage.store import Store
 
 FRAMES = Path("data/planet_frames.h5")
 """Those that the demo's configs name."""
+PRETRAINED = Path("results/pretrained")
+"""Where models of others go: each suite a run root, as ``tiw-fsm check`` knows one."""
 
 
 def init(
@@ -112,3 +117,67 @@ def prepare(store: Store, repo_root: Path) -> None:
         if not frames.exists():
             recorded = recording.record(frames, seed=SEED, on_progress=go_on)
             out.print(f"recorded {recorded.frames} frames of {recorded.world} to {frames}", soft_wrap=True)
+
+
+def download(
+    names: Annotated[list[str] | None, argument("Datasets: ZELDA, PONG, PICODOOM, POLE_POSITION, SONIC.")] = None,
+    model: Annotated[list[str] | None, option("Pretrained models to start from, as sonic.")] = None,
+    repo: Annotated[str | None, option("Another repository, as OWNER/NAME.")] = None,
+    revision: Annotated[str | None, option("Branch, tag or commit of it [default: its newest].")] = None,
+    endpoint: Annotated[str | None, option("Another hub's address [default: HF_ENDPOINT, or the public hub].")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Fetch over a file that is another than the hub's.")] = False,
+    repo_root: RepoRoot = Path("."),
+) -> None:
+    """Fetch TinyWorlds' own frames or models from the hub, whole and checked; the same command goes on where it was
+    stopped."""
+    from tiw_fsm.config.settings import unwritable
+    from tiw_fsm.data import hub
+    from tiw_fsm.data.frames import KNOWN
+
+    if bool(names) == bool(model):
+        raise UsageProblem(f"give names of datasets ({', '.join(KNOWN)}), or --model SUITE: one of the two")
+    if problem := unwritable(repo_root.resolve(), "give another --repo-root"):
+        raise UsageProblem(problem)
+    given = {"name": repo, "revision": revision, "endpoint": endpoint}
+    if names:
+        files = {name: hub.frames_file(name) for name in dict.fromkeys(names)}
+        repository = hub.look("dataset", **given)
+        for name, remote in [(name, repository.find(file)) for name, file in files.items()]:
+            target = repo_root / "data" / remote.path
+            fetch(repository, remote, target, force)
+            dataset = name.upper() if name.upper() in KNOWN else f"data/{remote.path}"
+            out.print(f"`{shlex.join(['tiw-fsm', 'run', '--dataset', dataset])}` trains on them.", soft_wrap=True)
+        return
+    repository = hub.look("model", **given)
+    suites = {suite: hub.models(repository, suite.strip("/")) for suite in dict.fromkeys(model or ())}
+    for suite, found in suites.items():
+        folder = PRETRAINED / hub.local_name(suite.strip("/").replace("/", "-"))
+        flags = []
+        for stage, remotes in found.items():
+            place = folder / stage / "checkpoints"
+            for remote in remotes:
+                fetch(repository, remote, repo_root / place / hub.local_path(remote, stage), force)
+            flags += [f"--{STAGES[stage].flag}-checkpoint", str(place)]
+        game = suite.partition("/")[0].upper()
+        flags += ["--dataset", game] if game in KNOWN else []
+        command = shlex.join(["tiw-fsm", "run", "--run", folder.name, *flags])
+        out.print(f"`tiw-fsm check {folder}` looks at them; to train on from them:\n{command}", soft_wrap=True)
+
+
+def fetch(repository: Repository, remote: Remote, target: Path, force: bool) -> None:
+    """One file under a bar, and in a sentence what came of it."""
+    from tiw_fsm.data import hub
+    from tiw_fsm.system import signals
+
+    with signals.asked_to_stop(lambda: None) as stopping, progress(target.name, of_bytes=True) as show:
+
+        def go_on(done: int, total: int) -> None:
+            show(done, total)
+            if stopping():
+                raise Interrupted(
+                    f"interrupted with {done:,} of {total:,} bytes of {target}; run again, and it goes on."
+                )
+
+        fetched = hub.fetch(repository, remote, target, force=force, on_progress=go_on)
+    size = f"{remote.size:,} bytes, with the hash that {repository.words} tells"
+    out.print(f"fetched {target}: {size}" if fetched else f"{target} is there already: {size}", soft_wrap=True)

@@ -31,10 +31,11 @@ out, err = Terminal(highlight=False), Terminal(stderr=True, highlight=False)
 
 
 @contextmanager
-def progress(doing: str) -> Iterator[Callable[[int, int], None]]:
+def progress(doing: str, *, of_bytes: bool = False) -> Iterator[Callable[[int, int], None]]:
     """A bar on a terminal for the length of the block, whose value is told (done, in all)."""
-    from rich.progress import Progress
+    from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
 
-    with Progress(console=err, disable=not err.is_terminal) as bar:
+    columns = [*Progress.get_default_columns(), *([DownloadColumn(), TransferSpeedColumn()] if of_bytes else [])]
+    with Progress(*columns, console=err, disable=not err.is_terminal) as bar:
         task = bar.add_task(doing, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

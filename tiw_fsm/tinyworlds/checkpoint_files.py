@@ -6,3 +6,4 @@ MODEL = "model_state_dict.pt"
 OPTIMIZER = "optim_state_dict.pt"
 STATE = "state.pt"
 """Config, step and learning-rate schedule."""
+ALL = (MODEL, OPTIMIZER, STATE)
