@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.configs import write_configs
-from tests.support.hub_server import COMMIT, DATASETS, Hub, serving
+from tests.support.hub_server import COMMIT, DATASETS, MODELS, Hub, serving
 from tests.support.processes import Tiw
 from tests.support.waiting import wait_for
 from tiw_fsm import cli
@@ -252,3 +252,82 @@ def test_without_the_client_one_sentence_says_so(tmp_path: Path) -> None:
 def test_a_known_dataset_that_is_missing_is_refused_with_the_command_that_fetches_it(tmp_path: Path, tiw: Tiw) -> None:
     write_configs(tmp_path / "configs", {"training": {"dataset": "POLE_POSITION"}})
     assert "fetch it with `tiw-fsm download POLE_POSITION`" in tiw(tmp_path, "check").stdout
+
+
+# --- models ---------------------------------------------------------------------------------------------------------
+
+PACKED = {
+    "sonic/sonic_video_tokenizer.pth": b"video",
+    "sonic/actions/sonic_actions_checkpoint_5.pth": b"older",
+    "sonic/actions/sonic_actions_checkpoint_40.pth": b"actions",
+    "sonic/dynamics.pth": b"dynamics",
+    "sonic/picture.png": b"",
+    "pong/lam.pt": b"pong's actions",
+    "README.md": b"",
+}
+FOLDERS = {
+    f"zelda/{stage}/checkpoints/{stage}_step_{step}/{name}": f"{stage} {step} {name}".encode()
+    for stage in ("video_tokenizer", "latent_actions", "dynamics")
+    for step in (9, 100)
+    for name in ("model_state_dict.pt", "optim_state_dict.pt", "state.pt")
+}
+
+
+def test_models_come_to_a_run_root_of_their_own_with_the_command_that_starts_from_them(
+    tmp_path: Path, hub: Hub, download: Here
+) -> None:
+    hub.repositories[MODELS] = PACKED
+    done = download("--model", "sonic")
+    assert done.returncode == ExitCode.PASSED, done.stderr
+    assert files(tmp_path / "results/pretrained/sonic") == {
+        "video_tokenizer/checkpoints/sonic_video_tokenizer.pth": b"video",
+        "latent_actions/checkpoints/sonic_actions_checkpoint_40.pth": b"actions",
+        "dynamics/checkpoints/dynamics.pth": b"dynamics",
+    }
+    assert done.stdout.splitlines()[-1] == (
+        "tiw-fsm run --run sonic "
+        "--video-checkpoint results/pretrained/sonic/video_tokenizer/checkpoints "
+        "--latent-checkpoint results/pretrained/sonic/latent_actions/checkpoints "
+        "--dynamics-checkpoint results/pretrained/sonic/dynamics/checkpoints --dataset SONIC"
+    )
+    hub.asked.clear()
+    assert download("--model", "sonic").stdout.count("is there already") == 3
+    assert hub.asked == []
+
+
+def test_of_checkpoint_folders_the_newest_by_update_comes_as_a_folder(tmp_path: Path, hub: Hub, download: Here) -> None:
+    hub.repositories[MODELS] = FOLDERS
+    assert download("--model", "zelda").returncode == ExitCode.PASSED
+    newest = {path.removeprefix("zelda/"): content for path, content in FOLDERS.items() if "_step_100/" in path}
+    assert files(tmp_path / "results/pretrained/zelda") == newest
+
+
+@pytest.mark.parametrize(
+    ("suite", "said"),
+    [
+        ("doom", "has no models of 'doom'; it has pong, sonic"),
+        ("two", "their names do not tell which is the newest: two/dynamics/a.pth, two/dynamics/b.pth"),
+    ],
+)
+def test_models_that_cannot_be_told_are_named_and_nothing_is_fetched(
+    tmp_path: Path, hub: Hub, download: Here, suite: str, said: str
+) -> None:
+    two = {f"two/dynamics/{name}.pth": b"" for name in "ab"} if suite == "two" else {}
+    hub.repositories[MODELS] = PACKED | two
+    done = download("--model", suite)
+    assert (done.returncode, said in one_sentence(done)) == (ExitCode.USAGE, True), done.stderr
+    assert files(tmp_path) == {}
+
+
+def test_names_from_the_hub_lead_nowhere_else_and_tell_a_terminal_nothing(
+    tmp_path: Path, hub: Hub, download: Here
+) -> None:
+    hub.repositories[MODELS] = {"evil/dynamics/.\x1b[2J%2e.pth": b"1", "evil/actions/..pth": b"2"}
+    done = download("--model", "evil")
+    assert done.returncode == ExitCode.PASSED, done.stderr
+    folder = "results/pretrained/evil"
+    assert files(tmp_path) == {
+        f"{folder}/dynamics/checkpoints/___2J_2e.pth": b"1",
+        f"{folder}/latent_actions/checkpoints/_.pth": b"2",
+    }
+    assert "\x1b" not in done.stdout + done.stderr

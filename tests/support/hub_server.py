@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import quote, unquote
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 DATASETS, MODELS = "datasets/AlmondGod/tinyworlds", "models/AlmondGod/tinyworlds-models"
@@ -67,14 +68,16 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self) -> None:
-        path = self.path.partition("?")[0].strip("/")
+        path = unquote(self.path.partition("?")[0].strip("/"))
         hub = self.hub
         for name, files in hub.repositories.items():
             if path in (f"api/{name}", f"api/{name}/revision/{COMMIT}", f"api/{name}/revision/main"):
                 return self.answer(*hub.answers.get(name, (200, {})), json.dumps(hub.listing(name)).encode())
             resolved = f"{name.removeprefix('models/')}/resolve/{COMMIT}/"
             if path.startswith(resolved) and path.removeprefix(resolved) in files:
-                return self.answer(302, {"Location": f"{hub.endpoint}/store/{name}/{path.removeprefix(resolved)}"})
+                return self.answer(
+                    302, {"Location": hub.endpoint + quote(f"/store/{name}/{path.removeprefix(resolved)}")}
+                )
             if path.startswith(stored := f"store/{name}/"):
                 return self.send_file(path.removeprefix(stored), files[path.removeprefix(stored)])
             if path.startswith(f"api/{name}/revision/"):

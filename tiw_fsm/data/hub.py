@@ -22,7 +22,7 @@ from tiw_fsm.data.frames import KNOWN
 from tiw_fsm.errors import DiskRefused, Interrupted, RunHeld, StateDamaged, UsageProblem, disk_errors
 from tiw_fsm.stages import Stage
 from tiw_fsm.system import durable
-from tiw_fsm.tinyworlds import checkpoint_files
+from tiw_fsm.tinyworlds.checkpoint_files import ALL, PACKED, STEP, stage_of
 from tiw_fsm.values.printable import excerpt, quoted
 
 REPOSITORIES = {"dataset": "AlmondGod/tinyworlds", "model": "AlmondGod/tinyworlds-models"}
@@ -30,14 +30,6 @@ REPOSITORIES = {"dataset": "AlmondGod/tinyworlds", "model": "AlmondGod/tinyworld
 PATIENCE = 30.0
 """Seconds to wait for an answer, or for the next bytes."""
 MOST_NAMED = 20
-ALIASES = {
-    Stage.VIDEO: re.compile(r"video_?tokenizer"),
-    Stage.DYNAMICS: re.compile(r"dynamics"),
-    Stage.LATENT: re.compile(r"actions?(?![a-z])|(?<![a-z])lam(?![a-z])"),
-}
-"""How TinyWorlds calls the stages in the names of files and folders; looked for in this order."""
-STEP = re.compile(r"(?:step|checkpoint)_?(\d+)")
-
 OnProgress = Callable[[int, int], None]
 """Called with (bytes there, bytes in all); what it raises ends the work, and nothing is lost."""
 
@@ -153,8 +145,8 @@ def models(repository: Repository, suite: str) -> dict[Stage, list[Remote]]:
     found: dict[Stage, dict[str, list[Remote]]] = {}
     for path, remote in repository.files.items():
         folder, _, name = path.rpartition("/")
-        packed = name not in checkpoint_files.ALL
-        if (stage := stage_of(path)) and path.startswith(suite + "/") and name.endswith((".pt", ".pth")):
+        packed = name not in ALL
+        if (stage := stage_of(path)) and path.startswith(suite + "/") and name.endswith(PACKED):
             found.setdefault(stage, {}).setdefault(path if packed else folder, []).append(remote)
     if not found:
         suites = sorted({path.partition("/")[0] for path in repository.files if stage_of(path) and "/" in path})
@@ -162,20 +154,11 @@ def models(repository: Repository, suite: str) -> dict[Stage, list[Remote]]:
     return {stage: _newest(found[stage], stage, suite) for stage in Stage if stage in found}
 
 
-def stage_of(path: str) -> Stage | None:
-    """Which stage's model a file holds, by its name or that of the nearest folder that tells."""
-    for name in reversed(path.lower().split("/")):
-        for stage, pattern in ALIASES.items():
-            if pattern.search(name):
-                return stage
-    return None
-
-
 def local_path(remote: Remote, stage: Stage) -> Path:
     """Where a model's file goes in the folder of its stage's checkpoints; one of TinyWorlds' three into one of its own,
     named as checkpoints are."""
     folder, _, name = remote.path.rpartition("/")
-    if name not in checkpoint_files.ALL:
+    if name not in ALL:
         return Path(local_name(name))
     step = STEP.findall(folder)
     return Path(f"{stage}_step_{int(step[-1]) if step else 0}", name)
