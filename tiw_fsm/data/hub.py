@@ -20,9 +20,9 @@ from urllib.parse import urlsplit
 
 from tiw_fsm.data.frames import KNOWN
 from tiw_fsm.errors import DiskRefused, Interrupted, RunHeld, StateDamaged, UsageProblem, disk_errors
-from tiw_fsm.stages import Stage
+from tiw_fsm.stages import PACKED, Stage, stage_of, step_of
 from tiw_fsm.system import durable
-from tiw_fsm.tinyworlds.checkpoint_files import ALL, PACKED, STEP, stage_of
+from tiw_fsm.tinyworlds.checkpoint_files import MODEL, OPTIMIZER, STATE
 from tiw_fsm.values.printable import excerpt, quoted
 
 REPOSITORIES = {"dataset": "AlmondGod/tinyworlds", "model": "AlmondGod/tinyworlds-models"}
@@ -145,7 +145,7 @@ def models(repository: Repository, suite: str) -> dict[Stage, list[Remote]]:
     found: dict[Stage, dict[str, list[Remote]]] = {}
     for path, remote in repository.files.items():
         folder, _, name = path.rpartition("/")
-        packed = name not in ALL
+        packed = name not in (MODEL, OPTIMIZER, STATE)
         if (stage := stage_of(path)) and path.startswith(suite + "/") and name.endswith(PACKED):
             found.setdefault(stage, {}).setdefault(path if packed else folder, []).append(remote)
     if not found:
@@ -158,10 +158,9 @@ def local_path(remote: Remote, stage: Stage) -> Path:
     """Where a model's file goes in the folder of its stage's checkpoints; one of TinyWorlds' three into one of its own,
     named as checkpoints are."""
     folder, _, name = remote.path.rpartition("/")
-    if name not in ALL:
+    if name not in (MODEL, OPTIMIZER, STATE):
         return Path(local_name(name))
-    step = STEP.findall(folder)
-    return Path(f"{stage}_step_{int(step[-1]) if step else 0}", name)
+    return Path(f"{stage}_step_{step_of(folder) or 0}", name)
 
 
 def local_name(name: str) -> str:
@@ -170,7 +169,7 @@ def local_name(name: str) -> str:
 
 
 def _newest(candidates: Mapping[str, list[Remote]], stage: Stage, suite: str) -> list[Remote]:
-    steps = {path: int(found[-1]) for path in candidates if (found := STEP.findall(path))}
+    steps = {path: step for path in candidates if (step := step_of(path)) is not None}
     if len(candidates) == 1:
         return next(iter(candidates.values()))
     newest = [path for path, step in steps.items() if step == max(steps.values())]

@@ -19,10 +19,9 @@ from tiw_fsm.run import warm_starts
 from tiw_fsm.run.display import Display
 from tiw_fsm.run.preflight import data_problems
 from tiw_fsm.run.session import configured
-from tiw_fsm.stages import Stage
+from tiw_fsm.stages import Stage, stage_of
 from tiw_fsm.storage import checkpoints, packed
 from tiw_fsm.storage.store import Store
-from tiw_fsm.tinyworlds.checkpoint_files import stage_of
 
 
 class Finding(NamedTuple):

@@ -123,7 +123,7 @@ def _warm_start(ctx: Context, stage: Stage, path: Path, problems: list[str]) -> 
         return None
     config = ctx.settings.stages[stage]
     if wrong := ctx.engine.problems(stage, config, newest, None):
-        problems += [f"{found.shown}: {found.told(reason)}{_other_sizes(newest, config)}" for reason in wrong]
+        problems += [f"{found.told(reason)}{_other_sizes(newest, config)}" for reason in wrong]
         return None
     return newest
 

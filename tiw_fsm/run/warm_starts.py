@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
@@ -26,8 +27,10 @@ class Found(NamedTuple):
     passed_over: list[tuple[Path, list[str]]]
 
     def told(self, problem: str) -> str:
-        """A problem of ``folder``, as one of what people know."""
-        return problem.replace(f"{self.folder}/", f"{self.shown}: ") if self.folder != self.shown else problem
+        """A problem of ``folder``, as one of what people know: each of its files is made of the single one."""
+        if self.folder in (None, self.shown):
+            return f"{self.shown}: {problem}"
+        return re.sub(rf"{re.escape(str(self.folder))}(/[\w.]+)?", lambda name: str(self.shown), problem)
 
 
 def find(path: Path, stage: Stage, holding: ExitStack) -> Found:

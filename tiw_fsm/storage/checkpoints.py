@@ -29,12 +29,12 @@ from tiw_fsm.storage.torch_files import (
     tensors,
 )
 from tiw_fsm.system import durable
-from tiw_fsm.tinyworlds.checkpoint_files import ALL, MODEL, OPTIMIZER, STATE
+from tiw_fsm.tinyworlds.checkpoint_files import MODEL, OPTIMIZER, STATE
 from tiw_fsm.values.frozen import CheckpointRef
 from tiw_fsm.values.printable import excerpt, quoted
 
 MANIFEST = "manifest.json"
-FILES = ALL
+FILES = (MODEL, OPTIMIZER, STATE)
 
 TEMPORARY_PREFIX = ".tmp-"
 DISCARDED_PREFIX = ".discarded-"

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from tiw_fsm.errors import disk_errors
-from tiw_fsm.stages import Stage
+from tiw_fsm.stages import PACKED, Stage, step_of
 from tiw_fsm.storage import checkpoints
 from tiw_fsm.storage.torch_files import StoredTensor, UnreadableFile, read
 from tiw_fsm.storage.torch_writing import write_plain, write_tensors
-from tiw_fsm.tinyworlds.checkpoint_files import ALL, MODEL, OPTIMIZER, PACKED, STATE, STEP
+from tiw_fsm.tinyworlds.checkpoint_files import MODEL, OPTIMIZER, STATE
 
 WEIGHTS = ("model", "model_state_dict", "state_dict")
 """Keys under which a file holds its weights; one that has none of them is taken for the weights themselves."""
@@ -32,7 +32,7 @@ def files_in(path: Path) -> list[Path]:
         inside = sorted(path.iterdir()) if path.is_dir() else []
     except OSError:  # whoever looks for checkpoints there says so
         return []
-    if any(child.name in ALL or (child.is_dir() and checkpoints.completed_of(child)) for child in inside):
+    if any(child.name in checkpoints.FILES or (child.is_dir() and checkpoints.completed_of(child)) for child in inside):
         return []
     return [child for child in inside if child.suffix in PACKED and child.is_file()]
 
@@ -73,5 +73,4 @@ def _step(said: object, name: str) -> int:
     """The zero-based update that it was saved after, as it says itself or its name does; else 0."""
     if isinstance(said, int) and 0 <= said < LARGEST_STEP:
         return said
-    found = STEP.findall(name)
-    return int(found[-1]) if found else 0
+    return step_of(name) or 0
