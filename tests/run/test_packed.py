@@ -135,7 +135,12 @@ HARMS: dict[str, tuple[Callable[[Path], Any], str]] = {
 
 
 @pytest.mark.parametrize(
-    "harm", ["cut short", "nothing but code", *map(whole_too, ("no file of torch's", "no weights", "not a number"))]
+    "harm",
+    [
+        "cut short",
+        "nothing but code",
+        *map(whole_too, ("cut short", "no file of torch's", "no weights", "not a number")),
+    ],
 )
 def test_what_cannot_be_used_is_said_by_run_and_by_check_alike(root: Path, tiw: Tiw, harm: str) -> None:
     file = save(root, Stage.VIDEO, "compiled", root / "given/video.pth")
@@ -161,4 +166,6 @@ def test_of_another_architecture_tensors_and_sizes_are_named_on_both_sides(root:
 def test_of_several_files_one_has_to_be_named(root: Path, tiw: Tiw) -> None:
     for name in ("one", "two"):
         save(root, Stage.VIDEO, "compiled", root / f"given/{name}.pth")
-    assert "2 files are there (one.pth, two.pth), so name one of them" in refused(root, tiw, root / "given")
+    checked = tiw(root, "check", "given")
+    assert checked.returncode == ExitCode.USAGE
+    assert "2 files are there (one.pth, two.pth), so name one of them" in checked.stdout
