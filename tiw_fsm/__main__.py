@@ -21,7 +21,7 @@ def main() -> None:
     from tiw_fsm.errors import ExitCode
     from tiw_fsm.system import killer, signals
 
-    if sys.argv[1:2] == ["run"]:
+    if sys.argv[1:2] in (["run"], ["demo"]):
         signals.exit_when_asked()
     try:
         if not killer.addresses_suffice():

@@ -6,6 +6,7 @@ their types.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, NamedTuple
@@ -31,6 +32,7 @@ class StageSpec(NamedTuple):
         typical_loss: one that its gate accepts; what the simulated engine plays when its script says nothing.
         script: a checkout's training script.
         inputs: stages whose checkpoints it is trained against.
+        aliases: how TinyWorlds calls it in names of files and folders, as a regular expression.
         counts_on: a warm start goes on counting where its checkpoint's updates end; else it counts from 0.
     """
 
@@ -41,6 +43,7 @@ class StageSpec(NamedTuple):
     ladder: Mapping[str, Any]
     typical_loss: float
     script: str
+    aliases: str
     inputs: tuple[Stage, ...] = ()
     counts_on: bool = False
 
@@ -62,6 +65,7 @@ STAGES: dict[Stage, StageSpec] = {
         ladder={"learning_rate_factor": 0.5, "accumulation_step": 1, "log_interval_floor": 500},
         typical_loss=0.005,
         script="scripts/train_video_tokenizer.py",
+        aliases=r"video_?tokenizer",
     ),
     Stage.LATENT: StageSpec(
         flag="latent",
@@ -74,6 +78,7 @@ STAGES: dict[Stage, StageSpec] = {
         ladder={"learning_rate_factor": 0.8, "log_interval_floor": 250},
         typical_loss=0.02,
         script="scripts/train_latent_actions.py",
+        aliases=r"actions?(?![a-z])|(?<![a-z])lam(?![a-z])",
     ),
     Stage.DYNAMICS: StageSpec(
         flag="dynamics",
@@ -87,8 +92,27 @@ STAGES: dict[Stage, StageSpec] = {
         ladder={"learning_rate_factor": 0.2, "accumulation_step": -1, "log_interval_floor": 500},
         typical_loss=2.0,
         script="scripts/train_dynamics.py",
+        aliases=r"dynamics",
         inputs=(Stage.VIDEO, Stage.LATENT),
         counts_on=True,
     ),
 }
 """In training order."""
+
+PACKED = (".pth", ".pt")
+"""How the name of a single file with a whole checkpoint of TinyWorlds ends."""
+
+
+def stage_of(path: str) -> Stage | None:
+    """Which stage's checkpoint a path names: by its last name, or that of the nearest folder that tells."""
+    for name in reversed(path.lower().split("/")):
+        found = [stage for stage, spec in STAGES.items() if re.search(spec.aliases, name)]
+        if found:
+            return found[0] if len(found) == 1 else None
+    return None
+
+
+def step_of(path: str) -> int | None:
+    """The zero-based update that a path says a checkpoint was saved after."""
+    found = re.findall(r"(?:step|checkpoint)_?(\d{1,12})", path)
+    return int(found[-1]) if found else None

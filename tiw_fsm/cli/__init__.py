@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from tiw_fsm.cli import checking, exporting, gathering, looking, many, playing, running, scheduling, tracking
+from tiw_fsm.cli import checking, exporting, gathering, looking, many, playing, running, scheduling, starting, tracking
 from tiw_fsm.cli.terminal import err
 from tiw_fsm.errors import ExitCode, Interrupted, RunHeld, TiwFsmError, refusal
 from tiw_fsm.system import killer
@@ -29,6 +29,8 @@ app = typer.Typer(
 )
 
 COMMANDS = (
+    starting.demo,
+    starting.init,
     running.run,
     running.join,
     looking.status,
@@ -41,6 +43,7 @@ COMMANDS = (
     scheduling.schedule,
     tracking.track,
     gathering.record,
+    starting.download,
     playing.play,
     exporting.export,
 )

@@ -8,7 +8,10 @@ from typing import Annotated
 import typer
 
 from tiw_fsm.cli.options import argument, option_from
-from tiw_fsm.cli.terminal import err, out
+from tiw_fsm.cli.terminal import out, progress
+
+SEED = 5
+"""Of a recording's world and keys, if not told otherwise."""
 
 
 def record(
@@ -18,7 +21,7 @@ def record(
     size: Annotated[int | None, option_from(8, "Side of a frame in pixels [default: 56; crafter: 72].")] = None,
     map_size: Annotated[int | None, option_from(1, "Side of the planet in cells [default: 16].")] = None,
     episode_length: Annotated[int | None, option_from(2, "Frames per episode [default: 32; crafter: 100].")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of world and keys.", min=0, max=2**32 - 1)] = 5,
+    seed: Annotated[int, typer.Option(help="Seed of world and keys.", min=0, max=2**32 - 1)] = SEED,
     force: Annotated[bool, typer.Option("--force", help="Record again over an existing file.")] = False,
 ) -> None:
     """Record demo frames from a game, the same for the same seed."""
@@ -26,12 +29,9 @@ def record(
     if path.exists() and not force:
         out.print(f"{path} is already there; --force records it again.")
         return
-    from rich.progress import Progress
-
     from tiw_fsm.data import recording
 
-    with Progress(console=err, disable=not err.is_terminal) as bar:
-        task = bar.add_task("recording", total=frames)
+    with progress("recording") as show:
         recorded = recording.record(
             path,
             game=game,
@@ -40,7 +40,7 @@ def record(
             episode_length=episode_length,
             map_size=map_size,
             seed=seed,
-            on_progress=lambda done, total: bar.update(task, completed=done, total=total),
+            on_progress=show,
         )
     out.print(
         f"recorded {recorded.frames} frames, {recorded.distinct} of them different, of {recorded.world} to {path}; "

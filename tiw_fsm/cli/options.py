@@ -112,3 +112,17 @@ def store_of(run: str, repo_root: Path, state_dir: Path | None) -> Store:
     from tiw_fsm.storage.store import Store  # brings pydantic, which `tiw-fsm status` does without
 
     return Store(folder_of(run, repo_root, state_dir))
+
+
+def store_to_write(run: str, repo_root: Path, state_dir: Path | None) -> Store:
+    """As ``store_of``, where a run may leave its files below ``repo_root``.
+
+    Raises:
+        UsageProblem: nothing can be written there.
+    """
+    from tiw_fsm.config.settings import unwritable
+
+    store = store_of(run, repo_root, state_dir)
+    if state_dir is None and (problem := unwritable(repo_root.resolve())):
+        raise UsageProblem(problem)
+    return store

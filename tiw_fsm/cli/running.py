@@ -9,7 +9,18 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from tiw_fsm.cli.options import RepoRoot, Run, Set, StateDir, argument, complete_run, option, store_of, typed_flags
+from tiw_fsm.cli.options import (
+    RepoRoot,
+    Run,
+    Set,
+    StateDir,
+    argument,
+    complete_run,
+    option,
+    store_of,
+    store_to_write,
+    typed_flags,
+)
 from tiw_fsm.cli.terminal import err, out
 from tiw_fsm.config.flags import FLAGS, Flag
 from tiw_fsm.errors import TiwFsmError, UsageProblem
@@ -41,12 +52,9 @@ def run(
     **flags: Any,
 ) -> None:
     """Start a run, or resume it exactly where it stopped."""
-    from tiw_fsm.config.settings import unwritable
     from tiw_fsm.run.launch import run_once
 
-    store = store_of(run_name, repo_root, state_dir)
-    if state_dir is None and (problem := unwritable(repo_root.resolve())):
-        raise UsageProblem(problem)
+    store = store_to_write(run_name, repo_root, state_dir)
     code = run_once(
         store,
         typed_flags(flags),

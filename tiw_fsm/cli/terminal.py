@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
@@ -51,3 +51,14 @@ def standard_output() -> Iterator[TextIO]:
 
 
 out, err = Terminal(highlight=False), Terminal(stderr=True, highlight=False)
+
+
+@contextmanager
+def progress(doing: str, *, of_bytes: bool = False) -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal for the length of the block, whose value is told (done, in all)."""
+    from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
+
+    columns = [*Progress.get_default_columns(), *([DownloadColumn(), TransferSpeedColumn()] if of_bytes else [])]
+    with Progress(*columns, console=err, disable=not err.is_terminal) as bar:
+        task = bar.add_task(doing, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

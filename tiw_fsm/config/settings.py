@@ -287,14 +287,15 @@ def _stage_configs(
     return stages
 
 
-def unwritable(path: Path) -> str | None:
+def unwritable(path: Path, remedy: str = "give another --repo-root or --run-root") -> str | None:
     """Why nothing can be written to ``path``, which need not exist yet; None if it can."""
     there = next(folder for folder in (path, *path.parents) if folder.exists())
     if there.is_dir() and os.access(there, os.W_OK | os.X_OK) and os.statvfs(there).f_blocks:
         return None
-    what = "is no folder" if not there.is_dir() else "cannot be written to"
+    if not there.is_dir():
+        return f"{path}: {there} is no folder; {remedy}"
     whose = "" if os.access(there, os.W_OK | os.X_OK) else f" {ownership.shut_out(there)}"
-    return f"{path}: {there} {what}; mend its permissions, or give another --repo-root or --run-root.{whose}"
+    return f"{path}: {there} cannot be written to; mend its permissions, or {remedy}.{whose}"
 
 
 def _interpreter(flags: Mapping[str, Any], repo_root: Path, needs: str, problems: list[str]) -> str:
@@ -308,17 +309,41 @@ def _interpreter(flags: Mapping[str, Any], repo_root: Path, needs: str, problems
     return str(path)
 
 
-def _read_sources(flags: Mapping[str, Any], repo_root: Path, problems: list[str]) -> dict[str, Source]:
-    sources = {}
-    config_dir = repo_root / flags.get("config_dir", "configs")
-    for name, kind in FILES.items():
-        typed = flags.get(kind.flag)
-        path = repo_root / typed if typed else config_dir / f"{name}.yaml"
+def require_some(flags: Mapping[str, Any], repo_root: Path) -> None:
+    """Have it that somebody configured something: of a folder without any file one sentence says enough.
+
+    Raises:
+        UsageProblem: there is none of the files, and no flag names one of its own.
+        NotPermitted: a file may not be read.
+    """
+    for path in (paths := _paths(flags, repo_root)).values():
         durable.require_permission(path)
+    named = any(flags.get(kind.flag) for kind in FILES.values())
+    if not named and not any(path.is_file() for path in paths.values()):
+        raise UsageProblem(
+            f"{paths['training'].parent}: there are no configs; `tiw-fsm init` writes some to configs/, "
+            "`tiw-fsm init --demo` those of the demo to configs/demo/, or name the folder of yours with --config-dir"
+        )
+
+
+def _paths(flags: Mapping[str, Any], repo_root: Path) -> dict[str, Path]:
+    """Where each file is looked for."""
+    config_dir = repo_root / flags.get("config_dir", "configs")
+    return {
+        name: repo_root / typed if (typed := flags.get(kind.flag)) else config_dir / f"{name}.yaml"
+        for name, kind in FILES.items()
+    }
+
+
+def _read_sources(flags: Mapping[str, Any], repo_root: Path, problems: list[str]) -> dict[str, Source]:
+    require_some(flags, repo_root)
+    sources = {}
+    for name, path in _paths(flags, repo_root).items():
         if path.is_file():
             sources[name] = Source.read(path, problems)
             continue
-        sources[name] = Source(label=str(path), is_read=kind.optional and not typed)
+        kind = FILES[name]
+        sources[name] = Source(label=str(path), is_read=kind.optional and not flags.get(kind.flag))
         if not sources[name].is_read:
             option = FLAGS[kind.flag].option
             problems.append(f"{path}: no such file; create it, or name another with {option} or --config-dir")

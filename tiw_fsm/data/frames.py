@@ -115,7 +115,7 @@ def inspect(
     path, skip, stride, ratio = Path(source.path), source.skip, source.stride, source.preload_ratio
     try:
         if not path.exists():
-            return [f"{path}: no such file; record one with `tiw-fsm record`, or correct the dataset"]
+            return [f"{path}: no such file; {_whence(path)}, or correct the dataset"]
         if missing := sources.of(path).problems:
             return list(missing)
         with reading(path), h5py.File(path, "r") as file:
@@ -143,6 +143,12 @@ def inspect(
             "or lower inference.clips or --generation-steps, or raise --preload-ratio"
         )
     return problems
+
+
+def _whence(path: Path) -> str:
+    """How to come by a file of frames that is not there."""
+    known = [name for name, dataset in KNOWN.items() if dataset.file == path.name]
+    return f"fetch it with `tiw-fsm download {known[0]}`" if known else "record one with `tiw-fsm record`"
 
 
 def _shape_problems(file: h5py.File, path: Path, frame_size: int) -> list[str]:

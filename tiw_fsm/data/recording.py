@@ -17,6 +17,7 @@ from tiw_fsm.errors import UsageProblem, disk_errors
 from tiw_fsm.system import durable
 
 CHUNK_FRAMES = 16
+NOT_INSTALLED = "the game Crafter is not installed: pip install 'tiw_fsm[demo]'"
 
 
 class Recorded(NamedTuple):
@@ -64,7 +65,7 @@ def record(
     try:
         session = GAMES[game].begin(sizes, seed)
     except ModuleNotFoundError as exc:
-        raise UsageProblem("the game Crafter is not installed: pip install 'tiw_fsm[demo]'") from exc
+        raise UsageProblem(NOT_INSTALLED) from exc
     temporary = path.with_name(path.name + ".tmp")
     with disk_errors("recording to", path):
         path.parent.mkdir(parents=True, exist_ok=True)

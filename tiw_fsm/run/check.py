@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,11 +15,12 @@ from tiw_fsm.config.alignment import FROM_TRAINING
 from tiw_fsm.config.settings import Settings
 from tiw_fsm.data import content
 from tiw_fsm.errors import UsageProblem
+from tiw_fsm.run import warm_starts
 from tiw_fsm.run.display import Display
 from tiw_fsm.run.preflight import data_problems
 from tiw_fsm.run.session import configured
-from tiw_fsm.stages import Stage
-from tiw_fsm.storage import checkpoints, exports
+from tiw_fsm.stages import Stage, stage_of
+from tiw_fsm.storage import checkpoints, exports, packed
 from tiw_fsm.storage.store import Store
 
 
@@ -95,19 +97,26 @@ def checkpoint_findings(path: Path) -> list[Finding]:
 
     A run root is ready for inference when it has all three stages, and they were made for each other.
     """
-    if not os.path.isdir(path):  # and not pathlib's, which takes offence at a path longer than any
-        return [
-            Finding(str(path), ["no such folder; give a checkpoint, a folder of checkpoints, a run root, or an export"])
-        ]
+    if not os.path.exists(path):  # and not pathlib's, which takes offence at a path longer than any
+        missing = "no such folder or file; give a checkpoint, a folder of them, a run root, or an export"
+        return [Finding(str(path), [missing])]
+    with ExitStack() as holding:
+        return _checkpoint_findings(path, holding)
+
+
+def _checkpoint_findings(path: Path, holding: ExitStack) -> list[Finding]:
+    if packed.files_in(path):
+        found = warm_starts.find(path, stage_of(str(path)) or Stage.VIDEO, holding)
+        return [Finding(str(found.shown), [problem for _, told in found.passed_over for problem in told])]
     folders = {stage: path / stage / "checkpoints" for stage in Stage}
     is_run_root = any(folder.is_dir() for folder in folders.values())
     findings, ready = [], {}
     for stage, folder in folders.items():
-        newest, passed_over = checkpoints.newest_valid(folder if is_run_root else path, stage)
-        findings += [Finding(str(torn), problems) for torn, problems in passed_over]
-        if newest:
-            findings.append(Finding(f"{stage} {newest}", []))
-            ready[stage] = checkpoints.saved_config(newest)
+        found = warm_starts.find(folder if is_run_root else path, stage, holding)
+        findings += [Finding(str(shown), problems) for shown, problems in found.passed_over]
+        if found.folder:
+            findings.append(Finding(f"{stage} {found.shown}", []))
+            ready[stage] = checkpoints.saved_config(found.folder)
         elif is_run_root:
             findings.append(Finding(f"{stage} {folder}", ["no valid checkpoint; inference needs all three models"]))
     if clashes := _clashes(ready):

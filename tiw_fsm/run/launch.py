@@ -12,6 +12,7 @@ from typing import Any
 
 from rich.console import Console
 
+from tiw_fsm.config.settings import require_some
 from tiw_fsm.errors import (
     DiskRefused,
     ExitCode,
@@ -54,6 +55,8 @@ def run_once(
     """
     if accept_changes and require_exact:
         raise UsageProblem("--accept-changes takes changes in and --require-exact refuses them; give one of the two")
+    if not store.paths.state.exists():  # then nothing is left behind, not even a lock
+        require_some(typed, repo_root.resolve())
     with trackers_let_go(store, err) as trackers:
         with store.hold(), word_of_refusals(store):
             session = Session.open(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tiw_fsm.config.alignment import BACKBONE, FROM_TRAINING
 from tiw_fsm.config.settings import Settings
 from tiw_fsm.data import frames
 from tiw_fsm.data.content import Digests
@@ -12,7 +13,7 @@ from tiw_fsm.errors import UsageProblem
 from tiw_fsm.fsm.events import Aligned, Event
 from tiw_fsm.fsm.run_state import RunState, StageProgress
 from tiw_fsm.reporting.history import WORDS
-from tiw_fsm.run import fingerprint, sharing
+from tiw_fsm.run import fingerprint, sharing, warm_starts
 from tiw_fsm.run.ahead import FrameReading
 from tiw_fsm.run.outcome import Outcome
 from tiw_fsm.run.session import Context
@@ -20,7 +21,9 @@ from tiw_fsm.stages import STAGES, Stage
 from tiw_fsm.storage import checkpoints
 from tiw_fsm.storage.torch_files import UnreadableFile
 from tiw_fsm.system import durable
+from tiw_fsm.tinyworlds.config import StageConfig
 from tiw_fsm.values.frozen import CheckpointRef, LearningRateSchedule
+from tiw_fsm.values.printable import quoted
 
 
 def align(ctx: Context, run: RunState) -> Outcome:
@@ -50,10 +53,10 @@ def align(ctx: Context, run: RunState) -> Outcome:
         if ctx.paths.metrics(stage).exists():
             aside = durable.set_aside(ctx.paths.metrics(stage))
             ctx.log.warning(f"an earlier run left its {stage} metrics in {ctx.paths.run_root}; they are now {aside}")
-    warm_starts = {stage: ref.sha256 for stage, ref in begun_from.items()}
+    digests = {stage: ref.sha256 for stage, ref in begun_from.items()}
     run = run.evolve(
         stages=stages,
-        fingerprint=fingerprint.take(settings, ctx.hello, warm_starts, read),
+        fingerprint=fingerprint.take(settings, ctx.hello, digests, read),
         processes=ctx.hello.meant_for,
         hosts=ctx.hello.hosts,
     )
@@ -102,13 +105,14 @@ def frames_read(ctx: Context) -> Digests | None:
 
 def _warm_start(ctx: Context, stage: Stage, path: Path, problems: list[str]) -> Path | None:
     """The newest valid checkpoint at ``path``; if there is none that can be used, ``problems`` say why."""
-    newest, passed_over = checkpoints.newest_valid(path, stage)
-    for folder, reasons in passed_over:
-        ctx.log.warning(f"{folder} is not used: {reasons[0]}")
+    found = warm_starts.find(path, stage, ctx.holding)
+    for shown, reasons in found.passed_over:
+        ctx.log.warning(f"{shown} is not used: {reasons[0]}")
+    newest = found.folder
     if newest is None:
-        found = "; ".join(f"{folder.name}: {reasons[0]}" for folder, reasons in passed_over) or "none found"
+        why = "; ".join(f"{shown.name}: {reasons[0]}" for shown, reasons in found.passed_over) or "none found"
         problems.append(
-            f"{path}: no valid {stage} checkpoint to start from ({found}); name another folder, or begin without one"
+            f"{path}: no valid {stage} checkpoint to start from ({why}); name another folder, or begin without one"
         )
         return None
     if newest.resolve().parent == ctx.paths.checkpoints(stage).resolve():
@@ -117,10 +121,26 @@ def _warm_start(ctx: Context, stage: Stage, path: Path, problems: list[str]) -> 
             "or copy it elsewhere"
         )
         return None
-    if wrong := ctx.engine.problems(stage, ctx.settings.stages[stage], newest, None):
-        problems += [f"{newest}: {reason}" for reason in wrong]
+    config = ctx.settings.stages[stage]
+    if wrong := ctx.engine.problems(stage, config, newest, None):
+        problems += [f"{found.told(reason)}{_other_sizes(newest, config)}" for reason in wrong]
         return None
     return newest
+
+
+def _other_sizes(checkpoint: Path, config: StageConfig) -> str:
+    """In which sizes a checkpoint's own config differs from this one, as the end of a sentence."""
+    try:
+        made = checkpoints.saved_config(checkpoint)
+    except UnreadableFile:
+        return ""
+    ours = config.model_dump()
+    differing = [
+        f"{key} {quoted(made[key])}, in the configs {ours[key]}"
+        for key in (*FROM_TRAINING, *BACKBONE)
+        if made.get(key) is not None and key in ours and made[key] != ours[key]
+    ]
+    return f" It was made with {'; '.join(differing)}." if differing else ""
 
 
 def _kept(ctx: Context, stage: Stage, checkpoint: Path) -> CheckpointRef:

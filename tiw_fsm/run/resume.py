@@ -7,13 +7,14 @@ import json
 import os
 import socket
 import uuid
+from contextlib import ExitStack
 from pathlib import Path
 
 from tiw_fsm.errors import RunChanged, StateDamaged, UsageProblem
 from tiw_fsm.fsm.events import Event, Reopened, RunnerEvent, Started
 from tiw_fsm.fsm.run_state import Fingerprint, Inexact, Runner, RunState
 from tiw_fsm.fsm.states import TERMINAL, State
-from tiw_fsm.run import fingerprint, sharing
+from tiw_fsm.run import fingerprint, sharing, warm_starts
 from tiw_fsm.run.preflight import data_problems, frames_read
 from tiw_fsm.run.session import Context, Session
 from tiw_fsm.stages import STAGES, Stage
@@ -142,10 +143,12 @@ def _warm_starts(session: Session, run: RunState) -> dict[Stage, str]:
         before, key = run.flags.get(STAGES[stage].checkpoint_flag), fingerprint.warm_start_key(stage)
         if before is not None and Path(path) == Path(os.path.normpath(Path(session.settings.repo_root) / before)):
             digests[stage] = known.get(key, "")
-        elif newest := checkpoints.newest_valid(Path(path), stage)[0]:
-            digests[stage] = checkpoints.digest(newest)
-        else:
-            missing.append(f"{path}: no valid {stage} checkpoint; leave the flag out, the run has its own copy")
+            continue
+        with ExitStack() as holding:
+            if newest := warm_starts.find(Path(path), stage, holding).folder:
+                digests[stage] = checkpoints.digest(newest)
+            else:
+                missing.append(f"{path}: no valid {stage} checkpoint; leave the flag out, the run has its own copy")
     if missing:
         raise UsageProblem(missing)
     return digests

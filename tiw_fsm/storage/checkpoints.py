@@ -44,7 +44,7 @@ _REMEDY = (
     "Nothing was overwritten: run again to go on from an earlier checkpoint where there is one; else put the folder "
     "back from a backup, or begin anew with another --run."
 )
-_SMALLEST = 1000  # bytes; below, a model or optimizer file cannot hold one of TinyWorlds' models
+_SMALLEST = 500  # bytes; below, a model or optimizer file cannot hold one of TinyWorlds' models
 _DIFFERENCES_NAMED = 3
 _MOST_EXPANDED = 1024
 """How many times more than the file itself one tensor may claim by repeating what is stored."""
@@ -315,7 +315,11 @@ def saved_config(folder: Path) -> dict[str, Any]:
     state = read(folder / STATE)
     if not isinstance(state, dict):
         raise UnreadableFile(f"{folder / STATE} holds no dict, so it tells no config.")
-    config = state.get("config")
+    return plain_config(state.get("config"))
+
+
+def plain_config(config: Any) -> dict[str, Any]:
+    """The plain values of a config as it was saved: a dict, or an object of which the state was."""
     if isinstance(config, Record):
         config = config.state
     plain = {key: _plain(value) for key, value in config.items()} if isinstance(config, dict) else {}
@@ -433,13 +437,24 @@ def _file_problems(path: Path, expect: dict[str, tuple[int, ...]] | None) -> lis
         return [f"{path} refers to code that loading it could run ({_first_few(named)}): do not use it."]
     if not isinstance(content, dict) or not content:
         return [f"{path} holds nothing to load."]
+    if found := tensor_problems(path, content):
+        return found
+    return [] if expect is None else _architecture_problems(path, content, expect)
+
+
+def tensor_problems(path: Path, content: Any) -> list[str]:
+    """Why the tensors within ``content``, which ``path`` holds, cannot be used.
+
+    Raises:
+        UnreadableFile: they cannot be read.
+    """
     most = _MOST_EXPANDED * path.stat().st_size
     for name, tensor in tensors(content):
         if tensor.claims > most:
             return [f"{path} claims far more numbers than it holds, first in {name}: no checkpoint does."]
         if not tensor.is_finite():
             return [f"{path} has values that are NaN or infinite, first in {name}."]
-    return [] if expect is None else _architecture_problems(path, content, expect)
+    return []
 
 
 def _first_few(names: list[str]) -> str:

@@ -14,7 +14,7 @@ import pytest
 from tests.support.checkout.checkout_runs import Checkout, MakeCheckout
 from tests.support.checkout.miniature import make_templates
 from tests.support.configs import write_frames
-from tiw_fsm.engines.checkout.checkpoint_adapter import write_plain
+from tiw_fsm.storage.torch_writing import write_plain
 
 
 def refused(tiny: Checkout, *more: str) -> str:

@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import io
 import os
-import pickle
 import pickletools
 import shutil
 import struct
 import time
 import zipfile
 from pathlib import Path
-from typing import Any
 
 from tiw_fsm.errors import disk_errors
 from tiw_fsm.storage import checkpoints
-from tiw_fsm.storage.torch_files import Record, UnreadableFile, read
+from tiw_fsm.storage.torch_files import read
+from tiw_fsm.storage.torch_writing import write_plain
 from tiw_fsm.system import durable
 from tiw_fsm.tinyworlds import checkpoint_files
 
@@ -64,20 +63,6 @@ def resumable(source: Path, target: Path, *, step: int, rate: float, optimizer: 
             factor = rate / old_rates[0] if old_rates and old_rates[0] else 1.0
             _with_rates(source / checkpoint_files.OPTIMIZER, target / checkpoint_files.OPTIMIZER, factor)
         write_plain(target / checkpoint_files.STATE, content)
-
-
-def write_plain(path: Path, content: Any) -> None:
-    """Save plain values as ``torch.save`` would.
-
-    Raises:
-        OSError: the operating system refused.
-    """
-    if any(isinstance(value, Record) for value in content.values()):
-        raise UnreadableFile(f"{path} would hold objects that are no plain values.")
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-        archive.writestr("state/data.pkl", pickle.dumps(content, protocol=2))
-        archive.writestr("state/byteorder", "little")
-        archive.writestr("state/version", "3\n")
 
 
 def _share(source: Path, target: Path) -> None:
