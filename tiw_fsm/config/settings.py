@@ -24,6 +24,7 @@ from tiw_fsm.config.files import FILES, is_secret
 from tiw_fsm.config.flags import FLAGS, unfit_paths
 from tiw_fsm.config.loop import LoopConfig
 from tiw_fsm.config.schema import InferenceFile, StageFile, TrainingFile
+from tiw_fsm.config.unheard import unheard
 from tiw_fsm.config.yaml_source import Source, told
 from tiw_fsm.data import frames
 from tiw_fsm.errors import UsageProblem
@@ -58,6 +59,8 @@ class Settings(FrozenModel):
     engine_settings: JsonObject | None = None
     """What only this engine needs, as its own rules read it."""
     python_exec: str
+    unheard: list[str] = []
+    """Keys that the files have and nobody heeds, a text for each file."""
     alignment: list[tuple[str, str, str]] = []
     """For the reports: key, where it was read, value."""
 
@@ -103,6 +106,10 @@ class EngineRules(Protocol):
     @property
     def loop_defaults(self) -> JsonObject:
         """Keys of loop.yaml whose default is another with it."""
+
+    @property
+    def hears_all_keys(self) -> bool:
+        """Whether it goes by the YAML files itself, so that nothing is known of keys without effect."""
 
     def read_settings(self, draft: Draft, problems: list[str]) -> FrozenModel | None:
         """What only this engine needs, if anything; what is wrong for it is added to ``problems``."""
@@ -195,6 +202,7 @@ def _load_settings(
         needs_frames=engine.needs_frames,
         engine_settings=own.model_dump(mode="json") if own else None,
         python_exec=python_exec,
+        unheard=[] if engine.hears_all_keys else unheard(said),
         alignment=alignment.table(
             said, lambda name, key: sources[name].where((key,)).removeprefix(f"{repo_root}{os.sep}")
         ),

@@ -245,6 +245,9 @@ class EngineKind(ABC):
     loop_defaults: ClassVar[JsonObject] = {}
     """Keys of loop.yaml whose default is another with this engine."""
 
+    hears_all_keys: ClassVar[bool] = False
+    """It goes by the YAML files itself, so that nothing is known of keys without effect."""
+
     def read_settings(self, draft: Draft, problems: list[str]) -> FrozenModel | None:
         """What only this engine needs; it stands in ``Settings.engine_settings``, as plain JSON.
 

@@ -57,8 +57,9 @@ def run_findings(store: Store, typed: Mapping[str, Any], repo_root: Path) -> lis
         _, kind, settings = configured(store, run, typed, repo_root)
     except UsageProblem as exc:
         return [Finding("configs", exc.problems)]
+    without = f"; without effect: {'; '.join(settings.unheard)}" if settings.unheard else ""
     findings = [
-        Finding("configs are aligned", []),
+        Finding(f"configs are aligned{without}", []),
         Finding(f"frames {settings.data.path}", data_problems(settings, kind) or _undecodable(settings)),
     ]
     for stage, progress in run.stages.items() if run else ():

@@ -66,6 +66,8 @@ def align(ctx: Context, run: RunState) -> Outcome:
     if ctx.hello.processes > 1:
         facts["hosts"] = sharing.hosts(ctx)
     ctx.log.info(WORDS[Event.ALIGNED](dict(facts)), warm_starts=warm)
+    if ctx.settings.unheard:
+        ctx.log.warning(f"without effect here: {'; '.join(ctx.settings.unheard)}")
     return Outcome(Event.ALIGNED, run, facts)
 
 

@@ -27,6 +27,7 @@ class CheckoutKind(EngineKind):
 
     name = "checkout"
     interpreter_needs = "the checkout's requirements"
+    hears_all_keys = True
     loop_defaults: ClassVar[JsonObject] = {
         "inference": {
             "beat": ["copy_last", "mean_frame"],
