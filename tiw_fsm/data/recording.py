@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
 
-import h5py
-import numpy as np
-
+from tiw_fsm.data import writing
 from tiw_fsm.data.games import GAMES
 from tiw_fsm.data.games.game import TILE, Session, Sizes
-from tiw_fsm.errors import UsageProblem, disk_errors
-from tiw_fsm.system import durable
-
-CHUNK_FRAMES = 16
+from tiw_fsm.errors import UsageProblem
 
 
 class Recorded(NamedTuple):
@@ -65,17 +59,8 @@ def record(
         session = GAMES[game].begin(sizes, seed)
     except ModuleNotFoundError as exc:
         raise UsageProblem("the game Crafter is not installed: pip install 'tiw_fsm[demo]'") from exc
-    temporary = path.with_name(path.name + ".tmp")
-    with disk_errors("recording to", path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            distinct = _write(temporary, session, GAMES[game].keys, sizes, seed, on_progress)
-            with open(temporary, "rb") as written:
-                os.fsync(written.fileno())
-            temporary.replace(path)
-            durable.sync(path.parent)
-        finally:
-            temporary.unlink(missing_ok=True)
+    with writing.replacing(path) as temporary:
+        distinct = _write(temporary, session, GAMES[game].keys, sizes, seed, on_progress)
     return Recorded(sizes.frames, distinct, session.world)
 
 
@@ -100,23 +85,11 @@ def _write(
 ) -> int:
     """Returns the number of different frames."""
     frames, side = sizes.frames, sizes.size
-    with h5py.File(path, "w") as file:
+    with writing.create(path) as file:
         file.attrs.update(session.attrs, seed=seed, stride=1)
-        pixels = file.create_dataset(
-            "frames",
-            (frames, side, side, 3),
-            "u1",
-            chunks=(min(CHUNK_FRAMES, frames), side, side, 3),
-            compression="gzip",
-            compression_opts=1,
-            track_times=False,
-        )
-        actions = file.create_dataset("actions", (frames,), "i8", track_times=False)
-        actions.attrs["names"] = np.array(keys, h5py.string_dtype())
-        actions.attrs["meaning"] = "the key pressed at this row, which leads to the next one: " + ", ".join(
-            f"{number} {name}" for number, name in enumerate(keys)
-        )
-        episodes = file.create_dataset("episode", (frames,), "i8", track_times=False)
+        pixels = writing.add_frames(file, side, frames)
+        actions = writing.add_actions(file, frames, keys)
+        episodes = writing.add_episode(file, frames)
         done, seen = 0, set[bytes]()
         for number, episode in enumerate(session.episodes):
             kept = min(len(episode.frames), frames - done)
