@@ -39,6 +39,7 @@ COMMANDS = (
     checking.check,
     checking.verify,
     scheduling.schedule,
+    gathering.frames,
     gathering.record,
     playing.play,
 )
