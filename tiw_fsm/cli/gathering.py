@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shlex
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -11,7 +14,7 @@ import typer
 
 from tiw_fsm.cli.options import AsJson, argument, option, option_from
 from tiw_fsm.cli.terminal import err, out
-from tiw_fsm.errors import UsageProblem
+from tiw_fsm.errors import Interrupted, UsageProblem
 
 if TYPE_CHECKING:
     from tiw_fsm.data.intake.making import Made
@@ -39,7 +42,7 @@ def record(
 
     from tiw_fsm.data import recording
 
-    with Progress(console=err, disable=not err.is_terminal) as bar:
+    with _stoppable(path), Progress(console=err, disable=not err.is_terminal) as bar:
         task = bar.add_task("recording", total=frames)
         recorded = recording.record(
             path,
@@ -112,7 +115,7 @@ def frames(
 
     from tiw_fsm.data.intake import making
 
-    with Progress(console=err, disable=not err.is_terminal) as bar:
+    with _stoppable(output), Progress(console=err, disable=not err.is_terminal) as bar:
         task = bar.add_task("reading", total=None)
         made = making.make(
             output, sources, options, lambda done, expected: bar.update(task, completed=done, total=expected)
@@ -121,6 +124,20 @@ def frames(
         print(json.dumps(_plain(made), indent=1))
     else:
         _tell(made, fit)
+
+
+@contextmanager
+def _stoppable(path: Path) -> Iterator[None]:
+    """Within the block Ctrl-C and SIGTERM are one thing: what was begun is removed.
+
+    Raises:
+        Interrupted: asked to stop.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    except KeyboardInterrupt as exc:
+        raise Interrupted(f"interrupted: {path} is as it was before; the same command begins again") from exc
 
 
 def _moment(flag: str, text: str | None) -> float | None:

@@ -30,11 +30,16 @@ BAR = 1
 
 
 def draw_strips(path: Path, title: str, rows: Sequence[tuple[str, Frames]]) -> None:
-    """Write labelled rows of frames as a PNG. All rows have frames of one size; a row may be shorter than others.
+    """Write labelled rows of frames as a PNG, as ``strips`` draws them.
 
     Raises:
         DiskRefused: the disk did not take it.
     """
+    durable.replace(path, strips(title, rows))
+
+
+def strips(title: str, rows: Sequence[tuple[str, Frames]]) -> bytes:
+    """Labelled rows of frames as a PNG. All rows have frames of one size; a row may be shorter than others."""
     height, width = rows[0][1].shape[1:3]
     scale = max(1, -(-MIN_SIDE // height))
     step_x, step_y = width * scale + GAP, height * scale + GAP
@@ -62,7 +67,7 @@ def draw_strips(path: Path, title: str, rows: Sequence[tuple[str, Frames]]) -> N
     metadata.add_text(GEOMETRY, json.dumps({"width": width, "height": height, "frames": [len(f) for _, f in rows]}))
     content = io.BytesIO()
     canvas.save(content, format="PNG", compress_level=1, pnginfo=metadata)
-    durable.replace(path, content.getvalue())
+    return content.getvalue()
 
 
 def is_png(path: str | BinaryIO | None, most_pixels: int | None = None) -> bool:

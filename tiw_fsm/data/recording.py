@@ -7,9 +7,12 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
 
+import h5py
+
 from tiw_fsm.data import writing
 from tiw_fsm.data.games import GAMES
 from tiw_fsm.data.games.game import TILE, Session, Sizes
+from tiw_fsm.data.intake import environment, kinds
 from tiw_fsm.errors import UsageProblem
 
 
@@ -52,6 +55,8 @@ def record(
         UsageProblem: there is no such game, it is not installed, or the sizes cannot be.
         DiskRefused: ``path`` is as it was before.
     """
+    if game not in GAMES and environment.is_environment(game):
+        raise UsageProblem(f"--game {game} is an environment, which `{kinds.command(game)}` records")
     if game not in GAMES:
         raise UsageProblem(f"--game {game}: there is no such game; there are {' and '.join(GAMES)}")
     sizes = _sizes(game, frames=frames, size=size, episode_length=episode_length, map_size=map_size)
@@ -59,8 +64,8 @@ def record(
         session = GAMES[game].begin(sizes, seed)
     except ModuleNotFoundError as exc:
         raise UsageProblem("the game Crafter is not installed: pip install 'tiw_fsm[demo]'") from exc
-    with writing.replacing(path) as temporary:
-        distinct = _write(temporary, session, GAMES[game].keys, sizes, seed, on_progress)
+    with writing.replacing(path) as file:
+        distinct = _write(file, session, GAMES[game].keys, sizes, seed, on_progress)
     return Recorded(sizes.frames, distinct, session.world)
 
 
@@ -76,7 +81,7 @@ def _sizes(game: str, **asked: int | None) -> Sizes:
 
 
 def _write(
-    path: Path,
+    file: h5py.File,
     session: Session,
     keys: Sequence[str],
     sizes: Sizes,
@@ -84,19 +89,19 @@ def _write(
     on_progress: Callable[[int, int], None],
 ) -> int:
     """Returns the number of different frames."""
-    frames, side = sizes.frames, sizes.size
-    with writing.create(path) as file:
-        file.attrs.update(session.attrs, seed=seed, stride=1)
-        pixels = writing.add_frames(file, side, frames)
-        actions = writing.add_actions(file, frames, keys)
-        episodes = writing.add_episode(file, frames)
-        done, seen = 0, set[bytes]()
-        for number, episode in enumerate(session.episodes):
-            kept = min(len(episode.frames), frames - done)
-            rows = slice(done, done + kept)
-            pixels[rows], actions[rows], episodes[rows] = episode.frames[:kept], episode.keys[:kept], number
-            seen.update(blake2b(frame, digest_size=16).digest() for frame in episode.frames[:kept])
-            done += kept
-            on_progress(done, frames)
-        file.attrs["distinct_frames"] = len(seen)
-        return len(seen)
+    frames = sizes.frames
+    file.attrs.update(session.attrs, seed=seed, stride=1)
+    pixels = writing.add_frames(file, sizes.size, frames)
+    actions = writing.add_actions(file, frames, keys)
+    episodes = writing.add_episode(file, frames)
+    done, seen = 0, set[bytes]()
+    for number, episode in enumerate(session.episodes):
+        kept = min(len(episode.frames), frames - done)
+        rows = slice(done, done + kept)
+        pixels[rows], actions[rows], episodes[rows] = episode.frames[:kept], episode.keys[:kept], number
+        seen.update(blake2b(frame, digest_size=16).digest() for frame in episode.frames[:kept])
+        done += kept
+        on_progress(done, frames)
+    file.attrs["distinct_frames"] = len(seen)
+    file.flush()
+    return len(seen)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 import h5py
 import numpy as np
@@ -20,10 +21,11 @@ CHUNK_FRAMES = 16
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """The name of a file to write in the block, which is ``path`` afterwards; after an error ``path`` is as it was.
+def replacing(path: Path) -> Iterator[h5py.File]:
+    """A new h5 file, which has taken the place of ``path`` afterwards; after an error ``path`` is as it was.
 
-    A process that dies leaves what it had written under that name, and the next one writes over it.
+    It is written beside ``path``. A process that dies leaves it there, and the next one writes over it. The block has
+    to flush it while its datasets are open: one that is being closed cannot say that the disk is full.
 
     Raises:
         UsageProblem: another process is writing it.
@@ -32,33 +34,42 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = path.with_name(path.name + ".tmp")
     with disk_errors("recording to", path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = _locked(temporary, path)
-        try:
-            with _numbered_errors():
-                yield temporary
-            os.fsync(lock)
-            temporary.replace(path)
-            durable.sync(path.parent)
-        finally:
-            temporary.unlink(missing_ok=True)
-            os.close(lock)
+        with open(os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "rb") as held:
+            _lock(held, path)
+            try:
+                with _numbered_errors():
+                    file = h5py.File(temporary, "w", locking=False)
+                    try:
+                        yield file
+                    except BaseException:
+                        _unplug(file)
+                        raise
+                    file.close()
+                os.fsync(held)
+                temporary.replace(path)
+                durable.sync(path.parent)
+            finally:
+                temporary.unlink(missing_ok=True)
 
 
-def _locked(temporary: Path, path: Path) -> int:
-    """A descriptor of the file, emptied, whose lock other writers meet."""
-    descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+def _lock(held: IO[bytes], path: Path) -> None:
+    """Keep other writers out for as long as the file is open, where its file system can."""
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as exc:
+        raise UsageProblem(f"{path}: another process is writing it; let it end, or name another file") from exc
     except OSError as exc:
-        if isinstance(exc, BlockingIOError):
-            os.close(descriptor)
-            raise UsageProblem(
-                f"{path}: another process is writing it; let it come to an end, or name another file"
-            ) from exc
         if exc.errno not in KEEPS_NO_LOCKS:
-            os.close(descriptor)
             raise
-    return descriptor
+
+
+def _unplug(file: h5py.File) -> None:
+    """Have HDF5 write what it still holds to memory: where a disk refuses it, closing the file kills the process."""
+    nowhere = os.memfd_create("unplugged")
+    os.dup2(nowhere, file.id.get_vfd_handle())
+    os.close(nowhere)
+    with suppress(*OF_H5PY):
+        file.close()
 
 
 @contextmanager
@@ -70,11 +81,6 @@ def _numbered_errors() -> Iterator[None]:
         if (number := errno_of(exc)) is None:
             raise
         raise OSError(number, os.strerror(number)) from exc
-
-
-def create(path: Path) -> h5py.File:
-    """An h5 file in the place of what ``replacing`` gave; its lock is not HDF5's but that one's."""
-    return h5py.File(path, "w", locking=False)
 
 
 def add_frames(file: h5py.File, side: int, rows: int | None = None) -> h5py.Dataset:

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from tiw_fsm.data.intake import containers, environment, images, minari, thinning, video
 from tiw_fsm.data.intake.source import Options, Source, needing
-from tiw_fsm.errors import UsageProblem, disk_errors
+from tiw_fsm.errors import DiskRefused, UsageProblem, disk_errors
 from tiw_fsm.values.printable import quoted
 
-H5 = (".h5", ".hdf5", ".hdf", ".he5")
+H5 = (".h5", ".hdf5")
 ZARR = (".zarr", ".zarr.zip")
 ZARR_FILES = (".zarray", ".zgroup", "zarr.json")
 
@@ -154,8 +154,27 @@ def known() -> str:
     )
 
 
-def command(source: str, output: str | None = None, *options: str) -> str:
-    """What to type to make ``source`` a file that can be trained on."""
+def command(source: str, output: str | None = None, size: int | None = None) -> str:
+    """What to type to make ``source`` a file that can be trained on; without ``size`` in the size that is usual."""
     stem = Path(source).name.partition(".")[0] or "mine"
-    words = ["tiw-fsm", "frames", source, "-o", output or f"data/{stem}.h5", *options]
-    return " ".join(map(shlex.quote, words))
+    sized = () if size in (None, Options.size) else ("--size", str(size))
+    return shlex.join(["tiw-fsm", "frames", source, "-o", output or f"data/{stem}.h5", *sized])
+
+
+def instead(name: str, path: Path) -> str | None:
+    """Why what is there is no frame file, and the command that makes one of it; None if it is an h5 file or unknown."""
+    if name.lower().endswith(H5):
+        return None
+    kind = kind_of(str(path)) or kind_of(name)
+    what = kind.what if kind else "a folder of frames"
+    if kind is None and not _is_folder_of_frames(path):
+        return None
+    there = str(path) if path.exists() and not os.path.exists(name) else name
+    return f"dataset {quoted(name)} is {what} and no h5 file; `{command(there)}` makes one of it, which then is the dataset"
+
+
+def _is_folder_of_frames(path: Path) -> bool:
+    try:
+        return path.is_dir() and bool(next(_in_folder(path)))
+    except (UsageProblem, DiskRefused):
+        return False

@@ -17,6 +17,7 @@ from tiw_fsm.data.intake.cuts import Cuts
 from tiw_fsm.data.intake.fitting import fit
 from tiw_fsm.data.intake.source import UNKNOWN, Options, Picture, Shot, Source
 from tiw_fsm.errors import UsageProblem
+from tiw_fsm.system import durable
 from tiw_fsm.tinyworlds.episodes import HELD_OUT_EVERY, split_rows
 from tiw_fsm.values.printable import printable
 
@@ -75,15 +76,15 @@ def make(
     """
     opens = kinds.opened(names, options)
     sheet = path.with_name(path.name + ".png")
-    with writing.replacing(path) as temporary:
-        with writing.create(temporary) as file:
-            made = _Making(file, options, on_progress)
-            for opening in opens:
-                made.take(opening())
-            notes = made.finish()
-            found = made.result(path, sheet, notes)
-        _draw_sheet(temporary, sheet, found)
-    return found
+    with writing.replacing(path) as file:
+        making = _Making(file, options, on_progress)
+        for opening in opens:
+            making.take(opening())
+        notes = making.finish()
+        made = making.made(path, sheet, notes)
+        drawn = _contact_sheet(file, made)
+    durable.replace(sheet, drawn)
+    return made
 
 
 class _Making:
@@ -92,6 +93,7 @@ class _Making:
     def __init__(self, file: h5py.File, options: Options, on_progress: Advance) -> None:
         self._file, self._options, self._on_progress = file, options, on_progress
         self._pixels = writing.add_frames(file, options.size)
+        self._labels: list[h5py.Dataset] = []
         self._waiting: list[Picture] = []
         self._actions, self._episode = array("q"), array("q")
         self._keys: tuple[str, ...] | None = None
@@ -179,15 +181,18 @@ class _Making:
         self._file.attrs.update(attrs)
         self._file.attrs["sources"] = np.array(self._sources, h5py.string_dtype())
         if self._keys is not None:
-            writing.add_actions(self._file, rows, self._keys)[:] = np.array(self._actions)
+            self._labels.append(writing.add_actions(self._file, rows, self._keys))
+            self._labels[-1][:] = np.array(self._actions)
         notes = list(dict.fromkeys(self._notes))
         if self._options.episodes != "one":
             episode, cut = numbered(np.array(self._episode), self._options.episode_length)
-            writing.add_episode(self._file, rows)[:] = episode
+            self._labels.append(writing.add_episode(self._file, rows))
+            self._labels[-1][:] = episode
             notes += [cut] if cut else []
+        self._file.flush()
         return notes
 
-    def result(self, path: Path, sheet: Path, notes: list[str]) -> Made:
+    def made(self, path: Path, sheet: Path, notes: list[str]) -> Made:
         """What was made, as far as the file has it."""
         rows = len(self._episode)
         episode = self._file["episode"][:] if "episode" in self._file else None
@@ -240,16 +245,14 @@ def _cut(begins: NDArray[np.bool_], longest: int) -> NDArray[np.bool_]:
     return cut
 
 
-def _draw_sheet(path: Path, sheet: Path, made: Made) -> None:
-    """Frames spread over episodes that are spread over the file."""
-    with h5py.File(path, "r", locking=False) as file:
-        episode = file["episode"][:] if "episode" in file else np.arange(made.rows) * SHEET_ROWS // made.rows
-        edges = [0, *(np.flatnonzero(np.diff(episode)) + 1).tolist(), made.rows]
-        shown = np.unique(np.linspace(0, len(edges) - 2, SHEET_ROWS).round().astype(int))
-        strips = []
-        for number in shown.tolist():
-            rows = np.unique(np.linspace(edges[number], edges[number + 1] - 1, SHEET_COLUMNS).round().astype(int))
-            label = f"episode {number}" if "episode" in file else f"row {edges[number]}"
-            strips.append((label, np.stack([file["frames"][row] for row in rows.tolist()])))
-    pictures.draw_strips(sheet, f"{printable(made.path.name)}: {made.rows} frames, {made.episodes} episodes", strips)
-
+def _contact_sheet(file: h5py.File, made: Made) -> bytes:
+    """Frames spread over episodes that are spread over the file, as a PNG."""
+    episode = file["episode"][:] if "episode" in file else np.arange(made.rows) * SHEET_ROWS // made.rows
+    edges = [0, *(np.flatnonzero(np.diff(episode)) + 1).tolist(), made.rows]
+    shown = np.unique(np.linspace(0, len(edges) - 2, SHEET_ROWS).round().astype(int))
+    strips = []
+    for number in shown.tolist():
+        rows = np.unique(np.linspace(edges[number], edges[number + 1] - 1, SHEET_COLUMNS).round().astype(int))
+        label = f"ep. {number}" if "episode" in file else str(edges[number])
+        strips.append((label, np.stack([file["frames"][row] for row in rows.tolist()])))
+    return pictures.strips(f"{printable(made.path.name)}: {made.rows} frames, {made.episodes} episodes", strips)
