@@ -19,6 +19,7 @@ from tiw_fsm.errors import Interrupted, UsageProblem
 if TYPE_CHECKING:
     from tiw_fsm.data.intake.making import Made
 
+MOST_FPS = 1000
 FRAME_SIZE = 128
 """That of configs/, which is TinyWorlds' own, so that what is made goes with them as they are."""
 
@@ -109,8 +110,10 @@ def frames(
         seed=seed,
         wrappers=tuple(wrapper or ()),
     )
-    if options.end is not None and options.end <= options.start or (fps is not None and not 0 < fps <= 1000):
-        raise UsageProblem("--end has to lie behind --start, and --fps above 0; correct them")
+    if options.end is not None and options.end <= options.start:
+        raise UsageProblem(f"--end {end}: has to lie behind --start {start or 0}; correct one of them")
+    if fps is not None and not 0 < fps <= MOST_FPS:
+        raise UsageProblem(f"--fps {fps:g}: has to be above 0 and at most {MOST_FPS}; correct it")
     from rich.progress import Progress
 
     from tiw_fsm.data.intake import making

@@ -22,11 +22,29 @@ BLOCK_BYTES = 1 << 23
 USUAL = "frames"
 """The key that is taken where several hold pictures."""
 ACTIONS = ("actions", "action")
-EPISODE = ("episode", "episodes", "episode_id", "episode_ids", "episode_index")
-LAST = ("dones", "done", "terminals", "timeouts", "terminations", "truncations", "is_last")
-"""True at the last row of an episode."""
-FIRST = ("is_first",)
-"""True at the first."""
+
+
+def _changes(values: NDArray[Any]) -> NDArray[np.bool_]:
+    return np.concatenate([[False], values[1:] != values[:-1]]) if len(values) else np.zeros(0, bool)
+
+
+def _after(values: NDArray[Any]) -> NDArray[np.bool_]:
+    return np.concatenate([[False], values[:-1] != 0]) if len(values) else np.zeros(0, bool)
+
+
+def _at(values: NDArray[Any]) -> NDArray[np.bool_]:
+    return np.asarray(values != 0)
+
+
+BEGINNINGS = (
+    *((label, _changes) for label in ("episode", "episodes", "episode_id", "episode_ids", "episode_index")),
+    *(
+        (label, _after)
+        for label in ("dones", "done", "terminals", "timeouts", "terminations", "truncations", "is_last")
+    ),
+    ("is_first", _at),
+)
+"""Arrays that tell where episodes begin, and how: a number that changes, the row after a last one, a first one."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +110,7 @@ def _chosen(where: str, held: Mapping[str, Stored], asked: str | None) -> list[s
             )
         shapes = ", ".join(f"{key + ': ' if key else ''}{each.shape} {each.dtype}" for key, each in held.items())
         raise UsageProblem(
-            f"{where}: holds no pictures ({shapes[:400] or 'nothing'}); they are arrays of numbers of shape (N, H, W, C), "
+            f"{where}: holds no pictures ({shapes[:400] or 'nothing'}); give arrays of numbers of shape (N, H, W, C), "
             "(N, C, H, W), (N, H, W), or with episodes in front, with 1, 3 or 4 channels"
         )
     found = sorted((key for key in held if fnmatchcase(key, asked)), key=natural)
@@ -133,37 +151,20 @@ def _labels(held: Mapping[str, Stored], key: str, notes: list[str]) -> _Labels:
     if layout.episodes:
         begins[:, :1] = True
     begins = begins.reshape(-1)
-    known = layout.episodes
-    for names, begin_of in ((EPISODE, _changes), (LAST, _after), (FIRST, _at)):
-        for label in names:
-            if (values := _beside(held, key, label, rows)) is not None and values.dtype.kind in "biuf":
-                begins |= begin_of(values.reshape(-1))
-                known = True
-        if known and names is EPISODE and not layout.episodes:
-            break  # who numbers episodes says all of it
+    said = [begin_of(each) for label, begin_of in BEGINNINGS if (each := _beside(held, key, label, rows)) is not None]
+    for each in said:
+        begins |= each
     begins[:1] = False
     actions, names = _actions(held, key, layout, notes)
-    return _Labels(np.cumsum(begins), known, actions, names)
-
-
-def _changes(values: NDArray[Any]) -> NDArray[np.bool_]:
-    return np.concatenate([[False], values[1:] != values[:-1]]) if len(values) else np.zeros(0, bool)
-
-
-def _after(values: NDArray[Any]) -> NDArray[np.bool_]:
-    return np.concatenate([[False], values[:-1] != 0]) if len(values) else np.zeros(0, bool)
-
-
-def _at(values: NDArray[Any]) -> NDArray[np.bool_]:
-    return np.asarray(values != 0)
+    return _Labels(np.cumsum(begins), layout.episodes or bool(said), actions, names)
 
 
 def _beside(held: Mapping[str, Stored], key: str, label: str, rows: tuple[int, ...]) -> NDArray[Any] | None:
-    """The array of that name in the group of ``key`` or the nearest above it, if it has a value for each row."""
+    """The array of that name in the group of ``key`` or the nearest above it, if it has a number for each row."""
     found = _near(held, key, label)
-    if found is None or found.shape not in (rows, (*rows, 1)):
+    if found is None or found.shape not in (rows, (*rows, 1)) or found.dtype.kind not in "biuf":
         return None
-    return found.read().reshape(rows)
+    return found.read().reshape(-1)
 
 
 def _near(held: Mapping[str, Stored], key: str, label: str) -> Stored | None:

@@ -6,7 +6,8 @@ import json
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,13 +21,13 @@ from tiw_fsm.data.intake.arrays import BLOCK_BYTES, Stored, blocks_of, group_nam
 from tiw_fsm.data.intake.source import Options, Source
 from tiw_fsm.errors import UsageProblem, disk_errors
 
-Opens = Callable[[], IO[bytes]]
+Opens = Callable[[], AbstractContextManager[IO[bytes]]]
 
 
 def open_npy(name: str, options: Options) -> Source:
     """The pictures of a .npy file. Raises as ``arrays.open_arrays`` and ``_npy_errors`` do."""
     path = Path(name)
-    return open_arrays(name, path.name, {"": _npy(path, lambda: open(path, "rb"))}, options)
+    return open_arrays(name, path.name, {"": _npy(path, partial(path.open, "rb"))}, options)
 
 
 def open_npz(name: str, options: Options) -> Source:
@@ -34,11 +35,14 @@ def open_npz(name: str, options: Options) -> Source:
     path = Path(name)
     with _npy_errors(path), zipfile.ZipFile(path) as archive:
         members = [member for member in archive.namelist() if member.endswith(".npy")]
-    held = {
-        member.removesuffix(".npy"): _npy(path, lambda member=member: zipfile.ZipFile(path).open(member))  # type: ignore[misc]
-        for member in members
-    }
+    held = {member.removesuffix(".npy"): _npy(path, partial(_member, path, member)) for member in members}
     return open_arrays(name, path.name, held, options)
+
+
+@contextmanager
+def _member(path: Path, member: str) -> Iterator[IO[bytes]]:
+    with zipfile.ZipFile(path) as archive, archive.open(member) as file:
+        yield file
 
 
 def _npy(path: Path, opens: Opens) -> Stored:
@@ -90,7 +94,7 @@ def _npy_errors(path: Path) -> Iterator[None]:
             yield
         except (ValueError, EOFError, zipfile.BadZipFile, zlib.error, KeyError, NotImplementedError) as exc:
             raise UsageProblem(
-                f"{path}: not readable as numpy's {path.suffix.lower()} ({exc}); it may be cut short: save or copy it again"
+                f"{path}: not readable as {path.suffix.lower()} ({exc}); it may be cut short: copy or save it again"
             ) from exc
 
 

@@ -103,7 +103,9 @@ def _playing(name: str) -> Iterator[None]:
     except ModuleNotFoundError as exc:
         raise UsageProblem(f"{name}: needs the package {exc.name}, which is not installed; install it") from exc
     except Exception as exc:
-        raise UsageProblem(f"{name}: the environment failed ({type(exc).__name__}: {exc}); mend it, or try another") from exc
+        raise UsageProblem(
+            f"{name}: the environment failed ({type(exc).__name__}: {exc}); mend it, or try another"
+        ) from exc
 
 
 def _made(name: str, options: Options) -> Any:

@@ -131,10 +131,8 @@ def _there(name: str) -> None:
 
 def _open(kind: Kind, files: tuple[str, ...], options: Options) -> Source:
     with needing(f"{Path(files[0]).name}: {kind.what}", kind.extra):
-        if kind is IMAGES:
-            source = images.open_images([Path(file) for file in files])
-        else:
-            source = kind.open(files[0], options)
+        together = kind is IMAGES
+        source = images.open_images([Path(each) for each in files]) if together else kind.open(files[0], options)
     if kind.timed:
         return source
     if options.fps is not None:
@@ -170,7 +168,7 @@ def instead(name: str, path: Path) -> str | None:
     if kind is None and not _is_folder_of_frames(path):
         return None
     there = str(path) if path.exists() and not os.path.exists(name) else name
-    return f"dataset {quoted(name)} is {what} and no h5 file; `{command(there)}` makes one of it, which then is the dataset"
+    return f"dataset {quoted(name)} is {what} and no h5 file; `{command(there)}` makes one of it: then name that one"
 
 
 def _is_folder_of_frames(path: Path) -> bool:

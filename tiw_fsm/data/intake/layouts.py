@@ -71,7 +71,7 @@ def range_of(blocks: Iterable[NDArray[Any]], dtype: np.dtype[Any], layout: Layou
     Raises:
         UsageProblem: that cannot be known, a value is no number, or a fourth channel is no opaque alpha.
     """
-    if dtype == bool:
+    if dtype.kind == "b":
         return Range(0, 1)
     if dtype == np.uint8 and layout.channels < 4:
         return Range(0, 255)
@@ -79,7 +79,9 @@ def range_of(blocks: Iterable[NDArray[Any]], dtype: np.dtype[Any], layout: Layou
     for block in blocks:
         if dtype.kind == "f" and not (finite := np.isfinite(block)).all():
             row = rows + int(np.argwhere(~finite)[0][0])
-            raise UsageProblem(f"{where} has values in row {row} that are no numbers (NaN or infinite); mend them first")
+            raise UsageProblem(
+                f"{where} has values in row {row} that are no numbers (NaN or infinite); mend them first"
+            )
         low, high, rows = min(low, float(block.min())), max(high, float(block.max())), rows + len(block)
         if layout.channels == 4 and len(alphas) < 2:
             alpha = np.take(block, 3, axis=1 + (layout.colours or 0))

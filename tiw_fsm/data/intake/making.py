@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -230,8 +231,8 @@ def numbered(episode: NDArray[np.int64], longest: int | None) -> tuple[NDArray[n
     piece = max(rows // PIECES, min(LEAST_PIECE, rows // HELD_OUT_EVERY))
     begins = _cut(begins, piece)
     return np.cumsum(begins) - 1, (
-        f"{found} episode{'s were' if found > 1 else ' was'} cut into {int(begins.sum())} of at most {piece} frames, so "
-        "that every tenth can be held out"
+        f"{found} episode{'s were' if found > 1 else ' was'} cut into {int(begins.sum())} of at most {piece} frames, "
+        "so that every tenth can be held out"
     )
 
 
@@ -239,7 +240,7 @@ def _cut(begins: NDArray[np.bool_], longest: int) -> NDArray[np.bool_]:
     """Where episodes begin that are no longer than ``longest`` rows, the pieces of one about equally long."""
     edges = [*np.flatnonzero(begins).tolist(), len(begins)]
     cut = begins.copy()
-    for begin, end in zip(edges, edges[1:], strict=False):
+    for begin, end in pairwise(edges):
         pieces = -(-(end - begin) // longest)
         cut[[begin + (end - begin) * n // pieces for n in range(pieces)]] = True
     return cut

@@ -72,9 +72,7 @@ def _local(dataset_id: str) -> Path:
 def _picture_keys(space: Any) -> list[str]:
     """Where an observation has pictures: "" for the whole of it, else keys of a dictionary, joined by slashes."""
     if hasattr(space, "spaces") and isinstance(space.spaces, dict):
-        return [
-            f"{key}/{below}".rstrip("/") for key, inner in space.spaces.items() for below in _picture_keys(inner)
-        ]
+        return [f"{key}/{below}".rstrip("/") for key, inner in space.spaces.items() for below in _picture_keys(inner)]
     shape, dtype = getattr(space, "shape", None), getattr(space, "dtype", None)
     return [""] if shape and dtype is not None and holds_pictures((1, *shape), np.dtype(dtype)) else []
 
@@ -99,9 +97,10 @@ def _shots(name: str, dataset: Any, key: str, actions: Numbering | None) -> Iter
         shown = np.asarray(shown)
         layout = layout_of(shown.shape)
         if layout is None:
-            raise UsageProblem(f"{name}: episode {number} has observations of shape {shown.shape}, which are no pictures")
+            raise UsageProblem(
+                f"{name}: episode {number} has observations of shape {shown.shape}, which are no pictures"
+            )
         values = range_of([shown], shown.dtype, layout, f"{name}: episode {number}")
         pressed = [actions(each) for each in episode.actions] if actions else []
         for row, picture in enumerate(pictures(shown, layout, values)):
             yield Shot(picture, number, pressed[row] if row < len(pressed) else UNKNOWN)
-

@@ -73,7 +73,7 @@ class Source:
 
     Attributes:
         name: what it is called, without the folder it lies in.
-        shots: its frames, in order, all of one size. It raises ``UsageProblem`` or ``DiskRefused`` where they end early.
+        shots: its frames, in order. It raises ``UsageProblem`` or ``DiskRefused`` where they end early.
         expected: how many there will be, as far as is known.
         fps: frames per second at which they were shown, if known.
         keys: names of the actions by number; none where they have no names, None where there are no actions.

@@ -17,7 +17,7 @@ def between(shots: Iterator[Shot], start: float, end: float | None) -> Iterator[
 
 
 def at_rate(shots: Iterator[Shot], fps: float) -> Iterator[Shot]:
-    """What was to be seen ``fps`` times a second of one episode; a frame that stays for longer is taken several times."""
+    """What was to be seen ``fps`` times a second; a frame that stays for longer is taken several times."""
     first, taken, shown = 0.0, 0, None
     for shot in shots:
         assert shot.seconds is not None

@@ -85,9 +85,8 @@ def _cut_short(path: Path, reached: float, length: float | None, reason: str) ->
 def _opened(path: Path) -> InputContainer:
     import av
 
-    with disk_errors("reading", path):
-        with open(path, "rb"):
-            pass  # PyAV's own error for a file that may not be read is an OSError as well, with another text
+    with disk_errors("reading", path), open(path, "rb"):
+        pass  # PyAV's own error for a file that may not be read is an OSError as well, with another text
     try:
         return av.open(path, metadata_errors="replace")
     except (av.error.FFmpegError, ValueError) as exc:
