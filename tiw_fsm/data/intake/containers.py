@@ -27,7 +27,7 @@ Opens = Callable[[], AbstractContextManager[IO[bytes]]]
 def open_npy(name: str, options: Options) -> Source:
     """The pictures of a .npy file. Raises as ``arrays.open_arrays`` and ``_npy_errors`` do."""
     path = Path(name)
-    return open_arrays(name, path.name, {"": _npy(path, partial(path.open, "rb"))}, options)
+    return open_arrays(name, path.name, {"": _npy(path, lambda: path.open("rb"))}, options)
 
 
 def open_npz(name: str, options: Options) -> Source:
