@@ -41,8 +41,10 @@ def open_environment(name: str, options: Options) -> Source:
     Raises:
         UsageProblem: it is not registered, a package is missing, it shows no picture, or fails.
     """
+    import gymnasium
+
     with _playing(name):
-        environment = _made(name, options)
+        environment = _made(gymnasium, name, options)
         known = numbering(environment.action_space)
         observed, _ = environment.reset(seed=options.seed)
         render = options.key == RENDER or _observation(observed, options.key) is None
@@ -108,18 +110,22 @@ def _playing(name: str) -> Iterator[None]:
         ) from exc
 
 
-def _made(name: str, options: Options) -> Any:
-    import gymnasium
-
+def _made(gymnasium: Any, name: str, options: Options) -> Any:
     for variable in ("SDL_VIDEODRIVER", "SDL_AUDIODRIVER"):
         os.environ.setdefault(variable, "dummy")  # what is drawn by pygame needs no screen
     sys.path.insert(0, os.getcwd())  # as `python -m` would: a module of the user's own lies there
-    begins = re.match(r"[A-Za-z]+", name)
-    package = REGISTERED_BY.get(begins[0]) if begins else None
+    module, named = name.rpartition(":")[::2]
+    begins = re.match(r"[A-Za-z]*", named)
+    package = module or REGISTERED_BY.get(begins[0] if begins else "")
     try:
         if package:
             importlib.import_module(package)
-        environment = gymnasium.make(name, render_mode="rgb_array")
+        try:
+            environment = gymnasium.make(named, render_mode="rgb_array", disable_env_checker=True)
+        except TypeError as exc:
+            if "render_mode" not in str(exc):
+                raise
+            environment = gymnasium.make(named, disable_env_checker=True)  # it shows what it observes, and no more
         for wrapper in options.wrappers:
             module, _, attribute = wrapper.partition(":")
             environment = getattr(importlib.import_module(module), attribute or "")(environment)
@@ -148,7 +154,10 @@ def _array_picture(observed: Any) -> Picture | None:
 
 
 def _shown(name: str, environment: Any, observed: Any, key: str | None, *, render: bool) -> Picture:
-    shown = _array_picture(environment.render()) if render else _observation(observed, key)
+    try:
+        shown = _array_picture(environment.render()) if render else _observation(observed, key)
+    except NotImplementedError:  # gymnasium's own answer of one that draws nothing
+        shown = None
     if shown is None:
         raise UsageProblem(
             f"{name}: shows no picture, neither as an observation nor by rgb_array; wrap it in one that does with "
