@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -15,6 +14,7 @@ import typer
 from tiw_fsm.cli.options import AsJson, argument, option, option_from
 from tiw_fsm.cli.terminal import err, out
 from tiw_fsm.errors import Interrupted, UsageProblem
+from tiw_fsm.system.signals import asked_to_stop
 
 if TYPE_CHECKING:
     from tiw_fsm.data.intake.making import Made
@@ -43,8 +43,13 @@ def record(
 
     from tiw_fsm.data import recording
 
-    with _stoppable(path), Progress(console=err, disable=not err.is_terminal) as bar:
+    with _stoppable(path) as look, Progress(console=err, disable=not err.is_terminal) as bar:
         task = bar.add_task("recording", total=frames)
+
+        def show(done: int, total: int) -> None:
+            look()
+            bar.update(task, completed=done, total=total)
+
         recorded = recording.record(
             path,
             game=game,
@@ -53,7 +58,7 @@ def record(
             episode_length=episode_length,
             map_size=map_size,
             seed=seed,
-            on_progress=lambda done, total: bar.update(task, completed=done, total=total),
+            on_progress=show,
         )
     out.print(
         f"recorded {recorded.frames} frames, {recorded.distinct} of them different, of {recorded.world} to {path}; "
@@ -118,11 +123,14 @@ def frames(
 
     from tiw_fsm.data.intake import making
 
-    with _stoppable(output), Progress(console=err, disable=not err.is_terminal) as bar:
+    with _stoppable(output) as look, Progress(console=err, disable=not err.is_terminal) as bar:
         task = bar.add_task("reading", total=None)
-        made = making.make(
-            output, sources, options, lambda done, expected: bar.update(task, completed=done, total=expected)
-        )
+
+        def show(done: int, expected: int | None) -> None:
+            look()
+            bar.update(task, completed=done, total=expected)
+
+        made = making.make(output, sources, options, show)
     if as_json:
         print(json.dumps(_plain(made), indent=1))
     else:
@@ -130,17 +138,19 @@ def frames(
 
 
 @contextmanager
-def _stoppable(path: Path) -> Iterator[None]:
-    """Within the block Ctrl-C and SIGTERM are one thing: what was begun is removed.
+def _stoppable(path: Path) -> Iterator[Callable[[], None]]:
+    """Within the block Ctrl-C, SIGTERM and the like are heeded where the value of the block is called, by an error.
 
     Raises:
-        Interrupted: asked to stop.
+        Interrupted: asked to stop; what was begun is removed.
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    except KeyboardInterrupt as exc:
-        raise Interrupted(f"interrupted: {path} is as it was before; the same command begins again") from exc
+    with asked_to_stop(lambda: None) as stopping:
+
+        def look() -> None:
+            if stopping():
+                raise Interrupted(f"interrupted: {path} is as it was before; the same command begins again")
+
+        yield look
 
 
 def _moment(flag: str, text: str | None) -> float | None:

@@ -268,5 +268,3 @@ def test_times_are_asked_of_videos_alone(tmp_path: Path) -> None:
     path = npy(tmp_path, COLOUR)
     assert "has no times; take every so many-th with --stride" in refused(path, fps=10.0)
     assert "they are rows, so give whole numbers" in refused(path, start=1.5)
-
-

@@ -19,6 +19,7 @@ import yaml
 from PIL import Image
 
 from tests.data.intake.sources import Held, make, numbered, write_video
+from tests.support.amounts import whole_too
 from tests.support.configs import write_configs, write_frames
 from tests.support.processes import Tiw
 from tests.support.waiting import wait_for

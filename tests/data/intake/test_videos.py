@@ -96,7 +96,9 @@ def test_a_picture_that_a_phone_took_upright_is_turned_upright(tmp_path: Path) -
     turned = tmp_path / "turned.mp4"
     content = video.read_bytes()
     straight = b"".join(n.to_bytes(4, "big") for n in (1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30))
-    quarter = b"".join(n.to_bytes(4, "big", signed=True) for n in (0, 1 << 16, 0, -(1 << 16), 0, 0, 48 << 16, 0, 1 << 30))
+    quarter = b"".join(
+        n.to_bytes(4, "big", signed=True) for n in (0, 1 << 16, 0, -(1 << 16), 0, 0, 48 << 16, 0, 1 << 30)
+    )
     at = content.rindex(straight)  # of the track; the first is the film's
     turned.write_bytes(content[:at] + quarter + content[at + len(quarter) :])
     shown = make(tmp_path / "o.h5", turned, fit="stretch").frames[0, :, :, 0]
@@ -172,7 +174,9 @@ def test_what_a_video_cannot_give_is_refused(tmp_path: Path, options: dict[str, 
     assert said in refused(write_video(tmp_path / "play.mp4", numbered(60)), **options)
 
 
-@pytest.mark.parametrize(("package", "extra", "options"), [("av", "video", {}), ("scenedetect", "cuts", {"episodes": "cuts"})])
+@pytest.mark.parametrize(
+    ("package", "extra", "options"), [("av", "video", {}), ("scenedetect", "cuts", {"episodes": "cuts"})]
+)
 def test_a_missing_extra_is_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str, extra: str, options: dict[str, object]
 ) -> None:
