@@ -79,7 +79,8 @@ SHORTER = """#!{python}
 import sys
 from tiw_fsm.__main__ import main
 if __name__ == "__main__":
-    sys.argv += {{"run": ["--engine", "simulated"], "record": ["--frames", "200"], "frames": ["--frames", "400"]}}.get(sys.argv[1], [])
+    shorter = {{"run": ["--engine", "simulated"], "record": ["--frames", "200"], "frames": ["--frames", "400"]}}
+    sys.argv += shorter.get(sys.argv[1], [])
     main()
 """
 """A `tiw-fsm` that does the same in less time."""

@@ -90,9 +90,10 @@ def test_a_flag_that_cannot_be_is_refused(tmp_path: Path, tiw: Tiw, flags: list[
 # --- killed, full, at once --------------------------------------------------------------------------------------
 
 
-def begun(root: Path, *flags: str) -> subprocess.Popen[bytes]:
-    """A process that has written some of a recording without end."""
-    arguments = ["frames", GRID, "-o", "o.h5", "--size", "32", "--force", "--frames", "1000000", *flags]
+def begun(root: Path) -> subprocess.Popen[bytes]:
+    """A process that has written some of a source that takes it an hour."""
+    np.lib.format.open_memmap(root / "endless.npy", "w+", "u1", (10_000_000, 8, 8, 3))  # no disk has to hold its zeros
+    arguments = ["frames", "endless.npy", "-o", "o.h5", "--size", "32", "--force"]
     process = subprocess.Popen([sys.executable, "-m", "tiw_fsm", *arguments], cwd=root, stderr=subprocess.DEVNULL)
     temporary = root / "o.h5.tmp"
     wait_for("frames in the file", lambda: temporary.exists() and temporary.stat().st_size > 8000, 60)
@@ -108,18 +109,18 @@ def test_whoever_ends_it_the_old_file_stays_and_the_next_start_works(
     process.send_signal(number)
     assert process.wait(60) == (-number if number == signal.SIGKILL else ExitCode.INTERRUPTED)
     assert (tmp_path / "o.h5").read_bytes() == b"the old one"
-    left = {path.name for path in tmp_path.iterdir()}
+    left = {path.name for path in tmp_path.glob("o.*")}
     assert left == ({"o.h5", "o.h5.tmp"} if number == signal.SIGKILL else {"o.h5"})
-    done = tiw(tmp_path, "frames", GRID, "-o", "o.h5", "--force", "--frames", "50")
+    done = tiw(tmp_path, "frames", "endless.npy", "-o", "o.h5", "--force", "--end", "50")
     assert done.returncode == ExitCode.PASSED, done.stderr
     assert len(Held(tmp_path / "o.h5").frames) == 50
-    assert {path.name for path in tmp_path.iterdir()} == {"o.h5", "o.h5.png"}
+    assert {path.name for path in tmp_path.glob("o.*")} == {"o.h5", "o.h5.png"}
 
 
 def test_two_that_write_one_file_do_not_meet(tmp_path: Path, tiw: Tiw) -> None:
     process = begun(tmp_path)
     try:
-        done = tiw(tmp_path, "frames", GRID, "-o", "o.h5", "--force", "--frames", "50")
+        done = tiw(tmp_path, "frames", "endless.npy", "-o", "o.h5", "--force")
         assert (done.returncode, "another process is writing it" in done.stderr) == (ExitCode.USAGE, True)
     finally:
         process.terminate()
@@ -142,14 +143,15 @@ def test_a_disk_that_is_full_half_way_costs_nothing_else(tmp_path: Path, command
     done = subprocess.run(["unshare", "-rm", "sh", "-c", script], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == ExitCode.DISK, done.stderr
     assert done.stderr == (
-        "recording to full/o.h5 failed: No space left on device. Nothing committed was lost; mend the disk and run again.\n"
+        "recording to full/o.h5 failed: No space left on device. Nothing committed was lost; "
+        "mend the disk and run again.\n"
     )
 
 
 # --- datasets that are not frame files --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("what", ["play.mp4", "a.npz", "a.npy", "shots", GRID])
+@pytest.mark.parametrize("what", ["play.mp4", "shots", *map(whole_too, ("a.npz", "a.npy", GRID))])
 def test_a_dataset_that_frames_have_to_be_made_of_first_is_answered_with_the_command(
     tmp_path: Path, tiw: Tiw, what: str
 ) -> None:
@@ -175,14 +177,13 @@ def test_a_dataset_that_frames_have_to_be_made_of_first_is_answered_with_the_com
 @pytest.mark.parametrize(
     "spoil",
     [
-        lambda frames: frames.transpose(0, 3, 1, 2),
-        lambda frames: frames.astype(np.float32) / 255,
-        lambda frames: frames.repeat(2, axis=2),
-        lambda frames: frames[..., :1],
+        pytest.param(lambda frames: frames.transpose(0, 3, 1, 2), id="NCHW"),
+        pytest.param(lambda frames: frames.repeat(2, axis=2), id="not square"),
+        whole_too(lambda frames: frames.astype(np.float32) / 255, id="float"),
+        whole_too(lambda frames: frames[..., :1], id="grey"),
     ],
-    ids=["NCHW", "float", "not square", "grey"],
 )
-@pytest.mark.parametrize("key", ["frames", "pictures"])
+@pytest.mark.parametrize("key", ["frames", whole_too("pictures")])
 def test_an_h5_file_of_another_layout_is_answered_with_the_command_that_mends_it(
     root: Path, tiw: Tiw, spoil: object, key: str
 ) -> None:
@@ -214,3 +215,13 @@ def test_the_default_size_is_that_of_the_configs(tmp_path: Path) -> None:
 
     assert Options().size == sizes["frame_size"]
     assert make(tmp_path / "o.h5", tmp_path / "a.npy").attrs["stride"] == 1
+
+
+def test_no_source_waits_for_the_packages_of_another(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", numbered(40))
+    code = (
+        "import sys; from tiw_fsm.cli import app; app(['frames', 'a.npy', '-o', 'o.h5'], standalone_mode=False); "
+        "print(sorted({'av', 'cv2', 'scenedetect', 'minari', 'zarr', 'gymnasium', 'torch'} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"

@@ -71,7 +71,9 @@ def test_a_recording_without_pictures_or_not_on_this_machine_is_refused(
     record("try/flat-v0", lambda n: np.zeros((6, 4)), flat)
     with pytest.raises(UsageProblem, match="its observations are no pictures"):
         make(tmp_path / "o.h5", "minari:try/flat-v0")
-    with pytest.raises(UsageProblem, match="is not on this machine .*`minari download atari/pong/expert-v0` brings it"):
+    with pytest.raises(
+        UsageProblem, match=r"is not on this machine .*`minari download atari/pong/expert-v0` brings it"
+    ):
         make(tmp_path / "o.h5", "minari:atari/pong/expert-v0")
     monkeypatch.setitem(sys.modules, "minari", None)
     with pytest.raises(UsageProblem, match=r"pip install 'tiw_fsm\[arrays\]'"):
