@@ -39,7 +39,7 @@ class Kind:
 
 
 def _named(*suffixes: str) -> Callable[[str], bool]:
-    return lambda name: name.lower().endswith(suffixes)
+    return lambda name: name.lower().endswith(suffixes) and not os.path.isdir(name)
 
 
 def _zarr(name: str) -> bool:
@@ -50,7 +50,7 @@ def _minari(name: str) -> bool:
     return name.startswith(minari.PREFIX) or minari.is_folder(Path(name))
 
 
-IMAGES = Kind("a picture", images.is_image, lambda name, options: images.open_images([Path(name)]))
+IMAGES = Kind("a picture", _named(*images.SUFFIXES), lambda name, options: images.open_images([Path(name)]))
 KINDS = (
     Kind("a recording of Minari", _minari, minari.open_minari, "arrays"),
     Kind("a zarr", _zarr, containers.open_zarr, "arrays"),
@@ -76,7 +76,7 @@ def opened(names: Sequence[str], options: Options) -> list[Callable[[], Source]]
         UsageProblem: one is not there, of no kind, cannot be used, or its extra is missing.
         DiskRefused: one cannot be read.
     """
-    opens = [opening for name in names for opening in _openings(name, options)]
+    opens = [opening for name in names for opening in _openings(name)]
     opens = list(_pictures_together(opens))
     for kind, files in opens:
         _open(kind, files, options)
@@ -87,7 +87,7 @@ _Opening = tuple[Kind, tuple[str, ...]]
 """A kind, and the file it opens; of pictures all that make one source."""
 
 
-def _openings(name: str, options: Options) -> Iterator[_Opening]:
+def _openings(name: str) -> Iterator[_Opening]:
     if kind := kind_of(name):
         if kind.extra != "gym" and not name.startswith(minari.PREFIX):
             _there(name)

@@ -29,6 +29,8 @@ PIECES, LEAST_PIECE = 2 * HELD_OUT_EVERY, 64
 frames they have at least unless there are too few."""
 ASSUMED_FPS = 30.0
 """Of frames that nobody timed, where only scene cuts are looked for."""
+MOST_NAMED = 1000
+"""Sources whose names the file has: HDF5 takes no more than some thousands in an attribute."""
 SHEET_ROWS, SHEET_COLUMNS = 8, 8
 """Episodes on the contact sheet, and frames of each."""
 
@@ -100,7 +102,7 @@ class _Making:
         self._keys: tuple[str, ...] | None = None
         self._sources: list[str] = []
         self._rates: set[float | None] = set()
-        self._notes: list[str] = []
+        self._notes: dict[str, list[str]] = {}
         self._read, self._expected = 0, 0
         self._size: tuple[int, int] | None = None
 
@@ -113,7 +115,8 @@ class _Making:
             )
         self._expected = self._read + (source.expected or 0) if source.expected else 0
         self._sources.append(printable(source.name))
-        self._notes += [f"{printable(source.name)}: {note}" for note in source.notes]
+        for note in source.notes:
+            self._notes.setdefault(note, []).append(printable(source.name))
         if source.keys is not None and (self._keys is None or len(source.keys) > len(self._keys)):
             self._keys = source.keys
         rate = self._options.fps or source.fps
@@ -131,9 +134,10 @@ class _Making:
             if cuts:
                 cuts.show(self._waiting[-1])
             self._flush(writing.CHUNK_FRAMES)
-        for row in sorted(cuts.rows) if cuts else ():
-            for later in range(first + row, len(self._episode)):
-                self._episode[later] += 1
+        if cuts:
+            begins = np.zeros(len(self._episode) - first, np.int64)
+            begins[list(cuts.rows)] = 1
+            self._episode[first:] = array("q", (np.array(self._episode[first:]) + np.cumsum(begins)).tolist())
 
     def _next_episode(self) -> int:
         return self._episode[-1] + 1 if self._episode else 0
@@ -173,18 +177,18 @@ class _Making:
         rows = len(self._episode)
         if rows < LEAST_ROWS:
             raise UsageProblem(
-                f"{', '.join(self._sources)}: {rows} frames in all are too few to train and judge on; give at least "
+                f"{_named(self._sources)}: {rows} frames in all are too few to train and judge on; give at least "
                 f"{LEAST_ROWS}"
             )
         attrs: dict[str, object] = {"stride": 1, "fit": self._options.fit}
         if (fps := self._fps()) is not None:
             attrs["fps"] = fps
         self._file.attrs.update(attrs)
-        self._file.attrs["sources"] = np.array(self._sources, h5py.string_dtype())
+        self._file.attrs["sources"] = np.array(self._sources[:MOST_NAMED], h5py.string_dtype())
         if self._keys is not None:
             self._labels.append(writing.add_actions(self._file, rows, self._keys))
             self._labels[-1][:] = np.array(self._actions)
-        notes = list(dict.fromkeys(self._notes))
+        notes = [f"{_named(names)}: {note}" for note, names in self._notes.items()]
         if self._options.episodes != "one":
             episode, cut = numbered(np.array(self._episode), self._options.episode_length)
             self._labels.append(writing.add_episode(self._file, rows))
@@ -215,6 +219,11 @@ class _Making:
 
     def _fps(self) -> float | None:
         return next(iter(self._rates)) if len(self._rates) == 1 else None
+
+
+def _named(sources: Sequence[str]) -> str:
+    others = len(sources) - 1
+    return sources[0] + (f" and {others} other{'s' if others > 1 else ''}" if others else "")
 
 
 def numbered(episode: NDArray[np.int64], longest: int | None) -> tuple[NDArray[np.int64], str | None]:
