@@ -89,7 +89,8 @@ SHORTER = """#!{python}
 import sys
 from tiw_fsm.__main__ import main
 if __name__ == "__main__":
-    sys.argv += {{"run": ["--engine", "simulated"], "record": ["--frames", "200"]}}.get(sys.argv[1], [])
+    shorter = {{"run": ["--engine", "simulated"], "record": ["--frames", "200"], "frames": ["--frames", "400"]}}
+    sys.argv += shorter.get(sys.argv[1], [])
     main()
 """
 """A `tiw-fsm` that does the same in less time."""
@@ -105,7 +106,7 @@ def test_what_getting_started_has_the_newcomer_type_works(tmp_path: Path) -> Non
     (tmp_path / "data").mkdir()
     subprocess.run([sys.executable, "-c", blocks("docs/getting-started.md", "python")], cwd=tmp_path, check=True)
     typed = [line for line in blocks("docs/getting-started.md", "bash").splitlines() if line.startswith(".venv")]
-    assert len(typed) == 8
+    assert len(typed) == 11
     for line in typed:
         done = subprocess.run(line, shell=True, cwd=tmp_path, capture_output=True, text=True)
         assert done.returncode == 0, (line, done.stdout, done.stderr)

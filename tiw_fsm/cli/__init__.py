@@ -42,6 +42,7 @@ COMMANDS = (
     checking.verify,
     scheduling.schedule,
     tracking.track,
+    gathering.frames,
     gathering.record,
     starting.download,
     playing.play,

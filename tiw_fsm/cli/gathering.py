@@ -1,17 +1,29 @@
-"""Commands that bring frames: ``record``."""
+"""Commands that bring frames: ``record``, of a game of ours, and ``frames``, of anything else."""
 
 from __future__ import annotations
 
+import json
+import shlex
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from tiw_fsm.cli.options import argument, option_from
+from tiw_fsm.cli.options import AsJson, argument, option, option_from
 from tiw_fsm.cli.terminal import out, progress
+from tiw_fsm.errors import Interrupted, UsageProblem
+from tiw_fsm.system.signals import asked_to_stop
+
+if TYPE_CHECKING:
+    from tiw_fsm.data.intake.making import Made
 
 SEED = 5
 """Of a recording's world and keys, if not told otherwise."""
+MOST_FPS = 1000
+FRAME_SIZE = 128
+"""That of configs/, which is TinyWorlds' own, so that what is made goes with them as they are."""
 
 
 def record(
@@ -31,7 +43,12 @@ def record(
         return
     from tiw_fsm.data import recording
 
-    with progress("recording") as show:
+    with _stoppable(path) as look, progress("recording") as bar:
+
+        def show(done: int, total: int) -> None:
+            look()
+            bar(done, total)
+
         recorded = recording.record(
             path,
             game=game,
@@ -47,3 +64,141 @@ def record(
         f"`tiw-fsm run --dataset {path}` trains on them.",
         soft_wrap=True,
     )
+
+
+def frames(
+    sources: Annotated[
+        list[str],
+        argument("Videos, a folder of them or of pictures, .npy, .npz, .h5, .zarr, minari:ID, or an environment's id."),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="h5 file to write.", show_default=False)],
+    size: Annotated[int, typer.Option(help="Side of the square frames in pixels.", min=8, max=1024)] = FRAME_SIZE,
+    fit: Annotated[
+        Literal["crop", "pad", "stretch"],
+        typer.Option(help="What becomes of a picture that is no square: its middle, black bars, or other proportions."),
+    ] = "crop",
+    fps: Annotated[float | None, option("Frames to take of each second of a video [default: all].")] = None,
+    stride: Annotated[int, typer.Option(help="Take every so many-th frame.", min=1)] = 1,
+    start: Annotated[str | None, option("Begin there: seconds or m:ss of a video, a row of anything else.")] = None,
+    end: Annotated[str | None, option("End there, likewise.")] = None,
+    key: Annotated[str | None, option("The array, dataset or observation that holds the pictures.")] = None,
+    episodes: Annotated[
+        Literal["file", "dones", "cuts", "one"] | None,
+        option("What begins another: a file, what is recorded, a scene cut, nothing [default: as the source says]."),
+    ] = None,
+    episode_length: Annotated[int | None, option_from(2, "Frames of an episode at most [default: any].")] = None,
+    frames: Annotated[int, typer.Option(help="Frames to play of an environment.", min=1)] = 10_240,
+    seed: Annotated[int, typer.Option(help="Seed of an environment and its keys.", min=0, max=2**32 - 1)] = 5,
+    wrapper: Annotated[list[str] | None, option("module:Class to wrap an environment in; may be repeated.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Write over an existing file.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make frames to train on of a video, pictures, arrays, a recording or an environment; the same for the same."""
+    from tiw_fsm.data.intake.source import Options
+
+    if output.suffix.lower() not in (".h5", ".hdf5"):
+        raise UsageProblem(f"--output {output}: has to end in .h5")
+    if output.exists() and not force:
+        raise UsageProblem(f"{output} is already there; --force writes over it, or name another file with --output")
+    options = Options(
+        size=size,
+        fit=fit,
+        fps=fps,
+        stride=stride,
+        start=_moment("--start", start) or 0.0,
+        end=_moment("--end", end),
+        key=key,
+        episodes=episodes,
+        frames=frames,
+        episode_length=episode_length,
+        seed=seed,
+        wrappers=tuple(wrapper or ()),
+    )
+    if options.end is not None and options.end <= options.start:
+        raise UsageProblem(f"--end {end}: has to lie behind --start {start or 0}; correct one of them")
+    if fps is not None and not 0 < fps <= MOST_FPS:
+        raise UsageProblem(f"--fps {fps:g}: has to be above 0 and at most {MOST_FPS}; correct it")
+    from tiw_fsm.data.intake import making
+
+    with _stoppable(output) as look, progress("reading") as bar:
+
+        def show(done: int, expected: int | None) -> None:
+            look()
+            bar(done, expected)
+
+        made = making.make(output, sources, options, show)
+    if as_json:
+        print(json.dumps(_plain(made), indent=1))
+    else:
+        _tell(made, fit)
+
+
+@contextmanager
+def _stoppable(path: Path) -> Iterator[Callable[[], None]]:
+    """Within the block Ctrl-C, SIGTERM and the like are heeded where the value of the block is called, by an error.
+
+    Raises:
+        Interrupted: asked to stop; what was begun is removed.
+    """
+    with asked_to_stop(lambda: None) as stopping:
+
+        def look() -> None:
+            if stopping():
+                raise Interrupted(f"interrupted: {path} is as it was before; the same command begins again")
+
+        yield look
+
+
+def _moment(flag: str, text: str | None) -> float | None:
+    """Seconds, or a row: 90, 1:30 and 0:01:30 are the same.
+
+    Raises:
+        UsageProblem: it is none.
+    """
+    if text is None:
+        return None
+    total = 0.0
+    try:
+        for part in text.split(":"):
+            total = total * 60 + float(part)
+    except ValueError:
+        total = -1.0
+    if not 0 <= total < 1e9 or text.count(":") > 2:
+        raise UsageProblem(f"{flag} {text}: is no time; give seconds (90) or minutes and seconds (1:30)")
+    return total
+
+
+def _plain(made: Made) -> dict[str, object]:
+    told = made._asdict() | {"path": str(made.path), "sheet": str(made.sheet), "seconds": made.seconds}
+    return told | {"bytes": made.path.stat().st_size}
+
+
+def _tell(made: Made, fit: str) -> None:
+    width, height = made.source_size
+    kept = {
+        "crop": "the middle of {} by {}; `--fit pad` keeps all of it",
+        "pad": "{} by {} between black bars",
+        "stretch": "{} by {}, in other proportions",
+    }
+    of = f" ({kept[fit].format(width, height)})" if width != height else f" (from {width} by {height})"
+    play = f"; {_duration(made.seconds)} of play, {made.fps:g} frames a second" if made.seconds and made.fps else ""
+    held_out = f"{made.held_out} of them" if made.episodes > 1 else "the last tenth of the rows"
+    actions = f"; {made.actions} different actions" if made.actions else ""
+    size = made.path.stat().st_size / 1e6
+    typed = shlex.quote(str(made.path))
+    needs = "" if made.size == FRAME_SIZE else f"with `frame_size: {made.size}` in training.yaml, "
+    out.print(
+        f"made {made.rows} frames of {made.size} by {made.size} pixels{of}{play}; {made.episodes} "
+        f"episode{'s' if made.episodes > 1 else ''}, {held_out} held out{actions}; {size:.1f} MB in {made.path}",
+        *(f"note: {note}" for note in made.notes),
+        f"contact sheet: {made.sheet}",
+        f"next: {needs}`tiw-fsm check --dataset {typed}`, then `tiw-fsm run --dataset {typed}`",
+        sep="\n",
+        soft_wrap=True,
+        markup=False,
+    )
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"

@@ -54,7 +54,7 @@ out, err = Terminal(highlight=False), Terminal(stderr=True, highlight=False)
 
 
 @contextmanager
-def progress(doing: str, *, of_bytes: bool = False) -> Iterator[Callable[[int, int], None]]:
+def progress(doing: str, *, of_bytes: bool = False) -> Iterator[Callable[[int, int | None], None]]:
     """A bar on a terminal for the length of the block, whose value is told (done, in all)."""
     from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from tiw_fsm.data import sources
 from tiw_fsm.data.h5 import Undecodable, reading
+from tiw_fsm.data.intake import kinds
 from tiw_fsm.errors import DiskRefused, UsageProblem
 from tiw_fsm.tinyworlds.config import DataSource
 from tiw_fsm.tinyworlds.episodes import clip_starts, first_share, split_rows
@@ -64,16 +65,19 @@ def resolve_dataset(name: str, repo_root: Path, fps: int | None, preload_ratio: 
     TinyWorlds.
 
     Raises:
-        UsageProblem: neither a known name nor a path, or the file's ``stride`` is impossible.
+        UsageProblem: neither a known name nor a path, a source that frames have to be made of first, or the file's
+            ``stride`` is impossible.
     """
     stride = max(1, SOURCE_FPS // fps) if fps else None
     if known := KNOWN.get(name.upper()):
         path = repo_root / "data" / known.file
         stride = stride or SOURCE_FPS // known.fps
         return DataSource(path=str(path), skip=known.skip, stride=stride, preload_ratio=preload_ratio)
-    if not name.endswith((".h5", ".hdf5")) and "/" not in name:
-        raise UsageProblem(f"dataset {quoted(name)} is not known; {known_datasets()}")
     path = repo_root / name
+    if other := kinds.instead(name, path):
+        raise UsageProblem(other)
+    if not name.lower().endswith(kinds.H5) and "/" not in name:
+        raise UsageProblem(f"dataset {quoted(name)} is not known; {known_datasets()}")
     stride = stride or _stride_attribute(path) or DEFAULT_STRIDE
     return DataSource(path=str(path), skip=0, stride=stride, preload_ratio=preload_ratio)
 
@@ -152,24 +156,24 @@ def _whence(path: Path) -> str:
 
 
 def _shape_problems(file: h5py.File, path: Path, frame_size: int) -> list[str]:
+    fitting = path.with_name(f"{path.stem}-{frame_size}.h5")
+    made = f"`{kinds.command(str(path), str(fitting), frame_size)}` makes a file of it that fits"
     if "frames" not in file:
-        return [
-            f"{path}: has no dataset `frames` (it has: {', '.join(file) or 'nothing'}); store frames under that name"
-        ]
+        return [f"{path}: has no dataset `frames` (it has: {', '.join(file) or 'nothing'}); {made}"]
     frames = file["frames"]
     if not isinstance(frames, h5py.Dataset) or frames.ndim != 4 or frames.shape[3] != 3:
-        return [f"{path}: `frames` has shape {getattr(frames, 'shape', None)}; it must be (N, H, W, 3)"]
+        return [f"{path}: `frames` has shape {getattr(frames, 'shape', None)}; it must be (N, H, W, 3): {made}"]
     problems = []
     if frames.dtype != np.uint8:
-        problems.append(f"{path}: `frames` has type {frames.dtype}; it must be uint8, 0 to 255")
+        problems.append(f"{path}: `frames` has type {frames.dtype}; it must be uint8, 0 to 255: {made}")
     if frames.shape[0] == 0:
         problems.append(f"{path}: `frames` is empty; record some")
     if frames.shape[0] > MOST_ROWS:
         problems.append(f"{path}: `frames` claims {frames.shape[0]} rows; give at most {MOST_ROWS}")
     if frames.shape[1:3] != (frame_size, frame_size):
+        own = "make frame_size in training.yaml the frames' own size, or " if frames.shape[1] == frames.shape[2] else ""
         problems.append(
-            f"{path}: frames are {frames.shape[1]} by {frames.shape[2]} pixels, frame_size is {frame_size}; "
-            "make frame_size in training.yaml the frames' own size"
+            f"{path}: frames are {frames.shape[1]} by {frames.shape[2]} pixels, frame_size is {frame_size}; {own}{made}"
         )
     for name in ("episode", "actions"):
         labels = file.get(name)

@@ -54,7 +54,7 @@ def opened(path: Path) -> Iterator[h5py.File]:
 
 
 def _translated(path: Path, exc: Exception) -> UsageProblem | DiskRefused:
-    number, said = _errno(exc), str(exc).strip("'\"")
+    number, said = errno_of(exc), str(exc).strip("'\"")
     if "unable to lock file" in said:
         return UsageProblem(f"{path}: {_locked(path, number)}")
     if number in MISSING:
@@ -68,7 +68,7 @@ def _translated(path: Path, exc: Exception) -> UsageProblem | DiskRefused:
     return Undecodable(f"{path}: not readable as HDF5 ({said}); it may be cut short: copy or record it again")
 
 
-def _errno(exc: Exception) -> int | None:
+def errno_of(exc: Exception) -> int | None:
     """The operating system's word on it; None where HDF5 itself gave up. h5py hands it on in the text alone."""
     if isinstance(exc, OSError) and exc.errno:
         return exc.errno

@@ -34,13 +34,19 @@ BAR = 1
 
 
 def draw_strips(path: Path, title: str, rows: Sequence[tuple[str, Frames]], together: int = 2) -> None:
-    """Write labelled rows of frames as a PNG. All rows have frames of one size; a row may be shorter than others.
-
-    Args:
-        together: how many rows in turn show one clip, the true frames and the model's before others.
+    """Write labelled rows of frames as a PNG, as ``strips`` draws them.
 
     Raises:
         DiskRefused: the disk did not take it.
+    """
+    durable.replace(path, strips(title, rows, together))
+
+
+def strips(title: str, rows: Sequence[tuple[str, Frames]], together: int = 2) -> bytes:
+    """Labelled rows of frames as a PNG. All rows have frames of one size; a row may be shorter than others.
+
+    Args:
+        together: how many rows in turn show one clip, the true frames and the model's before others.
     """
     height, width = rows[0][1].shape[1:3]
     scale = max(1, -(-MIN_SIDE // height))
@@ -69,7 +75,7 @@ def draw_strips(path: Path, title: str, rows: Sequence[tuple[str, Frames]], toge
     metadata.add_text(GEOMETRY, json.dumps(geometry))
     content = io.BytesIO()
     canvas.save(content, format="PNG", compress_level=1, pnginfo=metadata)
-    durable.replace(path, content.getvalue())
+    return content.getvalue()
 
 
 def is_png(path: str | BinaryIO | None, most_pixels: int | None = None) -> bool:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
 
 import h5py
-import numpy as np
 
+from tiw_fsm.data import writing
 from tiw_fsm.data.games import GAMES
 from tiw_fsm.data.games.game import TILE, Session, Sizes
-from tiw_fsm.errors import UsageProblem, disk_errors
-from tiw_fsm.system import durable
+from tiw_fsm.data.intake import environment, kinds
+from tiw_fsm.errors import UsageProblem
 
-CHUNK_FRAMES = 16
 NOT_INSTALLED = "the game Crafter is not installed: pip install 'tiw_fsm[demo]'"
 
 
@@ -59,6 +57,8 @@ def record(
         UsageProblem: there is no such game, it is not installed, or the sizes cannot be.
         DiskRefused: ``path`` is as it was before.
     """
+    if game not in GAMES and environment.is_environment(game):
+        raise UsageProblem(f"--game {game} is an environment, which `{kinds.command(game)}` records")
     if game not in GAMES:
         raise UsageProblem(f"--game {game}: there is no such game; there are {' and '.join(GAMES)}")
     sizes = _sizes(game, frames=frames, size=size, episode_length=episode_length, map_size=map_size)
@@ -66,17 +66,8 @@ def record(
         session = GAMES[game].begin(sizes, seed)
     except ModuleNotFoundError as exc:
         raise UsageProblem(NOT_INSTALLED) from exc
-    temporary = path.with_name(path.name + ".tmp")
-    with disk_errors("recording to", path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            distinct = _write(temporary, session, GAMES[game].keys, sizes, seed, on_progress)
-            with open(temporary, "rb") as written:
-                os.fsync(written.fileno())
-            temporary.replace(path)
-            durable.sync(path.parent)
-        finally:
-            temporary.unlink(missing_ok=True)
+    with writing.replacing(path) as file:
+        distinct = _write(file, session, GAMES[game].keys, sizes, seed, on_progress)
     return Recorded(sizes.frames, distinct, session.world)
 
 
@@ -92,7 +83,7 @@ def _sizes(game: str, **asked: int | None) -> Sizes:
 
 
 def _write(
-    path: Path,
+    file: h5py.File,
     session: Session,
     keys: Sequence[str],
     sizes: Sizes,
@@ -100,31 +91,19 @@ def _write(
     on_progress: Callable[[int, int], None],
 ) -> int:
     """Returns the number of different frames."""
-    frames, side = sizes.frames, sizes.size
-    with h5py.File(path, "w") as file:
-        file.attrs.update(session.attrs, seed=seed, stride=1)
-        pixels = file.create_dataset(
-            "frames",
-            (frames, side, side, 3),
-            "u1",
-            chunks=(min(CHUNK_FRAMES, frames), side, side, 3),
-            compression="gzip",
-            compression_opts=1,
-            track_times=False,
-        )
-        actions = file.create_dataset("actions", (frames,), "i8", track_times=False)
-        actions.attrs["names"] = np.array(keys, h5py.string_dtype())
-        actions.attrs["meaning"] = "the key pressed at this row, which leads to the next one: " + ", ".join(
-            f"{number} {name}" for number, name in enumerate(keys)
-        )
-        episodes = file.create_dataset("episode", (frames,), "i8", track_times=False)
-        done, seen = 0, set[bytes]()
-        for number, episode in enumerate(session.episodes):
-            kept = min(len(episode.frames), frames - done)
-            rows = slice(done, done + kept)
-            pixels[rows], actions[rows], episodes[rows] = episode.frames[:kept], episode.keys[:kept], number
-            seen.update(blake2b(frame, digest_size=16).digest() for frame in episode.frames[:kept])
-            done += kept
-            on_progress(done, frames)
-        file.attrs["distinct_frames"] = len(seen)
-        return len(seen)
+    frames = sizes.frames
+    file.attrs.update(session.attrs, seed=seed, stride=1)
+    pixels = writing.add_frames(file, sizes.size, frames)
+    actions = writing.add_actions(file, frames, keys)
+    episodes = writing.add_episode(file, frames)
+    done, seen = 0, set[bytes]()
+    for number, episode in enumerate(session.episodes):
+        kept = min(len(episode.frames), frames - done)
+        rows = slice(done, done + kept)
+        pixels[rows], actions[rows], episodes[rows] = episode.frames[:kept], episode.keys[:kept], number
+        seen.update(blake2b(frame, digest_size=16).digest() for frame in episode.frames[:kept])
+        done += kept
+        on_progress(done, frames)
+    file.attrs["distinct_frames"] = len(seen)
+    file.flush()
+    return len(seen)

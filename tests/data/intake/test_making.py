@@ -1,0 +1,227 @@
+"""A frame file made: the same bytes for the same source, whole or not at all, and ready to be trained on."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from tests.data.intake.sources import Held, make, numbered, write_video
+from tests.support.amounts import whole_too
+from tests.support.configs import write_configs, write_frames
+from tests.support.processes import Tiw
+from tests.support.waiting import wait_for
+from tiw_fsm.errors import ExitCode
+
+PROJECT = Path(__file__).parents[3]
+GRID = "MiniGrid-Empty-5x5-v0"
+
+
+def test_the_same_source_gives_the_same_bytes_wherever_it_lies_and_whatever_the_hash_seed(
+    tmp_path: Path, tiw: Tiw, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+    for n, folder in enumerate((tmp_path / "here", tmp_path / "some" / "where else")):
+        folder.mkdir(parents=True)
+        np.savez(folder / "a.npz", frames=numbered(60), actions=np.arange(60) % 3)
+        monkeypatch.setenv("PYTHONHASHSEED", str(n))
+        source = "a.npz" if n else str(folder / "a.npz")
+        assert tiw(folder, "frames", source, "-o", "out/o.h5").returncode == ExitCode.PASSED
+        made.append([(folder / "out" / name).read_bytes() for name in ("o.h5", "o.h5.png")])
+    assert made[0] == made[1]
+
+
+def test_the_command_says_what_it_made_and_what_to_do_with_it(tmp_path: Path, tiw: Tiw) -> None:
+    video = write_video(tmp_path / "my play.mp4", numbered(100, 48, 64))
+    done = tiw(tmp_path, "frames", str(video), "-o", "data/my play.h5", "--size", "56")
+    assert done.returncode == ExitCode.PASSED, done.stderr
+    for said in (
+        "made 100 frames of 56 by 56 pixels (the middle of 64 by 48; `--fit pad` keeps all of it); 3.3 s of play, 30 "
+        "frames a second; 10 episodes, 1 of them held out; ",
+        "1 episode was cut into 10 of at most 10 frames",
+        "contact sheet: data/my play.h5.png",
+        "next: with `frame_size: 56` in training.yaml, `tiw-fsm check --dataset 'data/my play.h5'`",
+    ):
+        assert said in done.stdout
+    with Image.open(tmp_path / "data/my play.h5.png") as sheet:
+        assert sheet.width > 8 * 56
+    again = tiw(tmp_path, "frames", str(video), "-o", "data/my play.h5")
+    assert (again.returncode, "--force writes over it" in again.stderr) == (ExitCode.USAGE, True)
+    told = json.loads(tiw(tmp_path, "frames", str(video), "-o", "data/my play.h5", "--force", "--json").stdout)
+    assert (told["rows"], told["size"], told["episodes"], told["held_out"], told["fps"]) == (100, 128, 10, 1, 30)
+
+
+def test_what_was_made_is_ready_to_be_trained_on(tmp_path: Path, tiw: Tiw) -> None:
+    """With the sizes of the demo, its actions as a hint included."""
+    shutil.copytree(PROJECT / "configs/demo", tmp_path / "configs")
+    np.savez(tmp_path / "a.npz", frames=numbered(1500, 16, 16), actions=np.arange(1500) % 4)
+    assert tiw(tmp_path, "frames", "a.npz", "-o", "data/mine.h5", "--size", "56").returncode == ExitCode.PASSED
+    done = tiw(tmp_path, "check", "--config-dir", "configs", "--dataset", "data/mine.h5")
+    assert done.returncode == ExitCode.PASSED, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--start", "soon"], "--start soon: is no time; give seconds (90) or minutes and seconds (1:30)"),
+        (["--start", "0:05", "--end", "4"], "--end 4: has to lie behind --start 0:05"),
+        (["--fps", "0"], "--fps 0: has to be above 0"),
+        (["--force", "-o", "o.mp4"], "--output o.mp4: has to end in .h5"),
+    ],
+)
+def test_a_flag_that_cannot_be_is_refused(tmp_path: Path, tiw: Tiw, flags: list[str], said: str) -> None:
+    done = tiw(tmp_path, "frames", "play.mp4", *([] if "-o" in flags else ["-o", "o.h5"]), *flags)
+    assert (done.returncode, said in done.stderr) == (ExitCode.USAGE, True), done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- killed, full, at once --------------------------------------------------------------------------------------
+
+
+def begun(root: Path) -> subprocess.Popen[bytes]:
+    """A process that has written some of a source that takes it an hour."""
+    np.lib.format.open_memmap(root / "endless.npy", "w+", "u1", (10_000_000, 8, 8, 3))  # no disk has to hold its zeros
+    arguments = ["frames", "endless.npy", "-o", "o.h5", "--size", "32", "--force"]
+    process = subprocess.Popen([sys.executable, "-m", "tiw_fsm", *arguments], cwd=root, stderr=subprocess.DEVNULL)
+    temporary = root / "o.h5.tmp"
+    wait_for("frames in the file", lambda: temporary.exists() and temporary.stat().st_size > 8000, 60)
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, whole_too(signal.SIGINT)])
+def test_whoever_ends_it_the_old_file_stays_and_the_next_start_works(
+    tmp_path: Path, tiw: Tiw, number: signal.Signals
+) -> None:
+    (tmp_path / "o.h5").write_bytes(b"the old one")
+    process = begun(tmp_path)
+    process.send_signal(number)
+    assert process.wait(60) == (-number if number == signal.SIGKILL else ExitCode.INTERRUPTED)
+    assert (tmp_path / "o.h5").read_bytes() == b"the old one"
+    left = {path.name for path in tmp_path.glob("o.*")}
+    assert left == ({"o.h5", "o.h5.tmp"} if number == signal.SIGKILL else {"o.h5"})
+    done = tiw(tmp_path, "frames", "endless.npy", "-o", "o.h5", "--force", "--end", "50")
+    assert done.returncode == ExitCode.PASSED, done.stderr
+    assert len(Held(tmp_path / "o.h5").frames) == 50
+    assert {path.name for path in tmp_path.glob("o.*")} == {"o.h5", "o.h5.png"}
+
+
+def test_two_that_write_one_file_do_not_meet(tmp_path: Path, tiw: Tiw) -> None:
+    process = begun(tmp_path)
+    try:
+        done = tiw(tmp_path, "frames", "endless.npy", "-o", "o.h5", "--force")
+        assert (done.returncode, "another process is writing it" in done.stderr) == (ExitCode.USAGE, True)
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+FULL = "mount -t tmpfs -o size={size} none {folder} && {command}; code=$?; ls -A {folder} >&2; exit $code"
+
+
+@pytest.mark.parametrize("size", ["64k", "1028k", whole_too("4k"), whole_too("1m")])
+@pytest.mark.parametrize("command", ["frames a.npy -o full/o.h5", "record full/o.h5 --frames 4096"])
+def test_a_disk_that_is_full_half_way_costs_nothing_else(tmp_path: Path, command: str, size: str) -> None:
+    """A real file system of that size, in a namespace of its own."""
+    np.save(tmp_path / "a.npy", np.random.default_rng(0).integers(0, 256, (240, 32, 32, 3), dtype=np.uint8))
+    (tmp_path / "full").mkdir()
+    tool = shlex.join([sys.executable, "-m", "tiw_fsm", *command.split()])
+    script = FULL.format(size=size, folder="full", command=tool)
+    if subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode:
+        pytest.skip("namespaces are not permitted here")
+    done = subprocess.run(["unshare", "-rm", "sh", "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == ExitCode.DISK, done.stderr
+    assert done.stderr == (
+        "recording to full/o.h5 failed: No space left on device. Nothing committed was lost; "
+        "mend the disk and run again.\n"
+    )
+
+
+# --- datasets that are not frame files --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("what", ["play.mp4", "shots", *map(whole_too, ("a.npz", "a.npy", GRID))])
+def test_a_dataset_that_frames_have_to_be_made_of_first_is_answered_with_the_command(
+    tmp_path: Path, tiw: Tiw, what: str
+) -> None:
+    write_configs(tmp_path / "configs", {"training": {"dataset": what}})
+    if what == "play.mp4":
+        write_video(tmp_path / what, numbered(100))
+    elif what == "shots":
+        (tmp_path / what).mkdir()
+        for n, frame in enumerate(numbered(100)):
+            Image.fromarray(frame).save(tmp_path / what / f"{n}.png")
+    elif what.startswith("a."):
+        (np.save if what == "a.npy" else np.savez)(tmp_path / what, numbered(100))
+    done = tiw(tmp_path, "check")
+    command = re.search("`tiw-fsm (frames .*?)`", done.stdout)
+    assert (done.returncode, command is not None) == (ExitCode.USAGE, True), done.stdout
+    assert command
+    arguments = shlex.split(command[1])
+    assert tiw(tmp_path, *arguments, "--size", "16", "--frames", "400").returncode == ExitCode.PASSED
+    checked = tiw(tmp_path, "check", "--dataset", arguments[-1])
+    assert checked.returncode == ExitCode.PASSED, checked.stdout
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        pytest.param(lambda frames: frames.transpose(0, 3, 1, 2), id="NCHW"),
+        pytest.param(lambda frames: frames.repeat(2, axis=2), id="not square"),
+        whole_too(lambda frames: frames.astype(np.float32) / 255, id="float"),
+        whole_too(lambda frames: frames[..., :1], id="grey"),
+    ],
+)
+@pytest.mark.parametrize("key", ["frames", whole_too("pictures")])
+def test_an_h5_file_of_another_layout_is_answered_with_the_command_that_mends_it(
+    root: Path, tiw: Tiw, spoil: object, key: str
+) -> None:
+    write_frames(root / "frames.h5")
+    with h5py.File(root / "frames.h5", "a") as file:
+        frames = file["frames"][:]
+        del file["frames"]
+        file[key] = spoil(frames)  # type: ignore[operator]
+    done = tiw(root, "check")
+    command = re.search("`tiw-fsm (frames .*?)`", done.stdout)
+    assert command, done.stdout
+    arguments = shlex.split(command[1])
+    assert tiw(root, *arguments).returncode == ExitCode.PASSED
+    output = arguments[arguments.index("-o") + 1]
+    checked = tiw(root, "check", "--dataset", output)
+    assert checked.returncode == ExitCode.PASSED, checked.stdout
+    assert Held(Path(output)).episode is not None
+
+
+def test_an_h5_file_may_be_written_in_capitals(root: Path, tiw: Tiw) -> None:
+    os.rename(root / "frames.h5", root / "X.H5")
+    assert tiw(root, "check", "--dataset", "X.H5").returncode == ExitCode.PASSED
+
+
+def test_the_default_size_is_that_of_the_configs(tmp_path: Path) -> None:
+    sizes = yaml.safe_load((PROJECT / "configs/training.yaml").read_text())
+    np.save(tmp_path / "a.npy", numbered(40))
+    from tiw_fsm.data.intake.source import Options
+
+    assert Options().size == sizes["frame_size"]
+    assert make(tmp_path / "o.h5", tmp_path / "a.npy").attrs["stride"] == 1
+
+
+def test_no_source_waits_for_the_packages_of_another(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", numbered(40))
+    code = (
+        "import sys; from tiw_fsm.cli import app; app(['frames', 'a.npy', '-o', 'o.h5'], standalone_mode=False); "
+        "print(sorted({'av', 'cv2', 'scenedetect', 'minari', 'zarr', 'gymnasium', 'torch'} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"

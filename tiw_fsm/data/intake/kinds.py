@@ -1,0 +1,178 @@
+"""The kinds of sources: one table of how each is recognised and opened, and which extra it needs."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from pathlib import Path
+
+from tiw_fsm.data.intake import containers, environment, images, minari, thinning, video
+from tiw_fsm.data.intake.source import Options, Source, needing
+from tiw_fsm.errors import DiskRefused, UsageProblem, disk_errors
+from tiw_fsm.values.printable import quoted
+
+H5 = (".h5", ".hdf5")
+ZARR = (".zarr", ".zarr.zip")
+ZARR_FILES = (".zarray", ".zgroup", "zarr.json")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of source.
+
+    Attributes:
+        what: what it is, in words.
+        recognises: whether a name, as it was given, is of this kind.
+        open: makes it ready; it raises as the modules of the intake say.
+        extra: what of this package has to be installed for it.
+        timed: whether its frames have times, so that ``start`` and ``end`` are seconds.
+    """
+
+    what: str
+    recognises: Callable[[str], bool]
+    open: Callable[[str, Options], Source]
+    extra: str | None = None
+    timed: bool = False
+
+
+def _named(*suffixes: str) -> Callable[[str], bool]:
+    return lambda name: name.lower().endswith(suffixes) and not os.path.isdir(name)
+
+
+def _zarr(name: str) -> bool:
+    return name.rstrip("/").lower().endswith(ZARR) or any(os.path.isfile(os.path.join(name, f)) for f in ZARR_FILES)
+
+
+def _minari(name: str) -> bool:
+    return name.startswith(minari.PREFIX) or minari.is_folder(Path(name))
+
+
+IMAGES = Kind("a picture", _named(*images.SUFFIXES), lambda name, options: images.open_images([Path(name)]))
+KINDS = (
+    Kind("a recording of Minari", _minari, minari.open_minari, "arrays"),
+    Kind("a zarr", _zarr, containers.open_zarr, "arrays"),
+    Kind("a video", _named(*video.SUFFIXES), video.open_video, "video", timed=True),
+    Kind("an array of numpy", _named(".npy"), containers.open_npy),
+    Kind("an archive of numpy", _named(".npz"), containers.open_npz),
+    Kind("an h5 file", _named(*H5), containers.open_h5),
+    IMAGES,
+    Kind("an environment", environment.is_environment, environment.open_environment, "gym"),
+)
+"""The first that recognises a source opens it."""
+
+
+def kind_of(name: str) -> Kind | None:
+    """Which kind of source a name is, whether it is there or not; None if of none, as folders are."""
+    return next((kind for kind in KINDS if kind.recognises(name)), None)
+
+
+def opened(names: Sequence[str], options: Options) -> list[Callable[[], Source]]:
+    """What opens each of the sources, all of which have been opened once to see that they can be.
+
+    Raises:
+        UsageProblem: one is not there, of no kind, cannot be used, or its extra is missing.
+        DiskRefused: one cannot be read.
+    """
+    opens = [opening for name in names for opening in _openings(name)]
+    opens = list(_pictures_together(opens))
+    for kind, files in opens:
+        _open(kind, files, options)
+    return [lambda kind=kind, files=files: _open(kind, files, options) for kind, files in opens]  # type: ignore[misc]
+
+
+_Opening = tuple[Kind, tuple[str, ...]]
+"""A kind, and the file it opens; of pictures all that make one source."""
+
+
+def _openings(name: str) -> Iterator[_Opening]:
+    if kind := kind_of(name):
+        if kind.extra != "gym" and not name.startswith(minari.PREFIX):
+            _there(name)
+        yield kind, (name,)
+        return
+    _there(name)
+    if not os.path.isdir(name):
+        raise UsageProblem(f"{quoted(name)[1:-1]}: of no known kind; give {known()}")
+    yield from _in_folder(Path(name))
+
+
+def _in_folder(folder: Path) -> Iterator[_Opening]:
+    with disk_errors("reading", folder):
+        names = sorted((name for name in os.listdir(folder) if not name.startswith(".")), key=images.natural)
+    files = [(kind, str(folder / name)) for name in names if (kind := kind_of(str(folder / name)))]
+    kinds = list(dict.fromkeys(kind for kind, _ in files))
+    if len(kinds) > 1:
+        raise UsageProblem(f"{folder}: holds {' and '.join(kind.what for kind in kinds)}; keep one kind in a folder")
+    if kinds and kinds[0] is not IMAGES:
+        yield from ((kind, (file,)) for kind, file in files)
+        return
+    found = images.images_in(folder)
+    if not found:
+        raise UsageProblem(f"{folder}: holds no frames; give {known()}")
+    yield IMAGES, tuple(map(str, found))
+
+
+def _pictures_together(opens: Iterable[_Opening]) -> Iterator[_Opening]:
+    """Pictures that were given one by one are frames of one source, not one source each."""
+    for kind, group in groupby(opens, lambda opening: opening[0]):
+        if kind is IMAGES:
+            yield kind, tuple(file for _, files in group for file in files)
+        else:
+            yield from group
+
+
+def _there(name: str) -> None:
+    if not os.path.lexists(name):
+        raise UsageProblem(f"{quoted(name)[1:-1]}: no such file, folder or environment; correct the source")
+
+
+def _open(kind: Kind, files: tuple[str, ...], options: Options) -> Source:
+    with needing(f"{Path(files[0]).name}: {kind.what}", kind.extra):
+        together = kind is IMAGES
+        source = images.open_images([Path(each) for each in files]) if together else kind.open(files[0], options)
+    if kind.timed:
+        return source
+    if options.fps is not None:
+        raise UsageProblem(f"--fps {options.fps:g}: {kind.what} has no times; take every so many-th with --stride")
+    if any(at is not None and at != int(at) for at in (options.start, options.end)):
+        raise UsageProblem(f"--start and --end: of {kind.what} they are rows, so give whole numbers")
+    taken = thinning.between(source.shots, options.start, options.end)
+    last = min(x for x in (options.end, source.expected) if x is not None) if source.expected is not None else None
+    return replace(source, shots=taken, expected=None if last is None else max(0, int(last - options.start)))
+
+
+def known() -> str:
+    """The kinds, in words."""
+    return (
+        "videos, pictures or a folder of them, an .npy, .npz, .h5 or .zarr, a recording of Minari, or the id of an "
+        "environment (MiniGrid-Empty-8x8-v0)"
+    )
+
+
+def command(source: str, output: str | None = None, size: int | None = None) -> str:
+    """What to type to make ``source`` a file that can be trained on; without ``size`` in the size that is usual."""
+    stem = Path(source).name.partition(".")[0] or "mine"
+    sized = () if size in (None, Options.size) else ("--size", str(size))
+    return shlex.join(["tiw-fsm", "frames", source, "-o", output or f"data/{stem}.h5", *sized])
+
+
+def instead(name: str, path: Path) -> str | None:
+    """Why what is there is no frame file, and the command that makes one of it; None if it is an h5 file or unknown."""
+    if name.lower().endswith(H5):
+        return None
+    kind = kind_of(str(path)) or kind_of(name)
+    what = kind.what if kind else "a folder of frames"
+    if kind is None and not _is_folder_of_frames(path):
+        return None
+    there = str(path) if path.exists() and not os.path.exists(name) else name
+    return f"dataset {quoted(name)} is {what} and no h5 file; `{command(there)}` makes one of it: then name that one"
+
+
+def _is_folder_of_frames(path: Path) -> bool:
+    try:
+        return path.is_dir() and bool(next(_in_folder(path)))
+    except (UsageProblem, DiskRefused):
+        return False

@@ -1,0 +1,166 @@
+"""Frames of a video, decoded by PyAV as they are wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tiw_fsm.data.intake.source import Options, Shot, Source
+from tiw_fsm.errors import UsageProblem, disk_errors
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
+    from av.video.frame import VideoFrame
+    from av.video.stream import VideoStream
+
+SUFFIXES = (".mp4", ".webm", ".mkv", ".gif", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".ts", ".flv", ".wmv", ".apng")
+LOST = 0.5, 0.01
+"""Seconds, and share of its length, by which a video may end before it says: clocks and lengths are rounded."""
+GIF_END = b";"
+NEAR = 1 / 16
+"""A rate above that of the video by more than this share is refused."""
+
+
+def open_video(name: str, options: Options) -> Source:
+    """The frames of a video file between ``start`` and ``end``, one episode.
+
+    Raises:
+        UsageProblem: it is no video, has no frames, or PyAV is not installed.
+        DiskRefused: it cannot be read.
+    """
+    path = Path(name)
+    with _opened(path) as container:
+        stream = _stream(container, path)
+        rates = [float(rate) for rate in (stream.average_rate, stream.guessed_rate) if rate]
+        length = _length(container, stream, path)
+    if options.fps and rates and options.fps > max(rates) * (1 + NEAR):
+        raise UsageProblem(f"{path}: has {max(rates):g} frames per second; give --fps {max(rates):g} or less")
+    if length is not None and options.start >= length:
+        raise UsageProblem(f"{path}: is {length:.1f} s long; --start has to lie before its end")
+    end = min((x for x in (options.end, length) if x is not None), default=None)
+    expected = round((end - options.start) * rates[0]) if rates and end is not None else None
+    return Source(path.name, _shots(path, options.start, options.end, length), expected, rates[0] if rates else None)
+
+
+def _shots(path: Path, start: float, end: float | None, length: float | None) -> Iterator[Shot]:
+    with _opened(path) as container:
+        stream = _stream(container, path)
+        origin = float((stream.start_time or 0) * (stream.time_base or 0))
+        if start:
+            _seek(container, stream, start)
+        reached, number, broken = 0.0, 0, None
+        frames = container.decode(stream)
+        while True:
+            try:
+                frame = next(frames, None)
+            except _damages() as exc:
+                frame, broken = None, _reason(exc)
+            if frame is None:
+                break
+            seconds = number / _rate(stream) if frame.time is None else frame.time - origin
+            number += 1
+            if end is not None and seconds >= end:
+                return
+            reached = seconds + _duration(frame, stream)
+            if seconds >= start:
+                yield Shot(_picture(frame), seconds=seconds)
+    wanted = min((x for x in (end, length) if x is not None), default=reached)
+    whole = reached >= wanted - max(LOST[0], LOST[1] * wanted)
+    if not whole or (broken and end is None):
+        raise UsageProblem(_cut_short(path, reached, length, broken or "nothing follows"))
+    if number == 0:
+        raise UsageProblem(f"{path}: has a video stream without frames; make or download it again")
+
+
+def _cut_short(path: Path, reached: float, length: float | None, reason: str) -> str:
+    of = f" of {length:.1f} s" if length else ""
+    whole = int(reached * 10) / 10
+    keep = f", or take what is there with --end {whole:.1f}" if whole else ""
+    return f"{path}: ends after {reached:.1f} s{of} ({reason}); it was cut short: copy or download it again{keep}"
+
+
+def _opened(path: Path) -> InputContainer:
+    import av
+
+    with disk_errors("reading", path), open(path, "rb"):
+        pass  # PyAV's own error for a file that may not be read is an OSError as well, with another text
+    try:
+        return av.open(path, metadata_errors="replace")
+    except (av.error.FFmpegError, ValueError) as exc:
+        raise UsageProblem(
+            f"{path}: cannot be opened as a video ({_reason(exc)}); it may be cut short, or no video: copy or download "
+            "it again, or convert it with ffmpeg"
+        ) from exc
+
+
+def _stream(container: InputContainer, path: Path) -> VideoStream:
+    if not container.streams.video:
+        raise UsageProblem(f"{path}: has no video stream; give a file that has one")
+    stream = container.streams.video[0]
+    stream.thread_type = "AUTO"
+    return stream
+
+
+def _length(container: InputContainer, stream: VideoStream, path: Path) -> float | None:
+    """Seconds of the video as its file has them; None where it does not say.
+
+    Raises:
+        UsageProblem: it is a GIF whose end is missing, which says nothing else of its length.
+    """
+    if container.format.name == "gif":
+        with open(path, "rb") as file:
+            file.seek(-1, 2)
+            if file.read() != GIF_END:
+                raise UsageProblem(f"{path}: its end is missing; it was cut short: copy or download it again")
+    if container.format.name == "avi" and stream.frames:  # its duration is made of the file's size
+        return stream.frames / _rate(stream)
+    if stream.duration and stream.time_base:
+        return float(stream.duration * stream.time_base)
+    if tag := stream.metadata.get("DURATION"):  # Matroska's, of each stream
+        hours, minutes, seconds = tag.split(":")
+        return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+    return container.duration / 1e6 if container.duration and len(container.streams) == 1 else None
+
+
+def _seek(container: InputContainer, stream: VideoStream, start: float) -> None:
+    """To the last key frame before ``start``, where the format can."""
+    import av
+
+    if stream.time_base is None:
+        return
+    try:
+        container.seek(int(start / stream.time_base) + (stream.start_time or 0), stream=stream)
+    except av.error.FFmpegError:
+        container.seek(0)
+
+
+def _damages() -> tuple[type[Exception], ...]:
+    import av
+
+    return av.error.FFmpegError, ValueError
+
+
+def _duration(frame: VideoFrame, stream: VideoStream) -> float:
+    """Seconds that a frame stays."""
+    if frame.duration and frame.time_base:
+        return float(frame.duration * frame.time_base)
+    return 1 / _rate(stream)
+
+
+def _rate(stream: VideoStream) -> float:
+    """Frames per second; what is left where nobody says is films' own."""
+    return float(stream.average_rate or stream.guessed_rate or 25)
+
+
+def _picture(frame: VideoFrame) -> Any:
+    """RGB as it is to be seen: a phone that was held upright says so in each frame."""
+    picture = frame.to_ndarray(format="rgb24")
+    turns = round(getattr(frame, "rotation", 0) / 90) % 4
+    return np.ascontiguousarray(np.rot90(picture, turns)) if turns else picture
+
+
+def _reason(exc: Exception) -> str:
+    return getattr(exc, "strerror", None) or str(exc)

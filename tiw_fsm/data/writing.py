@@ -1,0 +1,113 @@
+"""Frame files written: streamed, the same bytes for the same frames, and whole or not at all."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+import h5py
+import numpy as np
+
+from tiw_fsm.data.h5 import OF_H5PY, errno_of
+from tiw_fsm.errors import UsageProblem, disk_errors
+from tiw_fsm.system import durable
+from tiw_fsm.system.locking import KEEPS_NO_LOCKS
+
+CHUNK_FRAMES = 16
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[h5py.File]:
+    """A new h5 file, which has taken the place of ``path`` afterwards; after an error ``path`` is as it was.
+
+    It is written beside ``path``. A process that dies leaves it there, and the next one writes over it. The block has
+    to flush it while its datasets are open: one that is being closed cannot say that the disk is full.
+
+    Raises:
+        UsageProblem: another process is writing it.
+        DiskRefused: ``path`` is as it was before.
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    with disk_errors("recording to", path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "rb") as held:
+            _lock(held, path)
+            try:
+                with _numbered_errors():
+                    file = h5py.File(temporary, "w", locking=False)
+                    try:
+                        yield file
+                    except BaseException:
+                        _unplug(file)
+                        raise
+                    file.close()
+                os.fsync(held)
+                temporary.replace(path)
+                durable.sync(path.parent)
+            finally:
+                temporary.unlink(missing_ok=True)
+
+
+def _lock(held: IO[bytes], path: Path) -> None:
+    """Keep other writers out for as long as the file is open, where its file system can."""
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as exc:
+        raise UsageProblem(f"{path}: another process is writing it; let it end, or name another file") from exc
+    except OSError as exc:
+        if exc.errno not in KEEPS_NO_LOCKS:
+            raise
+
+
+def _unplug(file: h5py.File) -> None:
+    """Have HDF5 write what it still holds to memory: where a disk refuses it, closing the file kills the process."""
+    nowhere = os.memfd_create("unplugged")
+    os.dup2(nowhere, file.id.get_vfd_handle())
+    os.close(nowhere)
+    with suppress(*OF_H5PY):
+        file.close()
+
+
+@contextmanager
+def _numbered_errors() -> Iterator[None]:
+    """What the operating system answered to h5py, which has it in the text alone, as an OSError that has its number."""
+    try:
+        yield
+    except OF_H5PY as exc:
+        if (number := errno_of(exc)) is None:
+            raise
+        raise OSError(number, os.strerror(number)) from exc
+
+
+def add_frames(file: h5py.File, side: int, rows: int | None = None) -> h5py.Dataset:
+    """The dataset ``frames``, uint8 [rows, side, side, 3]; without ``rows`` it is empty, and can be resized."""
+    return file.create_dataset(
+        "frames",
+        (rows or 0, side, side, 3),
+        "u1",
+        maxshape=None if rows else (None, side, side, 3),
+        chunks=(min(CHUNK_FRAMES, rows or CHUNK_FRAMES), side, side, 3),
+        compression="gzip",
+        compression_opts=1,
+        track_times=False,
+    )
+
+
+def add_actions(file: h5py.File, rows: int, keys: Sequence[str]) -> h5py.Dataset:
+    """The dataset ``actions``, int64 [rows]; ``keys`` are their names by number, none where they have none."""
+    actions = file.create_dataset("actions", (rows,), "i8", track_times=False)
+    meaning = "the key pressed at this row, which leads to the next one"
+    if keys:
+        actions.attrs["names"] = np.array(keys, h5py.string_dtype())
+        meaning += ": " + ", ".join(f"{number} {name}" for number, name in enumerate(keys))
+    actions.attrs["meaning"] = meaning
+    return actions
+
+
+def add_episode(file: h5py.File, rows: int) -> h5py.Dataset:
+    """The dataset ``episode``, int64 [rows]: the episode's number."""
+    return file.create_dataset("episode", (rows,), "i8", track_times=False)
