@@ -4,6 +4,7 @@ that are others than it began with are never trained on. Real files, real proces
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -12,9 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import h5py
+import numpy as np
 import pytest
 
-from tests.support.configs import write_frames
+from tests.support.configs import write_configs, write_frames
 from tests.support.frame_files import Make, blosc, chunked, damage_chunk, virtual
 from tests.support.native_runs import PASSING, make_root, start, wait_for_generation
 from tests.support.processes import Tiw, children
@@ -232,3 +234,34 @@ def test_a_state_that_does_not_know_the_content_learns_it_at_the_next_start(tmp_
     assert after is not None
     assert after.content is not None
     assert after.evolve(content=None) == before
+
+
+# --- what there is ----------------------------------------------------------------------------------------------
+
+
+def test_check_and_run_say_what_the_frames_have(tmp_path: Path, tiw: Tiw) -> None:
+    write_configs(tmp_path / "configs")
+    write_frames(tmp_path / "frames.h5", episodes=20, length=24)
+    with h5py.File(tmp_path / "frames.h5", "a") as file:
+        file.attrs.pop("stride", None)
+        file.attrs["fps"] = 12
+    told = "480 rows, 40 s of play, 20 episodes, 2 of them held out; with stride 4 216 clips to train on, "
+    assert f"frames.h5: {told}" in tiw(tmp_path, "check", "--dataset", "./frames.h5").stdout
+
+
+@pytest.mark.parametrize("label", ["dones", "is_first"])
+def test_what_begins_episodes_and_is_not_read_is_told_with_the_command_that_reads_it(
+    tmp_path: Path, tiw: Tiw, label: str
+) -> None:
+    write_configs(tmp_path / "configs")
+    write_frames(tmp_path / "frames.h5", episodes=20, length=24)
+    with h5py.File(tmp_path / "frames.h5", "a") as file:
+        begins = np.diff(file["episode"][:], prepend=-1) != 0
+        del file["episode"]
+        file[label] = begins if label == "is_first" else np.roll(begins, -1)
+    line = next(line for line in tiw(tmp_path, "check").stdout.splitlines() if "frames.h5" in line)
+    command = line.partition(f"`{label}` is not read, but `tiw-fsm ")[2].partition("`")[0]
+    assert "no episodes" in line
+    assert tiw(tmp_path, *shlex.split(command)).returncode == 0
+    made = "frames-episodes.h5"
+    assert "20 episodes, 2 of them held out" in tiw(tmp_path, "check", "--dataset", f"./{made}").stdout

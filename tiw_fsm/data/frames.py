@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +15,7 @@ import numpy as np
 from tiw_fsm.data import sources
 from tiw_fsm.data.h5 import Undecodable, reading
 from tiw_fsm.data.intake import kinds
+from tiw_fsm.data.intake.arrays import BEGINNINGS
 from tiw_fsm.errors import DiskRefused, UsageProblem
 from tiw_fsm.tinyworlds.config import DataSource
 from tiw_fsm.tinyworlds.episodes import clip_starts, first_share, split_rows
@@ -53,6 +55,38 @@ class HeldOut(NamedTuple):
     """Frames of a clip."""
     share: float | None = None
     """Of the clips there are, from the first on; all if None."""
+
+
+class Supply(NamedTuple):
+    """What a file has to train and to judge on.
+
+    Attributes:
+        episodes: None where the file has none recorded.
+        judged: clips to judge on.
+        seconds: of play; None where nothing says how fast the rows follow one another.
+    """
+
+    rows: int
+    episodes: int | None
+    held_out: int
+    """Episodes of them; rows where there are none."""
+    stride: int
+    training: int
+    """Clips to train on."""
+    judged: int
+    seconds: float | None
+    unread: str | None = None
+    """What tells where episodes begin and is not read, with the command that reads it."""
+
+    def __str__(self) -> str:
+        play = "" if self.seconds is None else f", {self.seconds:,.0f} s of play"
+        episodes = "no episodes, the last rows held out"
+        if self.episodes is not None:
+            episodes = f"{self.episodes:,} episodes, {self.held_out:,} of them held out"
+        return (
+            f"{self.rows:,} rows{play}, {episodes}; with stride {self.stride} {self.training:,} clips to train on, "
+            f"{self.judged:,} to judge on{'; ' + self.unread if self.unread else ''}"
+        )
 
 
 def known_datasets() -> str:
@@ -97,9 +131,49 @@ def _stride_attribute(path: Path) -> int | None:
         return None
     if not isinstance(stride, int | np.integer) or not 1 <= stride <= LARGEST_STRIDE:
         raise UsageProblem(
-            f"{path}: attribute `stride` is {stride}; make it an integer from 1 to {LARGEST_STRIDE}, or remove it"
+            f"{path}: attribute `stride` is {quoted(stride)}; make it an integer from 1 to {LARGEST_STRIDE}, or remove it"
         )
     return int(stride)
+
+
+def supply(source: DataSource, *, training_length: int, held_out: HeldOut) -> Supply:
+    """What a ``source`` with which nothing is wrong has.
+
+    Args:
+        training_length: frames of a training clip.
+        held_out: what the gate wants.
+
+    Raises:
+        UsageProblem: it cannot be read.
+        DiskRefused: the operating system failed to read it.
+    """
+    path = Path(source.path)
+    with reading(path), h5py.File(path, "r") as file:
+        rows, size = file["frames"].shape[:2]
+        episode = file["episode"][:] if "episode" in file else None
+        rate = _rate(file.attrs)
+        labels = [label for label, _ in BEGINNINGS if label in file and episode is None]
+    made = kinds.command(str(path), str(path.with_name(f"{path.stem}-episodes.h5")), int(size))
+    numbers, kept_back = split_rows(rows, episode, source.skip)
+    starts = partial(clip_starts, numbers, kept_back, stride=source.stride, preload_ratio=source.preload_ratio)
+    return Supply(
+        rows=int(rows),
+        episodes=None if episode is None else len(np.unique(numbers[numbers >= 0])),
+        held_out=len(np.unique(numbers[kept_back])),
+        stride=source.stride,
+        training=len(starts(length=training_length, for_evaluation=False)),
+        judged=len(first_share(starts(length=held_out.length, for_evaluation=True), held_out.share)),
+        seconds=rate and rows / rate,
+        unread=f"`{labels[0]}` is not read, but `{made}` makes episodes of it" if labels else None,
+    )
+
+
+def _rate(attributes: Mapping[str, object]) -> float | None:
+    """Rows a second: as the file says, else as the usual stride supposes; None of a recording by turns."""
+    told = attributes.get("fps")
+    if isinstance(told, int | float | np.number) and math.isfinite(told) and told > 0:
+        return float(told)
+    return None if "stride" in attributes else SOURCE_FPS
 
 
 def inspect(
@@ -126,24 +200,20 @@ def inspect(
             problems = _shape_problems(file, path, frame_size)
             if key_hints:
                 problems += _key_problems(file, path)
-            if problems:
-                return problems
-            rows = file["frames"].shape[0]
-            episode = file["episode"][:] if "episode" in file else None
+        if problems:
+            return problems
+        found = supply(source, training_length=training_length, held_out=held_out)
     except UsageProblem as exc:
         return exc.problems
-    starts = partial(clip_starts, *split_rows(rows, episode, skip), stride=stride, preload_ratio=ratio)
-    training = starts(length=training_length, for_evaluation=False)
-    evaluation = first_share(starts(length=held_out.length, for_evaluation=True), held_out.share)
-    if len(training) == 0:
+    if found.training == 0:
         problems.append(
-            f"{path}: no training clip of {training_length} frames, {stride} rows apart, fits into its {rows} rows "
-            f"(skip {skip}, preload_ratio {ratio}); record more frames, or raise preload_ratio"
+            f"{path}: no training clip of {training_length} frames, {stride} rows apart, fits into its {found.rows} "
+            f"rows (skip {skip}, preload_ratio {ratio}); record more frames, or raise preload_ratio"
         )
-    if len(evaluation) < held_out.clips:
+    if found.judged < held_out.clips:
         problems.append(
             f"{path}: the gate wants {held_out.clips} held-out clips of {held_out.length} frames, {stride} rows apart, "
-            f"and there are {len(evaluation)}; record more or longer episodes (every tenth is held out), "
+            f"and there are {found.judged}; record more or longer episodes (every tenth is held out), "
             "or lower inference.clips or --generation-steps, or raise --preload-ratio"
         )
     return problems

@@ -14,10 +14,11 @@ from rich.console import Console
 from tiw_fsm.config.alignment import FROM_TRAINING
 from tiw_fsm.config.settings import Settings
 from tiw_fsm.data import content
+from tiw_fsm.engines.protocol import EngineKind
 from tiw_fsm.errors import UsageProblem
 from tiw_fsm.run import warm_starts
 from tiw_fsm.run.display import Display
-from tiw_fsm.run.preflight import data_problems
+from tiw_fsm.run.preflight import data_problems, data_supply
 from tiw_fsm.run.session import configured
 from tiw_fsm.stages import Stage, stage_of
 from tiw_fsm.storage import checkpoints, exports, packed
@@ -60,12 +61,19 @@ def run_findings(store: Store, typed: Mapping[str, Any], repo_root: Path) -> lis
     without = f"; without effect: {'; '.join(settings.unheard)}" if settings.unheard else ""
     findings = [
         Finding(f"configs are aligned{without}", []),
-        Finding(f"frames {settings.data.path}", data_problems(settings, kind) or _undecodable(settings)),
+        _frames_finding(settings, kind),
     ]
     for stage, progress in run.stages.items() if run else ():
         if ref := progress.checkpoint:
             findings.append(Finding(f"{stage} {ref.path}", checkpoints.problems(Path(ref.path), sha256=ref.sha256)))
     return findings
+
+
+def _frames_finding(settings: Settings, kind: EngineKind) -> Finding:
+    what = f"frames {settings.data.path}"
+    if problems := data_problems(settings, kind) or _undecodable(settings):
+        return Finding(what, problems)
+    return Finding(f"{what}: {data_supply(settings)}" if settings.needs_frames else what, [])
 
 
 def _undecodable(settings: Settings) -> list[str]:

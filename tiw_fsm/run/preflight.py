@@ -13,6 +13,7 @@ from tiw_fsm.errors import UsageProblem
 from tiw_fsm.fsm.events import Aligned, Event
 from tiw_fsm.fsm.run_state import RunState, StageProgress
 from tiw_fsm.reporting.history import WORDS
+from tiw_fsm.reporting.wording import near
 from tiw_fsm.run import fingerprint, sharing, warm_starts
 from tiw_fsm.run.ahead import FrameReading
 from tiw_fsm.run.outcome import Outcome
@@ -66,6 +67,8 @@ def align(ctx: Context, run: RunState) -> Outcome:
     if ctx.hello.processes > 1:
         facts["hosts"] = sharing.hosts(ctx)
     ctx.log.info(WORDS[Event.ALIGNED](dict(facts)), warm_starts=warm)
+    if read is not None:
+        ctx.log.info(f"frames {near(settings.data.path)}: {data_supply(settings)}")
     if ctx.settings.unheard:
         ctx.log.warning(f"without effect here: {'; '.join(ctx.settings.unheard)}")
     return Outcome(Event.ALIGNED, run, facts)
@@ -80,15 +83,29 @@ def data_problems(settings: Settings, kind: EngineKind) -> list[str]:
         return []
     # All stages train on clips of one length and size: ALIGN's rules see to it.
     config = next(iter(settings.stages.values()))
-    inference = settings.inference
     problems = frames.inspect(
         settings.data,
         frame_size=config.frame_size,
         training_length=config.context_length,
-        held_out=frames.HeldOut(settings.loop.inference.clips, inference.frames, inference.preload_ratio),
+        held_out=_held_out(settings),
         key_hints=settings.stages[Stage.LATENT].key_hint_weight > 0 and settings.trains(Stage.LATENT),
     )
     return problems or kind.data_problems(settings)
+
+
+def data_supply(settings: Settings) -> frames.Supply:
+    """What frames with which nothing is wrong have to train and to judge on.
+
+    Raises:
+        UsageProblem, DiskRefused: as ``frames.supply``.
+    """
+    config = next(iter(settings.stages.values()))
+    return frames.supply(settings.data, training_length=config.context_length, held_out=_held_out(settings))
+
+
+def _held_out(settings: Settings) -> frames.HeldOut:
+    inference = settings.inference
+    return frames.HeldOut(settings.loop.inference.clips, inference.frames, inference.preload_ratio)
 
 
 def frames_read(ctx: Context) -> Digests | None:
