@@ -41,6 +41,7 @@ WORDS = {
     "Momentum": "number from 0, below 1",
     "MuonSteps": "integer from 1 to 99",
     "Weight": "number from 0",
+    "Device": "`auto` or `cpu` or `cuda`",
     "bool": "true or false",
     "int": "integer",
     "float": "number",

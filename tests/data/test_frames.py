@@ -47,10 +47,10 @@ def test_the_stride_of_a_path_is_that_of_fps_else_of_the_file_else_four(tmp_path
 
 def test_a_stride_attribute_that_is_no_positive_number_is_refused(tmp_path: Path) -> None:
     path = numbered_frames(tmp_path / "f.h5", 3)
-    for nonsense in ("fast", 0, -1, [1, 2]):
+    for nonsense, told in (("fast", "'fast'"), ("1", "'1'"), (0, "0"), (-1, "-1"), ([1, 2], "")):
         with h5py.File(path, "a") as file:
             file.attrs["stride"] = nonsense
-        with pytest.raises(UsageProblem, match="stride"):
+        with pytest.raises(UsageProblem, match=f"`stride` is {told}"):
             frames.resolve_dataset("f.h5", tmp_path, fps=None)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from tiw_fsm.tinyworlds.config import (
     DecoderContext,
@@ -23,6 +23,15 @@ from tiw_fsm.values.frozen import Count, FrozenModel, Positive, Rate, Several, S
 
 MOST_CODE_BITS = 31
 """Of the video tokenizer's codebook."""
+
+
+def _tried(device: object) -> object:
+    if device == "mps":
+        raise ValueError("Apple's GPUs (mps) were never tried, and exact resume is not known to hold on them; give cpu")
+    return device
+
+
+Device = Annotated[Literal["auto", "cpu", "cuda"], BeforeValidator(_tried)]
 
 
 class SharedKeys(FrozenModel):
@@ -70,7 +79,7 @@ class SharedKeys(FrozenModel):
     """TensorFloat-32 matrix products on CUDA."""
     compile: bool | None = None
     """torch.compile the models."""
-    device: Literal["auto", "cpu", "cuda"] | None = None
+    device: Device | None = None
     """Where to compute; auto takes CUDA if there is one."""
     distributed: dict[str, Any] | None = None
     """use_ddp and use_fsdp: with several processes, the native engine shards with use_fsdp, else it replicates."""
@@ -180,7 +189,7 @@ class InferenceFile(InferenceConfig):
     """Always off: the checkpoints are the ones the state names."""
     dataset: str | None = None
     """Must be the dataset trained on."""
-    device: Literal["auto", "cpu", "cuda"] | None = None
+    device: Device | None = None
     """Where to compute; auto takes CUDA if there is one."""
     fps: Positive | None = None
     """Frame rate of TinyWorlds' video; unused here."""

@@ -130,8 +130,9 @@ def _stride_attribute(path: Path) -> int | None:
     if stride is None:
         return None
     if not isinstance(stride, int | np.integer) or not 1 <= stride <= LARGEST_STRIDE:
+        told = quoted(stride) if isinstance(stride, str) else stride
         raise UsageProblem(
-            f"{path}: attribute `stride` is {quoted(stride)}; make it an integer from 1 to {LARGEST_STRIDE}, or remove it"
+            f"{path}: attribute `stride` is {told}; make it an integer from 1 to {LARGEST_STRIDE}, or remove it"
         )
     return int(stride)
 
