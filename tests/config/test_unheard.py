@@ -35,3 +35,20 @@ def test_where_all_keys_are_heard_nothing_is_said(tiw: Tiw) -> None:
     for configs in ("configs", "configs/demo", "configs/crafter"):
         done = tiw(project, "check", "--config-dir", configs, "--state-dir", "build/none")
         assert "without effect" not in done.stdout
+
+
+def test_files_as_tinyworlds_has_them_are_refused_once_with_all_there_is_to_do(tmp_path: Path, tiw: Tiw) -> None:
+    stock = {
+        "training": {"dataset": "PICODOOM", "device": None, "num_blocks": None},
+        "video_tokenizer": {"num_blocks": 4},
+        "latent_actions": {"num_blocks": 2},
+        "dynamics": {"num_blocks": 8},
+        "inference": {"dataset": "PONG", "device": "mps"},
+    }
+    write_configs(tmp_path / "configs", stock)
+    for command in ("check", "run"):
+        done = tiw(tmp_path, command)
+        told = done.stdout + done.stderr
+        assert done.returncode == 2
+        for what in ("give cpu", "give all stages one value", "give --dataset for both", "tiw-fsm download PICODOOM"):
+            assert told.count(what) == 1, (command, what)

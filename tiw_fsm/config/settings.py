@@ -170,8 +170,10 @@ def _load_settings(
     own = engine.read_settings(Draft(flags, typed, repo_root, run_root, sources, parsed), problems)
     stages = _stage_configs(parsed, sources, picked, problems)
     data = None
-    if isinstance(training, TrainingFile) and isinstance(inference, InferenceFile):
-        data = _data_source(training, inference, sources, repo_root, problems)
+    if isinstance(training, TrainingFile):
+        data = _data_source(training, sources, repo_root, problems)
+    if problems and data and engine.needs_frames:  # else who checks the frames will say so
+        problems += frames.missing(data)
     warm_starts = {
         stage: os.path.normpath(repo_root / flags[spec.checkpoint_flag])
         for stage, spec in STAGES.items()
@@ -395,7 +397,6 @@ def _stated(file: FrozenModel, *schemas: type[FrozenModel]) -> dict[str, Any]:
 
 def _data_source(
     training: TrainingFile,
-    inference: InferenceFile,
     sources: Mapping[str, Source],
     repo_root: Path,
     problems: list[str],
@@ -403,10 +404,11 @@ def _data_source(
     if training.dataset is None:
         problems.append(f"{sources['training'].label}: training.yaml names no dataset; {frames.known_datasets()}")
         return None
-    if inference.dataset is not None and inference.dataset != training.dataset:
+    judged_on = sources["inference"].data.get("dataset")  # also where something else in the file is wrong
+    if judged_on is not None and judged_on != training.dataset:
         problems.append(
             f"{sources['inference'].where(('dataset',))}: inference.yaml judges on dataset "
-            f"{excerpt(inference.dataset)}, training.yaml trains on {excerpt(training.dataset)}; "
+            f"{excerpt(str(judged_on))}, training.yaml trains on {excerpt(training.dataset)}; "
             "make them the same, or give --dataset for both"
         )
     try:

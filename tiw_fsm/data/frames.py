@@ -177,6 +177,12 @@ def _rate(attributes: Mapping[str, object]) -> float | None:
     return None if "stride" in attributes else SOURCE_FPS
 
 
+def missing(source: DataSource) -> list[str]:
+    """That the file of ``source`` is not there, with the remedy; empty when it is."""
+    path = Path(source.path)
+    return [] if path.exists() else [f"{path}: no such file; {_whence(path)}, or correct the dataset"]
+
+
 def inspect(
     source: DataSource, *, frame_size: int, training_length: int, held_out: HeldOut, key_hints: bool = False
 ) -> list[str]:
@@ -193,10 +199,8 @@ def inspect(
     """
     path, skip, stride, ratio = Path(source.path), source.skip, source.stride, source.preload_ratio
     try:
-        if not path.exists():
-            return [f"{path}: no such file; {_whence(path)}, or correct the dataset"]
-        if missing := sources.of(path).problems:
-            return list(missing)
+        if lost := missing(source) or list(sources.of(path).problems):
+            return lost
         with reading(path), h5py.File(path, "r") as file:
             problems = _shape_problems(file, path, frame_size)
             if key_hints:
