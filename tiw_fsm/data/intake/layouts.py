@@ -77,12 +77,15 @@ def range_of(blocks: Iterable[NDArray[Any]], dtype: np.dtype[Any], layout: Layou
         return Range(0, 255)
     low, high, alphas, rows = np.inf, -np.inf, set[float](), 0
     for block in blocks:
-        if dtype.kind == "f" and not (finite := np.isfinite(block)).all():
-            row = rows + int(np.argwhere(~finite)[0][0])
-            raise UsageProblem(
-                f"{where} has values in row {row} that are no numbers (NaN or infinite); mend them first"
-            )
-        low, high, rows = min(low, float(block.min())), max(high, float(block.max())), rows + len(block)
+        if dtype.kind == "f":
+            block = block.astype(np.float32, copy=False)  # of halves nothing is quick
+        if not block.size:
+            continue
+        least, most = float(block.min()), float(block.max())
+        if not np.isfinite([least, most]).all():
+            row = rows + int(np.argwhere(~np.isfinite(block))[0][0])
+            raise UsageProblem(f"{where} has values in row {row} that are no numbers (NaN, infinite); mend them first")
+        low, high, rows = min(low, least), max(high, most), rows + len(block)
         if layout.channels == 4 and len(alphas) < 2:
             alpha = np.take(block, 3, axis=1 + (layout.colours or 0))
             alphas |= {float(alpha.min()), float(alpha.max())}
@@ -122,7 +125,7 @@ def pictures(block: NDArray[Any], layout: Layout, values: Range) -> NDArray[np.u
         scale = 255 / (values.white - values.black)
         block = np.rint((block.astype(np.float32) - np.float32(values.black)) * np.float32(scale)).clip(0, 255)
         block = block.astype(np.uint8)
-    return np.broadcast_to(block, (*block.shape[:3], 3))
+    return np.broadcast_to(np.ascontiguousarray(block), (*block.shape[:3], 3))
 
 
 def picture(array: NDArray[Any]) -> Picture | None:
