@@ -68,7 +68,10 @@ FLAGS: dict[str, Flag] = {
         Flag("engine", str, "Who trains: native, checkout, simulated, or one that is installed [default: native]."),
         Flag("train_stage", str, "Which stages to train [default: all].", choices=("none", "all", *Stage)),
         *_of_stages(
-            "{flag}_checkpoint", str, "Checkpoint, or folder of them, to start the {words} from.", is_path=True
+            "{flag}_checkpoint",
+            str,
+            "Checkpoint, folder of them, run root, export or single file to start the {words} from.",
+            is_path=True,
         ),
         Flag("run_root", str, "Where artifacts go [default: results/<run>].", is_path=True),
         Flag("training_config", str, "Another training.yaml.", is_path=True),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from contextlib import ExitStack
 from pathlib import Path
@@ -34,7 +35,7 @@ class Found(NamedTuple):
 
 
 def find(path: Path, stage: Stage, holding: ExitStack) -> Found:
-    """The newest valid checkpoint of ``stage`` at ``path``: a folder, a folder of them, or a single file.
+    """The newest valid checkpoint of ``stage`` at ``path``: a folder, a folder of them, a run root, or a single file.
 
     Args:
         holding: for how long a temporary folder is there.
@@ -43,6 +44,8 @@ def find(path: Path, stage: Stage, holding: ExitStack) -> Found:
         UnreadableFile, NotPermitted: the folder cannot be listed.
         DiskRefused: a single file cannot be unpacked.
     """
+    if os.path.isdir(own := path / stage / "checkpoints"):  # a run root, or an export
+        path = own
     files = packed.files_in(path)
     if not files:
         newest, passed_over = checkpoints.newest_valid(path, stage)
