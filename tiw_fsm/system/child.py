@@ -152,8 +152,7 @@ class Child:
         """What ended it before its work was done. Waits for its end, unless it hung."""
         if self._hung:
             return Killer.OWN
-        own_words = self._tail(JUDGED_WORDS, since=self._begins)  # not what others had said before it
-        return killer.judge(self._process.wait(), own_words, self._memory.seen())
+        return killer.judge(self._process.wait(), self._tail(JUDGED_WORDS), self._memory.seen())
 
     def failed_by_itself(self) -> bool:
         """Whether it ended with an error, and not by a signal. Waits for its end, unless it hung."""
@@ -168,11 +167,11 @@ class Child:
         ended = f"was ended by {number.name}" if number else f"ended with status {status}"
         return ended + BY[self.killed_by()] if status else ended
 
-    def _tail(self, count: int, since: int = 0) -> str:
-        """The last ``count`` bytes of the output file, none of them before ``since``."""
+    def _tail(self, count: int) -> str:
+        """The last ``count`` bytes of the output file, none of them of another that wrote to it before."""
         descriptor = self._output.fileno()
         size = os.fstat(descriptor).st_size
-        return os.pread(descriptor, count, max(since, size - count)).decode(errors="replace")
+        return os.pread(descriptor, count, max(self._begins, size - count)).decode(errors="replace")
 
 
 def _started(command: Sequence[str], **how: Any) -> subprocess.Popen[bytes]:
