@@ -13,6 +13,8 @@ import tiw_fsm
 from tests.support.configs import LENIENT, write_configs, write_frames
 from tests.support.processes import Tiw
 from tests.support.simulation import Simulation
+from tiw_fsm.fsm.run_state import RunState
+from tiw_fsm.storage.store import Store
 
 PAGE = Path(__file__).parents[1] / "docs/python.md"
 EXAMPLES = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
@@ -50,6 +52,27 @@ def test_a_looked_at_run_tells_what_the_command_line_tells(simulation: Simulatio
     assert [step["event"] for step in run.history()] == simulation.events()
     assert [attempt.passed for attempt in run.verdicts()] == [True]
     assert {gate["stage"] for gate in run.gates(tiw_fsm.Stage.DYNAMICS)} == {"dynamics"}
+
+
+class Behind(Store):
+    """Whose first look is at what an earlier start had committed."""
+
+    looked = False
+
+    def load(self) -> RunState | None:
+        found = super().load()
+        assert found
+        if self.looked:
+            return found
+        self.looked = True
+        return found.evolve(generation=found.generation - 1, config_sha256="0" * 64)
+
+
+def test_a_world_its_state_and_its_settings_are_of_one_start(passed_root: Path) -> None:
+    run = tiw_fsm.Run(Behind(passed_root / "state/default"))
+    state, settings, _ = run.newest_world()
+    assert state == run.state
+    assert settings == run.settings
 
 
 def test_a_run_that_has_not_begun_and_one_without_models_are_refused(simulation: Simulation) -> None:

@@ -38,6 +38,15 @@ def test_gymnasiums_checker_has_nothing_to_say(passed_root: Path) -> None:
     assert np.array_equal(env.render(), steps[-1][0])
 
 
+def test_who_steps_on_behind_the_last_step_is_told_again(world: World) -> None:
+    env = WorldEnv(world, max_steps=2)
+    env.reset(seed=0)
+    assert [env.step(np.int64(0))[3] for _ in range(4)] == [False, True, True, True]
+    endless = WorldEnv(world)
+    endless.reset(seed=0)
+    assert not any(endless.step(np.int64(0))[3] for _ in range(3))
+
+
 def test_an_episode_is_that_of_the_world(world: World) -> None:
     env = WorldEnv(world)
     context = world.starts[2]

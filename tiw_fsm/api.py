@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rich.console import Console
 
@@ -107,6 +107,14 @@ def simulate(
     return Run(store)
 
 
+class Newest(NamedTuple):
+    """A world model, with the state that names its checkpoints and the settings of that state's start."""
+
+    state: RunState
+    settings: Settings
+    model: WorldModel
+
+
 class Run:
     """One run, as its state folder tells of it. Every look reads it anew."""
 
@@ -162,9 +170,9 @@ class Run:
             UsageProblem: not all stages have a checkpoint yet.
             StateDamaged: a checkpoint is not what the state vouches for.
         """
-        return self.newest(device)[1]
+        return self.newest(device).model
 
-    def newest(self, device: str = "cpu") -> tuple[RunState, WorldModel]:
+    def newest(self, device: str = "cpu") -> Newest:
         """``world``, and the state that named it. What a run at work has removed meanwhile is looked for anew.
 
         Raises:
@@ -173,42 +181,34 @@ class Run:
         for last in [*[False] * TRIES, True]:
             state = self.state
             try:
-                model = self._world_of(state, device)
+                settings = saved_settings(self.store, state)
+                model = _world_of(state, settings, device)
             except (StateDamaged, FileNotFoundError):
                 if last or self.state.generation == state.generation:
                     raise
                 continue
             if last or self.state.named_checkpoints() == state.named_checkpoints():
                 break
-        return state, model
-
-    def _world_of(self, state: RunState, device: str) -> WorldModel:
-        from tiw_fsm.tinyworlds.rollout import load_world
-
-        refs = {stage: progress.checkpoint for stage, progress in state.stages.items() if progress.checkpoint}
-        if missing := [stage.value for stage in Stage if stage not in refs]:
-            raise UsageProblem(f"{', '.join(missing)}: no checkpoint yet; let the run go on until it has one of each")
-        folders = {stage: checkpoints.verified(ref) for stage, ref in refs.items()}
-        return load_world(folders, self.settings.stages, device)
+        return Newest(state, settings, model)
 
     def load(self, device: str = "cpu", *, allow_failed: bool = False) -> World:
         """As ``tiw_fsm.load`` of this run."""
         self.require_world(None if allow_failed else "allow_failed=True loads it all the same")
-        return self.newest_world(device)[1]
+        return self.newest_world(device)[2]
 
-    def newest_world(self, device: str = "cpu") -> tuple[RunState, World]:
-        """What ``load`` gives, whatever the gate said, and the state that named it.
+    def newest_world(self, device: str = "cpu") -> tuple[RunState, Settings, World]:
+        """What ``load`` gives, whatever the gate said, and the state and the settings that it is of.
 
         Raises:
             UsageProblem, StateDamaged: as ``newest`` says.
         """
         from tiw_fsm.tinyworlds import determinism
         from tiw_fsm.worlds import held_out
+        from tiw_fsm.worlds.devices import device_called
         from tiw_fsm.worlds.world import World
 
-        place = held_out.device_called(device)
-        state, model = self.newest(str(place))
-        settings = self.settings
+        place = device_called(device)
+        state, settings, model = self.newest(str(place))
         if place.type == "cuda":
             determinism.allow_tf32(settings.inference.tf32)
         (size,) = {stage.frame_size for stage in settings.stages.values()}
@@ -221,7 +221,8 @@ class Run:
             starts = held_out.starts(data, settings.inference)
             keys = held_out.key_actions(model, data, settings.inference)
         said = gate_said(state)
-        return state, World(model, settings.inference, size, starts, keys=keys, verdict=said, lacking=lacking)
+        world = World(model, settings.inference, size, starts, keys=keys, verdict=said, lacking=lacking)
+        return state, settings, world
 
     def require_world(self, remedy: str | None) -> None:
         """Raise UsageProblem if the run has no world to give away: it was simulated, or its gate has not passed it.
@@ -230,7 +231,7 @@ class Run:
             remedy: what to do about a gate that has not passed it; None takes such a world, too.
         """
         state = self.state
-        if self.settings.engine == SimulatedKind.name:
+        if saved_settings(self.store, state).engine == SimulatedKind.name:
             raise UsageProblem(
                 f"run {state.run!r} was simulated and has no model: begin one with `tiw-fsm run --engine native`"
             )
@@ -249,9 +250,20 @@ class Run:
 
         from tiw_fsm.tinyworlds.clips import FrameData
 
-        settings = self.settings
+        state = self.state
+        settings = saved_settings(self.store, state)
         data = FrameData(settings.data, torch.device(device))
-        return data.evaluation_clips(settings.inference, count or self.state.loop.inference.clips)
+        return data.evaluation_clips(settings.inference, count or state.loop.inference.clips)
+
+
+def _world_of(state: RunState, settings: Settings, device: str) -> WorldModel:
+    from tiw_fsm.tinyworlds.rollout import load_world
+
+    refs = {stage: progress.checkpoint for stage, progress in state.stages.items() if progress.checkpoint}
+    if missing := [stage.value for stage in Stage if stage not in refs]:
+        raise UsageProblem(f"{', '.join(missing)}: no checkpoint yet; let the run go on until it has one of each")
+    folders = {stage: checkpoints.verified(ref) for stage, ref in refs.items()}
+    return load_world(folders, settings.stages, device)
 
 
 def gate_said(state: RunState) -> str:

@@ -80,7 +80,8 @@ class WorldEnv(gymnasium.Env[Frames, np.int64]):
         """
         frame = self.world.step(action)
         self._steps += 1
-        return frame, 0.0, False, self._steps == self.max_steps, {"frames": self.world.frames}
+        truncated = self.max_steps is not None and self._steps >= self.max_steps
+        return frame, 0.0, False, truncated, {"frames": self.world.frames}
 
     def render(self) -> Frames | None:
         """The current frame where the mode is ``rgb_array``."""

@@ -84,6 +84,15 @@ def test_init_says_what_cannot_be(tmp_path: Path, tiw: Tiw, arguments: list[str]
     assert (done.returncode, said in done.stderr, files(tmp_path)) == (ExitCode.USAGE, True, {"a file": b""})
 
 
+def test_init_writes_nothing_where_one_of_its_files_cannot_be(tmp_path: Path, tiw: Tiw) -> None:
+    (tmp_path / "mine/loop.yaml").mkdir(parents=True)
+    (tmp_path / "mine/training.yaml").write_text("dataset: mine.h5\n")
+    done = tiw(tmp_path, "init", "mine", "--force")
+    assert (done.returncode, done.stderr.count("\n")) == (ExitCode.USAGE, 1)
+    assert "mine/loop.yaml is no file" in done.stderr
+    assert files(tmp_path) == {"mine/training.yaml": b"dataset: mine.h5\n"}
+
+
 def demo(root: Path) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "tiw_fsm", "demo"]
     return subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -190,6 +190,17 @@ def test_of_a_key_with_a_flag_of_its_own_what_was_typed_last_holds(simulation: S
         simulation.run(seed=1, set={"loop.seed": 1})
 
 
+def test_taking_a_key_back_takes_back_the_flag_that_says_the_same(simulation: Simulation) -> None:
+    simulation.run(Script(mse=[0.5]), max_inference_retries=0, max_mse=0.04, max_crashes=7)
+    simulation.run(Script(mse=[0.5]), max_inference_retries=1, set={"loop.inference.max_mse": 0.02})
+    simulation.run(Script(mse=[0.01]), max_inference_retries=2, set={"loop.inference.max_mse": None})
+    assert simulation.state.loop.inference.max_mse == 0.03, "the file's"
+    assert "max_mse" not in simulation.state.flags
+    assert simulation.state.flags["max_crashes"] == 7
+    with pytest.raises(UsageProblem, match="--max-mse says the same; give one of the two"):
+        simulation.run(max_mse=0.05, set={"loop.inference.max_mse": None})
+
+
 def test_a_dataset_below_the_working_root_is_remembered_as_seen_from_there(simulation: Simulation) -> None:
     simulation.run(set={"training.dataset": str(simulation.root / "frames.h5")})
     assert simulation.state.flags["set"]["training.dataset"] == "./frames.h5"

@@ -100,6 +100,22 @@ def test_what_cannot_be_filmed_is_said_and_nothing_is_changed(run: tiw_fsm.Run, 
     assert [path.name for path in tmp_path.iterdir()] == ["kept.gif"]
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--video", "-o", "there"], "give one of them"),
+        (["--video", "run.v2"], "The run has not begun: `tiw-fsm run --run run.v2`"),
+        (["--video", "film.avi"], "name the film .mp4 or .gif"),
+    ],
+)
+def test_a_command_that_means_no_film_says_so(passed_root: Path, words: list[str], said: str) -> None:
+    before = set(passed_root.iterdir())
+    command = [sys.executable, "-m", "tiw_fsm", "export", *words]
+    done = subprocess.run(command, cwd=passed_root, capture_output=True, text=True)
+    assert (done.returncode, said in done.stderr, done.stderr.count("\n")) == (ExitCode.USAGE, True, 1), done.stderr
+    assert set(passed_root.iterdir()) == before
+
+
 def test_without_pyav_a_film_is_refused_with_what_to_install(passed_root: Path) -> None:
     command = [sys.executable, "-c", WITHOUT_AV, "export", "--video", "default"]  # which is the run's name
     done = subprocess.run(command, cwd=passed_root, capture_output=True, text=True)

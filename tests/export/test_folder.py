@@ -182,19 +182,30 @@ def test_a_list_of_sums_that_is_none_is_refused(copy: Path, kind: str) -> None:
 @pytest.mark.parametrize(
     ("before", "after", "said"),
     [
+        ('"format": 1', '"format":\n2', "of format 2, this version reads 1: use the version that wrote it"),
         ('"format": 1', '"format": 2', "of format 2, this version reads 1: use the version that wrote it"),
         ('"n_actions": 4', '"n_actions": "many"', "no configuration of an export: .*n_actions"),
         ("{", "[", "no configuration of an export: the whole"),
     ],
 )
 def test_a_configuration_of_another_kind_is_refused(copy: Path, before: str, after: str, said: str) -> None:
+    _alter(copy, before, after)
+    with pytest.raises(tiw_fsm.TiwFsmError, match=said):
+        tiw_fsm.load(copy)
+
+
+def test_a_recorded_key_may_be_called_format(copy: Path) -> None:
+    _alter(copy, '"keys": {}', '"keys": {"format": 3}')
+    assert tiw_fsm.load(copy).keys["format"] == 3
+
+
+def _alter(copy: Path, before: str, after: str) -> None:
+    """Change the configuration of an export, and its sum with it."""
     config = copy / "config.json"
     old = hashlib.sha256(config.read_bytes()).hexdigest()
     config.write_text(config.read_text().replace(before, after))
     sums = copy / "SHA256SUMS"
     sums.write_text(sums.read_text().replace(old, hashlib.sha256(config.read_bytes()).hexdigest()))
-    with pytest.raises(tiw_fsm.TiwFsmError, match=said):
-        tiw_fsm.load(copy)
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import torch
 
 from tests.support.amounts import whole_too
 from tests.support.configs import LENIENT, write_configs
-from tests.support.native_runs import PASSING
+from tests.support.native_runs import PASSING, start, wait_for_generation
 from tests.support.processes import Tiw
 from tests.support.settings import settings_of
 from tiw_fsm.errors import ExitCode
@@ -115,6 +115,23 @@ def test_pretrained_files_are_started_from_and_a_plain_start_goes_on(root: Path,
     assert tiw(root, "run").stdout == done.stdout
     assert tiw(root, "run", *flags, *PASSING).stdout == done.stdout
     assert tiw(root, "verify").returncode == ExitCode.PASSED
+
+
+def test_what_was_unpacked_is_gone_once_the_run_has_its_own_copy(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = save(root, Stage.VIDEO, "compiled", root / "given/video.pth")
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    process = start(root, "--video-checkpoint", str(file), "--target-updates", "5000")
+    try:
+        wait_for_generation(root, 3, process)
+        assert list((root / "results/default/video_tokenizer/warm_start").iterdir())
+        assert list(temporary.glob("tiw-fsm-replay-*")) == []
+    finally:
+        process.terminate()
+        process.communicate(timeout=60)
 
 
 def refused(root: Path, tiw: Tiw, file: Path) -> str:

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from tiw_fsm.cli import checking, exporting, gathering, looking, many, playing, running, scheduling, starting, tracking
-from tiw_fsm.cli.terminal import err
+from tiw_fsm.cli.terminal import err, out
 from tiw_fsm.errors import ExitCode, Interrupted, RunHeld, TiwFsmError, refusal
 from tiw_fsm.system import killer
 from tiw_fsm.version import __version__
@@ -59,7 +59,7 @@ app.add_typer(many.runs, name="runs")
 @app.callback(invoke_without_command=True)
 def root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
     if version:
-        print(__version__)
+        out.print(__version__)
         raise typer.Exit
 
 
@@ -84,7 +84,7 @@ def main() -> None:
     except TiwFsmError as exc:
         if isinstance(exc, RunHeld) and "--if-idle" in sys.argv:
             sys.exit(ExitCode.PASSED)
-        err.print(str(exc), style="yellow" if isinstance(exc, Interrupted) else "red", soft_wrap=True, markup=False)
+        err.print(str(exc), style="yellow" if isinstance(exc, Interrupted) else "red", soft_wrap=True)
         sys.exit(exc.exit_code)
     except Exception as exc:
         if killer.is_shortage(exc):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from tiw_fsm.cli.options import AsJson, RepoRoot, Run, Set, StateDir, may_stand_alone, option, store_of, typed_flags
-from tiw_fsm.cli.terminal import err, out
+from tiw_fsm.cli.terminal import err, out, print_json
 from tiw_fsm.config.flags import FLAGS
 from tiw_fsm.errors import ExitCode
 
@@ -32,7 +31,11 @@ def check(
 
     given = typed_flags({"config_dir": config_dir, "dataset": dataset, "engine": engine, "set": set})
     found = check.findings(store_of(run, repo_root, state_dir), given, repo_root, path)
-    ready = check.show(out, found, "ready", "not ready", as_json=as_json)
+    if as_json:
+        print_json([each._asdict() for each in found])
+    else:
+        check.show(out, found, "ready", "not ready")
+    ready = not any(each.problems for each in found)
     raise typer.Exit(ExitCode.PASSED if ready else ExitCode.USAGE)
 
 
@@ -67,12 +70,12 @@ def verify(
     found = verify.findings(store)
     whole = not any(problems for _, problems in found)
     if not as_json:
-        check.show(out, found, "whole", "damaged", as_json=False)
+        check.show(out, found, "whole", "damaged")
         out.print(verify.conclusion(found, run), soft_wrap=True)
     wanted = replay is not None or stage is not None
     replayed = replaying.findings(store, whole=whole, last=replay or 0, only=stage, console=err) if wanted else []
     if as_json:
-        print(json.dumps([*(each._asdict() for each in found), *(each._asdict() for each in replayed)], indent=1))
+        print_json([*(each._asdict() for each in found), *(each._asdict() for each in replayed)])
     elif wanted:
         replaying.show(out, replayed)
     same = not any(each.problems for each in replayed)

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import shlex
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from tiw_fsm.cli.options import AsJson, argument, option, option_from
-from tiw_fsm.cli.terminal import out, progress
-from tiw_fsm.errors import Interrupted, UsageProblem
-from tiw_fsm.system.signals import asked_to_stop
+from tiw_fsm.cli.terminal import out, print_json, stoppable_progress
+from tiw_fsm.errors import UsageProblem
+from tiw_fsm.reporting.wording import duration
 
 if TYPE_CHECKING:
     from tiw_fsm.data.intake.making import Made
 
 SEED = 5
 """Of a recording's world and keys, if not told otherwise."""
+INTERRUPTED = "interrupted: {} is as it was before; the same command begins again"
 MOST_FPS = 1000
 FRAME_SIZE = 128
 """That of configs/, which is TinyWorlds' own, so that what is made goes with them as they are."""
@@ -43,12 +41,7 @@ def record(
         return
     from tiw_fsm.data import recording
 
-    with _stoppable(path) as look, progress("recording") as bar:
-
-        def show(done: int, total: int) -> None:
-            look()
-            bar(done, total)
-
+    with stoppable_progress("recording", INTERRUPTED.format(path)) as show:
         recorded = recording.record(
             path,
             game=game,
@@ -59,9 +52,10 @@ def record(
             seed=seed,
             on_progress=show,
         )
+    command = shlex.join(["tiw-fsm", "run", "--dataset", str(path)])
     out.print(
         f"recorded {recorded.frames} frames, {recorded.distinct} of them different, of {recorded.world} to {path}; "
-        f"`tiw-fsm run --dataset {path}` trains on them.",
+        f"`{command}` trains on them.",
         soft_wrap=True,
     )
 
@@ -120,33 +114,12 @@ def frames(
         raise UsageProblem(f"--fps {fps:g}: has to be above 0 and at most {MOST_FPS}; correct it")
     from tiw_fsm.data.intake import making
 
-    with _stoppable(output) as look, progress("reading") as bar:
-
-        def show(done: int, expected: int | None) -> None:
-            look()
-            bar(done, expected)
-
+    with stoppable_progress("reading", INTERRUPTED.format(output)) as show:
         made = making.make(output, sources, options, show)
     if as_json:
-        print(json.dumps(_plain(made), indent=1))
+        print_json(_plain(made))
     else:
         _tell(made, fit)
-
-
-@contextmanager
-def _stoppable(path: Path) -> Iterator[Callable[[], None]]:
-    """Within the block Ctrl-C, SIGTERM and the like are heeded where the value of the block is called, by an error.
-
-    Raises:
-        Interrupted: asked to stop; what was begun is removed.
-    """
-    with asked_to_stop(lambda: None) as stopping:
-
-        def look() -> None:
-            if stopping():
-                raise Interrupted(f"interrupted: {path} is as it was before; the same command begins again")
-
-        yield look
 
 
 def _moment(flag: str, text: str | None) -> float | None:
@@ -181,7 +154,7 @@ def _tell(made: Made, fit: str) -> None:
         "stretch": "{} by {}, in other proportions",
     }
     of = f" ({kept[fit].format(width, height)})" if width != height else f" (from {width} by {height})"
-    play = f"; {_duration(made.seconds)} of play, {made.fps:g} frames a second" if made.seconds and made.fps else ""
+    play = f"; {duration(made.seconds)} of play, {made.fps:g} frames a second" if made.seconds and made.fps else ""
     held_out = f"{made.held_out} of them" if made.episodes > 1 else "the last tenth of the rows"
     actions = f"; {made.actions} different actions" if made.actions else ""
     size = made.path.stat().st_size / 1e6
@@ -195,10 +168,4 @@ def _tell(made: Made, fit: str) -> None:
         f"next: {needs}`tiw-fsm check --dataset {typed}`, then `tiw-fsm run --dataset {typed}`",
         sep="\n",
         soft_wrap=True,
-        markup=False,
     )
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"

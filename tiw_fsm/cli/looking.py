@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import sys
+import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from tiw_fsm.cli.options import AsJson, RepoRoot, Run, RunName, StateDir, folder_of, option, store_of
-from tiw_fsm.cli.terminal import err, out, standard_output
+from tiw_fsm.cli.options import AsJson, RepoRoot, Run, RunName, StateDir, folder_of, option, places_typed, store_of
+from tiw_fsm.cli.terminal import err, out, print_json, standard_output
 from tiw_fsm.errors import UsageProblem
 from tiw_fsm.reporting.wording import near, not_begun
 from tiw_fsm.stages import Stage
@@ -35,7 +34,7 @@ def status(
         return
     found = module.status(folder)
     if as_json:
-        print(json.dumps(found, indent=1))
+        print_json(found)
     else:
         screen.show(out, found)
 
@@ -47,7 +46,8 @@ def graph(run: Run = "default", repo_root: RepoRoot = Path("."), state_dir: Stat
 
     store = store_of(run, repo_root, state_dir)
     found = store.load()
-    print(mermaid(found.state, taken(store.lines())) if found else mermaid())
+    with standard_output() as file:
+        print(mermaid(found.state, taken(store.lines())) if found else mermaid(), file=file)
     if found is None:
         err.print(not_begun(run), soft_wrap=True)
 
@@ -75,7 +75,8 @@ def history(
     state = state and state.upper()
     every = module.entries(store.lines(), since=moment, state=state)
     if as_json:
-        module.write_json(every, sys.stdout.write)
+        with standard_output() as file:
+            module.write_json(every, file.write)
         return
     shown = module.show(out, every if all_steps else module.folded(module.latest(store, since=moment, state=state)))
     out.print(module.conclusion(begun.generation if begun else 0, shown, run), soft_wrap=True)
@@ -109,10 +110,13 @@ def metrics(
         with standard_output() as file:
             module.write_csv(committed, wanted, file)
     elif as_json:
-        print(json.dumps({"run": run, "stages": module.summary(committed, wanted)}, indent=1))
+        print_json({"run": run, "stages": module.summary(committed, wanted)})
     else:
         print_rows(out, [("run", run), *module.told(module.summary(committed, wanted))])
-        out.print(f"`tiw-fsm metrics {run} --csv -o metrics.csv` writes all of them, a line each.", soft_wrap=True)
+        command = shlex.join(
+            ["tiw-fsm", "metrics", run, *places_typed(repo_root, state_dir), "--csv", "-o", "metrics.csv"]
+        )
+        out.print(f"`{command}` writes all of them, a line each.", soft_wrap=True)
 
 
 def report(
@@ -123,7 +127,7 @@ def report(
 
     path = writer.write_now(store_of(run, repo_root, state_dir))
     if as_json:
-        print(json.dumps({"path": path and str(path)}))
+        print_json({"path": path and str(path)})
         return
     sentence = f"{near(str(path))} is written: open it in a browser." if path else not_begun(run)
     out.print(sentence, soft_wrap=True)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from tiw_fsm.cli.options import AsJson, RepoRoot, StateDir, argument, complete_run, state_dir_of, store_of
-from tiw_fsm.cli.terminal import err, out
+from tiw_fsm.cli.terminal import err, out, print_json
 from tiw_fsm.errors import UsageProblem
 
 runs = typer.Typer(rich_markup_mode=None)
@@ -29,12 +28,12 @@ def overview(
     folder = state_dir_of(repo_root, state_dir)
     found = module.overview(folder)
     if as_json:
-        print(json.dumps(found, indent=1))
+        print_json(found)
     elif found:
         for line in module.table(found):
-            out.print(line, soft_wrap=True, markup=False)
+            out.print(line, soft_wrap=True)
     else:
-        err.print(f"There is no run in {folder}: `tiw-fsm run` begins one.", soft_wrap=True, markup=False)
+        err.print(f"There is no run in {folder}: `tiw-fsm run` begins one.", soft_wrap=True)
 
 
 @runs.command()
@@ -50,7 +49,7 @@ def diff(
 
     found = differences.between(*(store_of(name, repo_root, state_dir) for name in (first, second)))
     if as_json:
-        print(json.dumps(found, indent=1))
+        print_json(found)
         return
     for line in differences.table(found):
-        out.print(line, soft_wrap=True, markup=False)
+        out.print(line, soft_wrap=True)

@@ -108,6 +108,12 @@ def state_dir_of(repo_root: Path, state_dir: Path | None) -> Path:
     return given["--state-dir"].resolve()
 
 
+def places_typed(repo_root: Path, state_dir: Path | None) -> list[str]:
+    """The flags that a command which is shown has to have, to be about the same run."""
+    given = {"--repo-root": repo_root if repo_root != Path(".") else None, "--state-dir": state_dir}
+    return [word for flag, path in given.items() if path for word in (flag, str(path))]
+
+
 def store_of(run: str, repo_root: Path, state_dir: Path | None) -> Store:
     from tiw_fsm.storage.store import Store  # brings pydantic, which `tiw-fsm status` does without
 
@@ -120,7 +126,7 @@ def store_to_write(run: str, repo_root: Path, state_dir: Path | None) -> Store:
     Raises:
         UsageProblem: nothing can be written there.
     """
-    from tiw_fsm.config.settings import unwritable
+    from tiw_fsm.system.writable import unwritable
 
     store = store_of(run, repo_root, state_dir)
     if state_dir is None and (problem := unwritable(repo_root.resolve())):

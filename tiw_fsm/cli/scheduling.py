@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from tiw_fsm.cli.options import RepoRoot, Run, StateDir, folder_of, option, option_from
-from tiw_fsm.cli.terminal import err
+from tiw_fsm.cli.terminal import err, standard_output
 from tiw_fsm.reporting.wording import not_begun
 from tiw_fsm.scheduling.snippets import Scheduler
 from tiw_fsm.storage.paths import StatePaths
@@ -39,7 +39,9 @@ def schedule(
 
     folder = folder_of(run, repo_root, state_dir)
     machines = Machines(nodes, gpus_per_node, accelerator, image, volume)
-    print(snippet(scheduler, Job(this_program(), repo_root.resolve(), run, folder.parent, machines)), end="")
-    err.print(KINDS[scheduler].advice, soft_wrap=True, markup=False)
+    job = Job(this_program(), repo_root.resolve(), run, folder.parent, machines)
+    with standard_output() as file:
+        print(snippet(scheduler, job), end="", file=file)
+    err.print(KINDS[scheduler].advice, soft_wrap=True)
     if not StatePaths(folder).state.exists():
         err.print(f"{not_begun(run)} Start it once with the flags it shall have.", soft_wrap=True)

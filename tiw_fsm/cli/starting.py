@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tiw_fsm.cli.gathering import SEED
-from tiw_fsm.cli.options import RepoRoot, StateDir, argument, option, store_to_write
-from tiw_fsm.cli.terminal import err, out, progress
-from tiw_fsm.errors import ExitCode, Interrupted, UsageProblem
+from tiw_fsm.cli.options import RepoRoot, StateDir, argument, complete_run, option, places_typed, store_to_write
+from tiw_fsm.cli.terminal import err, out, stoppable_progress
+from tiw_fsm.errors import ExitCode, UsageProblem
 from tiw_fsm.stages import STAGES
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def init(
 ) -> None:
     """Write commented configs that agree with each other: TinyWorlds' own sizes, or a profile's."""
     from tiw_fsm.config.profiles import PROFILES, write
-    from tiw_fsm.config.settings import unwritable
+    from tiw_fsm.system.writable import unwritable
 
     if demo and crafter:
         raise UsageProblem("--demo and --crafter are two profiles; give one of them")
@@ -59,7 +59,7 @@ def init(
 
 
 def demo(
-    run_name: Annotated[str, typer.Option("--run", help="Name of the run.")] = "default",
+    run_name: Annotated[str, typer.Option("--run", help="Name of the run.", autocompletion=complete_run)] = "default",
     repo_root: RepoRoot = Path("."),
     state_dir: StateDir = None,
 ) -> None:
@@ -75,9 +75,8 @@ def demo(
     prepare(store, repo_root)
     code = run_once(store, {"config_dir": str(profile.folder)}, repo_root=repo_root, err=err, out=out)
     if code == ExitCode.PASSED:
-        places = {"--repo-root": repo_root if repo_root != Path(".") else None, "--state-dir": state_dir}
-        words = [word for flag, path in places.items() if path for word in (flag, str(path))]
-        play = shlex.join(["tiw-fsm", "play", *([run_name] if run_name != "default" else []), *words])
+        named = [run_name] if run_name != "default" else []
+        play = shlex.join(["tiw-fsm", "play", *named, *places_typed(repo_root, state_dir)])
         out.print(f"`{play}` opens the world, to walk about in it.", soft_wrap=True)
     raise typer.Exit(code)
 
@@ -92,7 +91,6 @@ def prepare(store: Store, repo_root: Path) -> None:
     """
     from tiw_fsm.config.profiles import PROFILES, write
     from tiw_fsm.data import recording
-    from tiw_fsm.system import signals
 
     profile, frames = PROFILES["demo"], repo_root / FRAMES
     folder = repo_root / profile.folder
@@ -104,18 +102,13 @@ def prepare(store: Store, repo_root: Path) -> None:
             import_module("crafter")
         except ModuleNotFoundError as exc:
             raise UsageProblem(recording.NOT_INSTALLED) from exc
-    with store.hold(), signals.asked_to_stop(lambda: None) as stopping, progress("recording") as show:
-
-        def go_on(done: int, total: int) -> None:
-            show(done, total)
-            if stopping():
-                raise Interrupted("interrupted while the demo's frames were recorded; run again to record them.")
-
+    interrupted = "interrupted while the demo's frames were recorded; run again to record them."
+    with store.hold(), stoppable_progress("recording", interrupted) as show:
         if missing:
             write(profile, missing, folder)
             out.print(f"wrote {', '.join(missing)} to {folder}", soft_wrap=True)
         if not frames.exists():
-            recorded = recording.record(frames, seed=SEED, on_progress=go_on)
+            recorded = recording.record(frames, seed=SEED, on_progress=show)
             out.print(f"recorded {recorded.frames} frames of {recorded.world} to {frames}", soft_wrap=True)
 
 
@@ -130,9 +123,9 @@ def download(
 ) -> None:
     """Fetch TinyWorlds' own frames or models from the hub, whole and checked; the same command goes on where it was
     stopped."""
-    from tiw_fsm.config.settings import unwritable
     from tiw_fsm.data import hub
     from tiw_fsm.data.frames import KNOWN
+    from tiw_fsm.system.writable import unwritable
 
     if bool(names) == bool(model):
         raise UsageProblem(f"give names of datasets ({', '.join(KNOWN)}), or --model SUITE: one of the two")
@@ -167,17 +160,9 @@ def download(
 def fetch(repository: Repository, remote: Remote, target: Path, force: bool) -> None:
     """One file under a bar, and in a sentence what came of it."""
     from tiw_fsm.data import hub
-    from tiw_fsm.system import signals
 
-    with signals.asked_to_stop(lambda: None) as stopping, progress(target.name, of_bytes=True) as show:
-
-        def go_on(done: int, total: int) -> None:
-            show(done, total)
-            if stopping():
-                raise Interrupted(
-                    f"interrupted with {done:,} of {total:,} bytes of {target}; run again, and it goes on."
-                )
-
-        fetched = hub.fetch(repository, remote, target, force=force, on_progress=go_on)
+    interrupted = f"interrupted while {target} was fetched; run again, and it goes on with what is here."
+    with stoppable_progress(target.name, interrupted, of_bytes=True) as show:
+        fetched = hub.fetch(repository, remote, target, force=force, on_progress=show)
     size = f"{remote.size:,} bytes, with the hash that {repository.words} tells"
     out.print(f"fetched {target}: {size}" if fetched else f"{target} is there already: {size}", soft_wrap=True)

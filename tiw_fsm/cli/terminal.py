@@ -2,25 +2,46 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import Any, Protocol, TextIO
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
-from tiw_fsm.errors import DiskRefused, disk_errors
+from tiw_fsm.errors import Interrupted, refusal
+from tiw_fsm.system.signals import asked_to_stop
 from tiw_fsm.values.printable import printable
+
+STANDARD_OUTPUT = Path("standard output")
+"""As messages call it."""
 
 
 class Terminal(Console):
     """Where people read. When nobody does any more it is silent; Rich would end the process, and that with 1.
 
-    A path or an error may have anything in it: nothing but Rich itself tells the terminal what to do.
+    A path or an error may have anything in it: nothing but Rich itself tells the terminal what to do, and what looks
+    like Rich's markup is text.
+
+    Raises:
+        DiskRefused: at a ``print``, the disk behind standard output is full, or fails. Of standard error there is
+            nobody left to tell.
     """
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, highlight=False, markup=False)
+
+    def print(self, *objects: Any, **how: Any) -> None:
+        try:
+            super().print(*objects, **how)
+        except OSError as exc:
+            self.on_broken_pipe()
+            if not self.stderr:
+                raise refusal("writing", STANDARD_OUTPUT, exc) from exc
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         for segment in super().render(renderable, options):
@@ -28,7 +49,11 @@ class Terminal(Console):
 
     def on_broken_pipe(self) -> None:
         self.quiet = True
-        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())  # Python flushes it once more at its end
+        _give_up(self.file)
+
+
+def _give_up(file: Any) -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())  # Python flushes it once more at its end
 
 
 @contextmanager
@@ -39,26 +64,63 @@ def standard_output() -> Iterator[TextIO]:
         DiskRefused: the disk behind it is full, or fails.
     """
     try:
-        with disk_errors("writing", Path("standard output")):
-            try:
-                yield sys.stdout
-                sys.stdout.flush()
-            except BrokenPipeError:
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except DiskRefused:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it once more at its end
-        raise
+        yield sys.stdout
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _give_up(sys.stdout)
+    except OSError as exc:
+        _give_up(sys.stdout)
+        raise refusal("writing", STANDARD_OUTPUT, exc) from exc
 
 
-out, err = Terminal(highlight=False), Terminal(stderr=True, highlight=False)
+def print_json(value: Any) -> None:
+    """What ``--json`` prints.
+
+    Raises:
+        DiskRefused: the disk behind standard output is full, or fails.
+    """
+    with standard_output() as file:
+        print(json.dumps(value, indent=1), file=file)
+
+
+out, err = Terminal(), Terminal(stderr=True)
+
+
+class Show(Protocol):
+    """Tells a bar how much is done, of how much in all where that is known, and of what if that has changed."""
+
+    def __call__(self, done: int, total: int | None, /, doing: str | None = None) -> None: ...
 
 
 @contextmanager
-def progress(doing: str, *, of_bytes: bool = False) -> Iterator[Callable[[int, int | None], None]]:
-    """A bar on a terminal for the length of the block, whose value is told (done, in all)."""
+def progress(doing: str, *, of_bytes: bool = False) -> Iterator[Show]:
+    """A bar on a terminal for the length of the block, whose value is told what is done."""
+    from rich.markup import escape
     from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
 
     columns = [*Progress.get_default_columns(), *([DownloadColumn(), TransferSpeedColumn()] if of_bytes else [])]
     with Progress(*columns, console=err, disable=not err.is_terminal) as bar:
-        task = bar.add_task(doing, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        task = bar.add_task(escape(printable(doing)), total=None)
+
+        def show(done: int, total: int | None, /, doing: str | None = None) -> None:
+            named = None if doing is None else escape(printable(doing))
+            bar.update(task, completed=done, total=total, description=named)
+
+        yield show
+
+
+@contextmanager
+def stoppable_progress(doing: str, interrupted: str, *, of_bytes: bool = False) -> Iterator[Show]:
+    """As ``progress``, where Ctrl-C, SIGTERM and the like are heeded whenever the value of the block is called.
+
+    Raises:
+        Interrupted: asked to stop, with the words ``interrupted``.
+    """
+    with asked_to_stop(lambda: None) as stopping, progress(doing, of_bytes=of_bytes) as bar:
+
+        def show(done: int, total: int | None, /, doing: str | None = None) -> None:
+            bar(done, total, doing)
+            if stopping():
+                raise Interrupted(interrupted)
+
+        yield show

@@ -53,7 +53,7 @@ def read(words: Sequence[str]) -> dict[str, Any]:
 def merged(remembered: Mapping[str, Any], typed: Mapping[str, Any]) -> dict[str, Any]:
     """The flags in force: those typed now over the remembered ones, and what was chosen key by key.
 
-    Of a key that has a flag of its own, whichever was typed last holds.
+    Of a key that has a flag of its own, whichever was typed last holds; what takes a key back takes such a flag back.
 
     Raises:
         UsageProblem: both were typed at once, or what was chosen cannot take the place of what a file says.
@@ -70,7 +70,12 @@ def merged(remembered: Mapping[str, Any], typed: Mapping[str, Any]) -> dict[str,
         *(f"{_label(key, now[key])}: {own[key]} says the same; give one of the two" for key in now if key in own),
     ]:
         raise UsageProblem(problems)
-    flags = {name: value for name, value in {**remembered, **typed}.items() if name != "set"}
+    taken_back = {key for key, value in now.items() if value is None}
+    flags = {
+        name: value
+        for name, value in {**remembered, **typed}.items()
+        if name != "set" and not (name in FLAGS and taken_back.intersection(FLAGS[name].overrides))
+    }
     return {**flags, "set": chosen} if chosen else flags
 
 

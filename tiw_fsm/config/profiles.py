@@ -5,14 +5,12 @@ In a clone they lie beside the package, where they are edited; a wheel carries t
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from tiw_fsm.errors import disk_errors
+from tiw_fsm.errors import UsageProblem
 from tiw_fsm.system import durable
 
 PACKAGE = Path(__file__).parent.parent
@@ -45,22 +43,19 @@ PROFILES = {
 
 
 def write(profile: Profile, names: Iterable[str], folder: Path) -> None:
-    """Write the files ``names`` of a profile to ``folder``, over what bears their names: all of them or none.
+    """Write the files ``names`` of a profile to ``folder``, over what bears their names: each whole, or not at all.
 
     Raises:
-        DiskRefused: ``folder`` is as it was before.
+        UsageProblem: something that is no file bears one of the names; nothing was written.
+        DiskRefused: the operating system refused; a file is as it was before, or whole and new.
     """
+    paths = [folder / name for name in names]
+    if wrong := [path for path in paths if path.exists() and not (path.is_file() or path.is_symlink())]:
+        raise UsageProblem([f"{path} is no file: move it away, or name another folder" for path in wrong])
     made = [path for path in (folder, *folder.parents) if not path.exists()]
-    durable.make_folder(folder)
     try:
-        with disk_errors("writing", folder), tempfile.TemporaryDirectory(prefix=".tmp-", dir=folder) as staging:
-            staged = [Path(staging, name) for name in names]
-            for path in staged:
-                path.write_bytes(profile.files[path.name].read_bytes())
-                durable.sync(path)
-            for path in staged:
-                os.replace(path, folder / path.name)
-            durable.sync(folder)
+        for path in paths:
+            durable.replace(path, profile.files[path.name].read_bytes())
     except BaseException:
         for path in made:
             with suppress(OSError):

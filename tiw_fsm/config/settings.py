@@ -6,7 +6,6 @@ needs is read by that engine: ``load_settings`` is given its rules.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 import os
@@ -18,7 +17,6 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 from pydantic import ValidationError
 
-from tiw_fsm import ownership
 from tiw_fsm.config import alignment, chosen
 from tiw_fsm.config.files import FILES, is_secret
 from tiw_fsm.config.flags import FLAGS, unfit_paths
@@ -30,6 +28,7 @@ from tiw_fsm.data import frames
 from tiw_fsm.errors import UsageProblem
 from tiw_fsm.stages import STAGES, Stage
 from tiw_fsm.system import durable
+from tiw_fsm.system.needs import installed
 from tiw_fsm.tinyworlds.config import DataSource, InferenceConfig, OptimizerName, StageConfig
 from tiw_fsm.values.frozen import FrozenModel
 from tiw_fsm.values.plain import JsonObject
@@ -297,17 +296,6 @@ def _stage_configs(
     return stages
 
 
-def unwritable(path: Path, remedy: str = "give another --repo-root or --run-root") -> str | None:
-    """Why nothing can be written to ``path``, which need not exist yet; None if it can."""
-    there = next(folder for folder in (path, *path.parents) if folder.exists())
-    if there.is_dir() and os.access(there, os.W_OK | os.X_OK) and os.statvfs(there).f_blocks:
-        return None
-    if not there.is_dir():
-        return f"{path}: {there} is no folder; {remedy}"
-    whose = "" if os.access(there, os.W_OK | os.X_OK) else f" {ownership.shut_out(there)}"
-    return f"{path}: {there} cannot be written to; mend its permissions, or {remedy}.{whose}"
-
-
 def _interpreter(flags: Mapping[str, Any], repo_root: Path, needs: str, problems: list[str]) -> str:
     """The child's interpreter. Not resolved: a virtual environment's python is a link, and must stay one."""
     typed = flags.get("python_exec")
@@ -372,12 +360,6 @@ def _shared(parsed: Mapping[str, FrozenModel | None], key: str) -> Any:
     """A shared key of the run as a whole: training.yaml first, then the stages' own files."""
     values = (getattr(parsed[name], key) for name in ("training", *Stage))
     return next((value for value in values if value is not None), None)
-
-
-def installed(package: str) -> bool:
-    """Whether a package can be imported; a mere folder of that name is none."""
-    found = importlib.util.find_spec(package)
-    return found is not None and found.origin is not None
 
 
 def _missing_trackers(loop: FrozenModel | None, source: Source) -> list[str]:

@@ -18,6 +18,7 @@ from tiw_fsm.tinyworlds import determinism
 from tiw_fsm.tinyworlds.clips import to_pixels
 from tiw_fsm.tinyworlds.training import autocast
 from tiw_fsm.worlds import films, held_out
+from tiw_fsm.worlds.devices import device_called
 
 Clips = NDArray[np.uint8]
 """[B, T, H, W, 3]."""
@@ -63,12 +64,12 @@ def write(
 
 def rollouts(run: Run, device: str, each_step: Callable[[int, int], None]) -> tuple[Clips, Clips, int]:
     """The true clips, what the model makes of their context and actions, with that context, and its length."""
-    place, settings = held_out.device_called(device), run.settings
+    place = device_called(device)
+    state, settings, world = run.newest(str(place))
     config = settings.inference
     determinism.allow_tf32(config.tf32)
-    _, world = run.newest(str(place))
     data = held_out.frame_data(settings, place)
-    clips = data.evaluation_clips(config, run.state.loop.inference.clips)
+    clips = data.evaluation_clips(config, state.loop.inference.clips)
     with autocast(place, config.amp):
         actions = world.infer_actions(clips, config)
         made = world.rollout(clips, actions, config, each_step=lambda step: each_step(step, config.generation_steps))

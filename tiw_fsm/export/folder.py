@@ -17,6 +17,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from tiw_fsm.api import Run, gate_said
+from tiw_fsm.config.settings import Settings
 from tiw_fsm.data import pictures
 from tiw_fsm.errors import StateDamaged, UsageProblem
 from tiw_fsm.export import card
@@ -75,9 +76,9 @@ def export(
     folder = Path(os.path.abspath(folder))
     _require_room(folder, force)
     run.require_world(None if allow_failed else "--allow-failed exports it all the same")
-    state, world = run.newest_world()
+    state, settings, world = run.newest_world()
     with whole_folder.made(folder) as new:
-        config = _config(run, state, world)
+        config = _config(state, settings, world)
         weights: dict[str, Tensor] = {}
         for stage, checkpoint in config.provenance.checkpoints.items():
             place = exports.checkpoint(stage, checkpoint.updates)
@@ -124,8 +125,8 @@ def _require_room(folder: Path, force: bool) -> None:
         raise UsageProblem(f"{folder} is there and is no export, so it is left as it is: give another with -o")
 
 
-def _config(run: Run, state: RunState, world: World) -> ExportConfig:
-    settings, told = run.settings, state.fingerprint
+def _config(state: RunState, settings: Settings, world: World) -> ExportConfig:
+    told = state.fingerprint
     assert told is not None  # else there were no world
     attempt = _judged(state)
     kept = {}

@@ -49,7 +49,7 @@ def play_in_browser(run: Run, *, device: str, host: str, port: int, browser: boo
         server = PlayServer(opened, token)
 
         def ready() -> None:
-            out.print(f"Run {opened.name} is played at {address}", soft_wrap=True, markup=False)
+            out.print(f"Run {opened.name} is played at {address}", soft_wrap=True)
             if browser and any(name in os.environ for name in ("BROWSER", "DISPLAY", "WAYLAND_DISPLAY")):
                 webbrowser.open(address)  # not one in the terminal, which would take it over
 
@@ -89,7 +89,6 @@ def _say_how_it_ended(run: Run, frames: int, out: Console) -> None:
         f"Ended after {frames} frame{'s' if frames != 1 else ''}; the run is as it was. "
         f"`tiw-fsm play {name}` opens its newest checkpoints again.",
         soft_wrap=True,
-        markup=False,
     )
 
 

@@ -16,7 +16,8 @@ from tiw_fsm.play.world import Game, Player
 from tiw_fsm.stages import STAGES
 from tiw_fsm.system import processors
 from tiw_fsm.tinyworlds import determinism
-from tiw_fsm.worlds.held_out import device_called, frame_data
+from tiw_fsm.worlds.devices import device_called
+from tiw_fsm.worlds.held_out import frame_data
 
 TRIED_STARTS = 4
 """Held-out starts from which every action is tried, to see whether they lead to different frames."""
@@ -50,14 +51,13 @@ def open_game(run: Run, device: str) -> Opened:
         UsageProblem: the run has no model (yet), its frames cannot be used, or the device is not there.
         StateDamaged: a checkpoint is not what the state vouches for.
     """
-    settings = run.settings
-    if settings.engine == SimulatedKind.name:
+    if run.settings.engine == SimulatedKind.name:
         raise UsageProblem(
             f"run {run.state.run!r} was simulated and has no model to play: begin one with "
             "`tiw-fsm run --engine native --run NAME`, and play that"
         )
     place = chosen_device(device)
-    state, model = run.newest(str(place))
+    state, settings, model = run.newest(str(place))
     determinism.allow_tf32(settings.inference.tf32)
     game = Game(model, frame_data(settings, place), settings.inference)
     keymap = propose(game)

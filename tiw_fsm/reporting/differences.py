@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from tiw_fsm.errors import StateDamaged, UsageProblem
 from tiw_fsm.fsm.events import CHUNK_JUDGED
 from tiw_fsm.fsm.run_state import RunState
-from tiw_fsm.reporting.wording import duration, not_begun, seconds_between, shown
+from tiw_fsm.reporting.wording import aligned, duration, not_begun, seconds_between, shown
 from tiw_fsm.stages import STAGES, Stage
 from tiw_fsm.storage import places
 from tiw_fsm.storage.store import Store
@@ -129,8 +129,7 @@ def table(found: JsonObject) -> list[str]:
     """Both runs in columns: what they were told differently, and what came of them."""
     config = found["config"] or {"(no difference)": ["", ""]}
     rows = [["config", *found["runs"]], *_rows(config), [], ["result", *found["runs"]], *_rows(found["result"])]
-    widths = [max(len(row[n]) for row in rows if row) for n in range(3)]
-    return ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=False)).rstrip() for row in rows]
+    return aligned(rows)
 
 
 def _rows(pairs: Mapping[str, list[Any]]) -> list[list[str]]:

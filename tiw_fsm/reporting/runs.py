@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tiw_fsm.errors import TiwFsmError
 from tiw_fsm.reporting.status import status, telling_of
-from tiw_fsm.reporting.wording import duration
+from tiw_fsm.reporting.wording import aligned, duration
 from tiw_fsm.storage.state_folder import StateFolder, folders_in
 from tiw_fsm.system import durable
 from tiw_fsm.values.plain import JsonObject
@@ -75,10 +75,7 @@ FIGURES = (("MSE", "mse", ".4f"), ("skill", "skill", "+.2f"))
 
 def table(found: Sequence[JsonObject]) -> list[str]:
     """A heading, and a line for each run; of one that there is nothing to tell of, what is wrong."""
-    rows = [["run", "state", "updates", "verdict", "last commit"], *map(_cells, found)]
-    whole = [row for row in rows if len(row) > 2]
-    widths = [max(len(row[0]) for row in rows), *(max(len(row[n]) for row in whole) for n in range(1, len(rows[0])))]
-    return ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=False)).rstrip() for row in rows]
+    return aligned([["run", "state", "updates", "verdict", "last commit"], *map(_cells, found)])
 
 
 def _cells(run: JsonObject) -> list[str]:

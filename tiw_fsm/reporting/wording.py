@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from datetime import datetime
+from itertools import zip_longest
 
 from tiw_fsm.values.printable import printable
 
@@ -47,6 +48,12 @@ def shown(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     return "—" if value is None else str(value)
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """A line for each row, their cells below each other; a row's last cell may be of any length."""
+    widths = [max(map(len, column)) for column in zip_longest(*(row[:-1] for row in rows), fillvalue="")]
+    return ["  ".join([*map(str.ljust, row[:-1], widths), *row[-1:]]).rstrip() for row in rows]
 
 
 def change(before: object, after: object) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -39,16 +38,12 @@ def findings(store: Store, typed: Mapping[str, Any], repo_root: Path, path: Path
     return export_findings(path) if exports.is_export(path) else checkpoint_findings(path)
 
 
-def show(out: Console, found: Sequence[Finding], good: str, bad: str, *, as_json: bool) -> bool:
-    """Print findings, each as ``good`` or ``bad`` with its problems; returns whether there are none."""
-    if as_json:
-        print(json.dumps([finding._asdict() for finding in found], indent=1))
-    else:
-        for what, problems in found:
-            out.print(f"{bad if problems else good:<{max(len(good), len(bad))}}  {what}", soft_wrap=True, markup=False)
-            for problem in problems:
-                out.print(f"{'':<{max(len(good), len(bad))}}    {problem}", soft_wrap=True, markup=False)
-    return not any(problems for _, problems in found)
+def show(out: Console, found: Sequence[Finding], good: str, bad: str) -> None:
+    """Print findings, each as ``good`` or ``bad`` with its problems."""
+    for what, problems in found:
+        out.print(f"{bad if problems else good:<{max(len(good), len(bad))}}  {what}", soft_wrap=True)
+        for problem in problems:
+            out.print(f"{'':<{max(len(good), len(bad))}}    {problem}", soft_wrap=True)
 
 
 def run_findings(store: Store, typed: Mapping[str, Any], repo_root: Path) -> list[Finding]:

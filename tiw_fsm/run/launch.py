@@ -86,7 +86,7 @@ def trackers_let_go(store: Store, err: Console) -> Iterator[Trackers]:
         yield trackers
         hurry = False
     finally:
-        say = partial(err.print, style="yellow", soft_wrap=True, markup=False)
+        say = partial(err.print, style="yellow", soft_wrap=True)
         trackers.close(hurry=hurry, say=say)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 
 from tiw_fsm.config.alignment import BACKBONE, FROM_TRAINING
@@ -34,12 +35,14 @@ def align(ctx: Context, run: RunState) -> Outcome:
         UsageProblem: something cannot be used; nothing was changed.
     """
     settings, problems = ctx.settings, data_problems(ctx.settings, ctx.session.kind)
-    named = {stage: _warm_start(ctx, stage, Path(path), problems) for stage, path in settings.warm_starts.items()}
-    if problems:
-        raise UsageProblem(problems)
-    read = frames_read(ctx)
-    ctx.claim_run_root(run)
-    begun_from = {stage: _kept(ctx, stage, checkpoint) for stage, checkpoint in named.items() if checkpoint}
+    with ExitStack() as unpacked:
+        paths = settings.warm_starts.items()
+        named = {stage: _warm_start(ctx, stage, Path(path), unpacked, problems) for stage, path in paths}
+        if problems:
+            raise UsageProblem(problems)
+        read = frames_read(ctx)
+        ctx.claim_run_root(run)
+        begun_from = {stage: _kept(ctx, stage, checkpoint) for stage, checkpoint in named.items() if checkpoint}
     stages = {}
     for stage, config in settings.stages.items():
         progress = StageProgress(
@@ -122,9 +125,10 @@ def frames_read(ctx: Context) -> Digests | None:
         return reading.digests(show, ctx.stopping)
 
 
-def _warm_start(ctx: Context, stage: Stage, path: Path, problems: list[str]) -> Path | None:
-    """The newest valid checkpoint at ``path``; if there is none that can be used, ``problems`` say why."""
-    found = warm_starts.find(path, stage, ctx.holding)
+def _warm_start(ctx: Context, stage: Stage, path: Path, unpacked: ExitStack, problems: list[str]) -> Path | None:
+    """The newest valid checkpoint at ``path``, be it ``unpacked`` for a while; if there is none that can be used,
+    ``problems`` say why."""
+    found = warm_starts.find(path, stage, unpacked)
     for shown, reasons in found.passed_over:
         ctx.log.warning(f"{shown} is not used: {reasons[0]}")
     newest = found.folder

@@ -128,9 +128,9 @@ WORDS: dict[Equal | None, str] = {"bitwise": "equal", "tolerance": "close", "no"
 def show(out: Console, found: list[Replayed]) -> None:
     """Print each part with what came of it, and one sentence for all."""
     for each in found:
-        out.print(f"{WORDS[each.equal]:<7}  {each.what}: {each.said}", soft_wrap=True, markup=False)
+        out.print(f"{WORDS[each.equal]:<7}  {each.what}: {each.said}", soft_wrap=True)
         for line in [*each.problems, *(f"this machine differs: {what}" for what in each.elsewhere)]:
-            out.print(f"{'':<7}    {line}", soft_wrap=True, markup=False)
+            out.print(f"{'':<7}    {line}", soft_wrap=True)
     out.print(conclusion(found), soft_wrap=True)
 
 

@@ -7,6 +7,7 @@ signature: who alters a file and the list with it is not found out.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 from pathlib import Path, PurePosixPath
@@ -19,6 +20,7 @@ from tiw_fsm.stages import Stage
 from tiw_fsm.storage.checkpoints import folder_name
 from tiw_fsm.tinyworlds.config import InferenceConfig, StageConfig
 from tiw_fsm.values.frozen import FrozenModel
+from tiw_fsm.values.printable import excerpt
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -140,14 +142,24 @@ def read_config(folder: Path) -> ExportConfig:
         UsageProblem: it cannot be read, or a newer version wrote it.
     """
     text = _text(folder / CONFIG)
-    newer = re.search(r'"format":\s*(\d{1,9})\b', text)
-    if newer and int(newer[1]) > FORMAT:
-        raise UsageProblem(f"it is of format {newer[1]}, this version reads {FORMAT}: use the version that wrote it")
+    newer = _format(text)
+    if isinstance(newer, int) and newer > FORMAT:
+        told = excerpt(str(newer))
+        raise UsageProblem(f"it is of format {told}, this version reads {FORMAT}: use the version that wrote it")
     try:
         return ExportConfig.model_validate_json(text)
     except ValidationError as exc:
         where = ".".join(map(str, exc.errors()[0]["loc"])) or "the whole"
         raise UsageProblem(f"it is no configuration of an export: {where} is not as it should be; {_REMEDY}") from exc
+
+
+def _format(text: str) -> object:
+    """That which a configuration says it has; None if it is none."""
+    try:
+        told = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return told.get("format") if isinstance(told, dict) else None
 
 
 def count(folder: Path) -> int:

@@ -1,4 +1,4 @@
-"""What the system has to have, looked at before anything else is imported."""
+"""What the system has to have, looked at before anything else is imported, and which packages it has."""
 
 from __future__ import annotations
 
@@ -32,3 +32,9 @@ def lacking() -> str | None:
         f"tiw-fsm needs {' and '.join(missing)}, which this system lacks. It was tried on Linux alone: on Windows run "
         "it in WSL 2, in a container mount /proc."
     )
+
+
+def installed(package: str) -> bool:
+    """Whether a package can be imported; a mere folder of that name is none."""
+    found = find_spec(package)
+    return found is not None and found.origin is not None

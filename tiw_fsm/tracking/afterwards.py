@@ -8,9 +8,10 @@ from collections.abc import Iterator, Sequence
 from rich.console import Console
 from rich.progress import Progress
 
-from tiw_fsm.config.settings import Settings, installed
+from tiw_fsm.config.settings import Settings
 from tiw_fsm.errors import StateDamaged, UsageProblem
 from tiw_fsm.storage.store import Store
+from tiw_fsm.system.needs import installed
 from tiw_fsm.tracking.feeding import Status, feed
 from tiw_fsm.tracking.tracker import MODULES, wanted
 

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from tiw_fsm.config.settings import Settings, installed
+from tiw_fsm.config.settings import Settings
 from tiw_fsm.storage.paths import RunPaths
+from tiw_fsm.system.needs import installed
 from tiw_fsm.tracking.items import Item
 from tiw_fsm.values.plain import JsonObject
 

@@ -13,7 +13,7 @@ from tiw_fsm.tinyworlds import determinism
 from tiw_fsm.tinyworlds.rollout import assembled
 from tiw_fsm.tinyworlds.training import frozen
 from tiw_fsm.values.printable import excerpt
-from tiw_fsm.worlds import held_out
+from tiw_fsm.worlds.devices import device_called
 from tiw_fsm.worlds.world import World
 
 STARTS_KEY = "starts"
@@ -40,7 +40,7 @@ def load_export(folder: Path, *, device: str, allow_failed: bool) -> World:
             f"{folder} has a world that has not passed its inference gate; allow_failed=True loads it all the same. "
             f"{config.verdict}"
         )
-    place = held_out.device_called(device)
+    place = device_called(device)
     if place.type == "cuda":
         determinism.allow_tf32(config.inference.tf32)
     try:

@@ -16,7 +16,6 @@ from tiw_fsm.tinyworlds.clips import FrameData, to_model
 from tiw_fsm.tinyworlds.config import InferenceConfig
 from tiw_fsm.tinyworlds.keys import together
 from tiw_fsm.tinyworlds.rollout import WorldModel
-from tiw_fsm.values.printable import quoted
 
 CLIPS = 512
 """Held-out clips that are looked at: a second's work, and some dozens of a key pressed one turn in twenty."""
@@ -25,20 +24,6 @@ PART = 64
 STARTS = 64
 MOST_BYTES = 16 << 20
 """Starts that a world has, at most, and what they may take: an export carries them."""
-
-
-def device_called(name: str) -> torch.device:
-    """The device to compute on, by ``auto``, ``cpu`` or ``cuda``.
-
-    Raises:
-        UsageProblem: it is not there.
-    """
-    there = torch.cuda.is_available()
-    if name == "cuda" and not there:
-        raise UsageProblem("device cuda: this machine has no CUDA device that torch can use; take the device cpu")
-    if name not in ("auto", "cpu", "cuda"):
-        raise UsageProblem(f"device {quoted(name)}: there are auto, cpu and cuda")
-    return torch.device("cuda" if there and name != "cpu" else "cpu")
 
 
 def frame_data(settings: Settings, device: torch.device) -> FrameData:

@@ -51,10 +51,9 @@ class World:
         self.frame_shape = frame_size, frame_size, 3
         """Height, width and colours of a frame."""
         self.starts = np.empty((0, self.context_window, *self.frame_shape), np.uint8) if starts is None else starts
-        self._lacking, self._stepper, self._batched = lacking, None, False
+        self._lacking, self._batched = lacking, False
+        self._stepper: Stepper | None = None
         self._frames: Frames | None = None
-
-    _stepper: Stepper | None
 
     @property
     def n_actions(self) -> int:

@@ -48,7 +48,7 @@ def test_the_command_says_what_it_made_and_what_to_do_with_it(tmp_path: Path, ti
     done = tiw(tmp_path, "frames", str(video), "-o", "data/my play.h5", "--size", "56")
     assert done.returncode == ExitCode.PASSED, done.stderr
     for said in (
-        "made 100 frames of 56 by 56 pixels (the middle of 64 by 48; `--fit pad` keeps all of it); 3.3 s of play, 30 "
+        "made 100 frames of 56 by 56 pixels (the middle of 64 by 48; `--fit pad` keeps all of it); 3 s of play, 30 "
         "frames a second; 10 episodes, 1 of them held out; ",
         "1 episode was cut into 10 of at most 10 frames",
         "contact sheet: data/my play.h5.png",

@@ -9,13 +9,14 @@ from typing import Any, ClassVar
 from tiw_fsm.config import chosen, processes
 from tiw_fsm.config.files import FILES
 from tiw_fsm.config.schema import InferenceFile, TrainingFile
-from tiw_fsm.config.settings import Draft, Settings, unwritable
+from tiw_fsm.config.settings import Draft, Settings
 from tiw_fsm.engines.checkout import data, dialect
 from tiw_fsm.engines.checkout.settings import CheckoutSettings
 from tiw_fsm.engines.protocol import Engine, EngineKind
 from tiw_fsm.errors import UsageProblem
 from tiw_fsm.stages import Stage
 from tiw_fsm.storage.paths import StatePaths
+from tiw_fsm.system.writable import unwritable
 from tiw_fsm.tinyworlds.config import StageOptions
 from tiw_fsm.values.frozen import FrozenModel
 from tiw_fsm.values.plain import JsonObject
