@@ -6,20 +6,18 @@ Whatever becomes of one is a warning, at most. The runner waits for them once, w
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 
 from structlog.typing import FilteringBoundLogger
 
 from tiw_fsm.config.settings import Settings
 from tiw_fsm.errors import DiskRefused
 from tiw_fsm.storage.store import Store
-from tiw_fsm.system import durable, short_log, signals
+from tiw_fsm.system import durable, short_log, signals, starter
 from tiw_fsm.system.child import Child
-from tiw_fsm.tracking import child as child_module
+from tiw_fsm.tracking import child as child_program
 from tiw_fsm.tracking.feeding import Status, let_be
 from tiw_fsm.tracking.tracker import MODULES, wanted
 from tiw_fsm.values.plain import JsonObject
@@ -124,7 +122,7 @@ class Trackers:
         Status().write(paths.tracker_status(name))
         short_log.begin_anew_if_long(paths.trackers_log)
         return Child(
-            [sys.executable, "-P", str(Path(child_module.__file__)), str(os.getpid()), str(paths.folder), name],
+            starter.command(child_program.__file__, os.getpid(), str(paths.folder), name),
             output=paths.trackers_log,
             max_silence=LONGEST,
             environment=os.environ,
