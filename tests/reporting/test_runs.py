@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -13,9 +12,9 @@ from tests.support.configs import write_configs
 from tests.support.processes import Tiw
 from tests.support.simulation import Simulation
 from tests.test_cli import ABSENT, inspect
-from tiw_fsm.engines.protocol import Hello, HelloRequest
-from tiw_fsm.engines.simulated import Script, SimulatedEngine
-from tiw_fsm.errors import ExitCode, Interrupted
+from tiw_fsm.engines.simulated import Script
+from tiw_fsm.errors import ExitCode
+from tiw_fsm.reporting import differences
 from tiw_fsm.storage.store import Store
 
 
@@ -155,21 +154,10 @@ def test_a_mistake_is_one_sentence(several: Path, tiw: Tiw, words: tuple[str, ..
     assert sentence in done.stderr
 
 
-class Impatient(SimulatedEngine):
-    """Is asked to stop before it says what it trains with."""
-
-    def hello(self, request: HelloRequest) -> Hello:
-        raise Interrupted("asked to stop")
-
-
-def test_what_a_run_has_not_taken_yet_stands_as_nothing(several: Path, tiw: Tiw) -> None:
-    begun = Named(several, "begun")
-    with suppress(Interrupted):
-        begun.run_with(Impatient())
-    assert begun.state.fingerprint is None
-    lines = tiw(several, "runs", "diff", "good", "begun").stdout.splitlines()
-    (digest,) = (line.split() for line in lines if line.startswith("fingerprint.code"))
-    assert digest[2] == "-"
+def test_a_digest_that_a_run_has_not_taken_yet_stands_as_nothing() -> None:
+    """It was killed before it had read its frames."""
+    found = {"runs": ["good", "begun"], "config": {"fingerprint.data": ["0123456789abcdef", None]}, "result": {}}
+    assert differences.table(found)[1].split() == ["fingerprint.data", "0123456789ab…", "—"]
 
 
 def test_a_run_without_its_configuration_says_so(several: Path, tiw: Tiw) -> None:

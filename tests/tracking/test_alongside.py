@@ -88,17 +88,8 @@ def simulated(root: Path) -> Path:
     return root
 
 
-@pytest.fixture(scope="module")
-def without(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The digests of the same run without trackers."""
-    root = make_root(tmp_path_factory.mktemp("without") / "run")
-    subprocess.run([sys.executable, "-m", "tiw_fsm", "run", *PASSING], cwd=root, capture_output=True, check=True)
-    found = json.loads((root / "state/default/state.json").read_text())
-    return {stage: progress["checkpoint"]["sha256"] for stage, progress in found["stages"].items()}
-
-
 @pytest.mark.parametrize("seed", [0, *(whole_too(seed) for seed in range(1, 20))])
-def test_a_run_that_is_killed(tmp_path: Path, without: dict[str, str], tiw: Tiw, seed: int) -> None:
+def test_a_run_that_is_killed(tmp_path: Path, undisturbed: dict[str, str], tiw: Tiw, seed: int) -> None:
     """All of it; then, with another tracker beside the first, what feeds them alone, and the controller alone."""
     chance = random.Random(seed)
     root = make_root(tmp_path / "run")
@@ -121,7 +112,7 @@ def test_a_run_that_is_killed(tmp_path: Path, without: dict[str, str], tiw: Tiw,
     process.wait()
     ended = tiw(root, "run", *PASSING)
     assert ended.returncode == ExitCode.PASSED, ended.stderr
-    assert digests(tiw, root) == without
+    assert digests(tiw, root) == undisturbed
     run = RunFolder(root)
     assert tracked.wandb_rows(root) == tracked.tensorboard_rows(root) == tracked.committed(run)
     assert tracked.wandb_runs(root) == {run.state.run_id}
