@@ -14,8 +14,9 @@ import pytest
 
 from tests.support.amounts import FIGURES, Amount
 from tests.support.configs import LENIENT, write_configs, write_frames
-from tests.support.native_runs import make_passed
+from tests.support.native_runs import PASSING, make_passed, make_root
 from tests.support.processes import Tiw
+from tests.support.run_folder import RunFolder
 from tests.support.simulation import Simulation
 
 if TYPE_CHECKING:
@@ -122,6 +123,15 @@ def root(tmp_path: Path) -> Path:
 def passed_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The working root of a native run that has passed, and whose world obeys; tests must leave it as it is."""
     return make_passed(tmp_path_factory.mktemp("passed") / "root")
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The digests of a run in ``make_root`` that passes without anybody interrupting it, and without trackers."""
+    root = make_root(tmp_path_factory.mktemp("undisturbed") / "root")
+    command = [sys.executable, "-m", "tiw_fsm", "run", *PASSING]
+    subprocess.run(command, cwd=root, check=True, capture_output=True, timeout=300)
+    return {stage: p.checkpoint.sha256 for stage, p in RunFolder(root).state.stages.items() if p.checkpoint}
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from tiw_fsm.reporting import history, journal, status
 from tiw_fsm.reporting.advice import verdict_line
 from tiw_fsm.reporting.wording import not_begun
 from tiw_fsm.run.controller import Controller
-from tiw_fsm.run.session import Session, saved_settings
+from tiw_fsm.run.session import Session
 from tiw_fsm.stages import Stage
 from tiw_fsm.storage import checkpoints
 from tiw_fsm.storage.paths import StatePaths
@@ -156,7 +156,7 @@ class Run:
         Raises:
             StateDamaged: it is gone, or not as that start left it.
         """
-        return saved_settings(self.store, self.state)
+        return self.store.settings(self.state)
 
     @property
     def inference(self) -> InferenceConfig:

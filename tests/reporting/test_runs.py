@@ -14,6 +14,7 @@ from tests.support.simulation import Simulation
 from tests.test_cli import ABSENT, inspect
 from tiw_fsm.engines.simulated import Script
 from tiw_fsm.errors import ExitCode
+from tiw_fsm.reporting import differences
 from tiw_fsm.storage.store import Store
 
 
@@ -151,6 +152,12 @@ def test_a_mistake_is_one_sentence(several: Path, tiw: Tiw, words: tuple[str, ..
     code, sentence = MISTAKES[words]
     assert done.returncode == code
     assert sentence in done.stderr
+
+
+def test_a_digest_that_a_run_has_not_taken_yet_stands_as_nothing() -> None:
+    """It was killed before it had read its frames."""
+    found = {"runs": ["good", "begun"], "config": {"fingerprint.data": ["0123456789abcdef", None]}, "result": {}}
+    assert differences.table(found)[1].split() == ["fingerprint.data", "0123456789ab…", "—"]
 
 
 def test_a_run_without_its_configuration_says_so(several: Path, tiw: Tiw) -> None:

@@ -32,15 +32,6 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture(scope="module")
-def undisturbed(begun: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Digests of the run that goes on where it began."""
-    root = make_root(tmp_path_factory.mktemp("undisturbed") / "root")
-    process = start(root, *PASSING)
-    assert process.wait(300) == ExitCode.PASSED
-    return {stage: p.checkpoint.sha256 for stage, p in RunFolder(root).state.stages.items() if p.checkpoint}
-
-
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """A working root that may be moved."""

@@ -31,20 +31,6 @@ def run_and_kill(root: Path, generation: int) -> None:
     process.communicate()
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Digests of a run that nobody interrupted."""
-    root = make_root(tmp_path_factory.mktemp("undisturbed") / "root")
-    done = subprocess.run(
-        [sys.executable, "-m", "tiw_fsm", "run", *PASSING], cwd=root, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == ExitCode.PASSED, done.stderr
-    found = subprocess.run(
-        [sys.executable, "-m", "tiw_fsm", "status", "--json"], cwd=root, capture_output=True, text=True, check=True
-    )
-    return {s: p["checkpoint"]["sha256"] for s, p in json.loads(found.stdout)["stages"].items()}
-
-
 @pytest.mark.parametrize("generation", [7, *map(whole_too, (2, 13))])
 def test_a_run_killed_outright_ends_with_the_same_weights(
     tmp_path: Path, tiw: Tiw, undisturbed: dict[str, str], generation: int

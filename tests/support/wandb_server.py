@@ -6,6 +6,7 @@ import gzip
 import json
 import re
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,6 +20,7 @@ class Server(ThreadingHTTPServer):
         rows: what was logged, in its order.
         runs: the ids under which that was.
         takes: so many rows at a time, and gives no answer then; None takes all.
+        delay: seconds that it takes to answer when it is sent rows.
     """
 
     daemon_threads = True
@@ -28,6 +30,7 @@ class Server(ThreadingHTTPServer):
         self.rows: list[dict[str, Any]] = []
         self.runs: set[str] = set()
         self.takes: int | None = None
+        self.delay = 0.0
         self.lock = threading.Lock()
 
     @property
@@ -77,6 +80,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = self.server.takes is not None
         if self.headers.get("Content-Encoding") == "gzip":
             content = gzip.decompress(content)
+        if self.path.endswith("/file_stream"):
+            time.sleep(self.server.delay)
         with self.server.lock:
             if self.path.startswith("/graphql"):
                 asked = json.loads(content)

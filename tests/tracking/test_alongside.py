@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from rich.console import Console
 
 from tests.support import tracked
 from tests.support.amounts import whole_too
@@ -19,8 +20,12 @@ from tests.support.configs import LENIENT, write_configs
 from tests.support.native_runs import PASSING, digests, make_root, wait_for_generation
 from tests.support.processes import Tiw, children, process_state
 from tests.support.run_folder import RunFolder
+from tests.support.simulation import Simulation
 from tests.support.waiting import wait_for
+from tests.support.wandb_server import serving
 from tiw_fsm.errors import ExitCode
+from tiw_fsm.run.log import make_log
+from tiw_fsm.tracking import alongside
 
 BOTH = ["wandb", "tensorboard"]
 FAILS = """
@@ -31,6 +36,13 @@ HANGS = """
 import threading
 threading.Event().wait()
 """
+IMPATIENT = """
+from tiw_fsm.__main__ import main
+from tiw_fsm.tracking import alongside
+alongside.STUCK = 0.5
+main()
+"""
+"""The command line, with less to wait for at the end."""
 
 
 @pytest.fixture(autouse=True)
@@ -76,17 +88,8 @@ def simulated(root: Path) -> Path:
     return root
 
 
-@pytest.fixture(scope="module")
-def without(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The digests of the same run without trackers."""
-    root = make_root(tmp_path_factory.mktemp("without") / "run")
-    subprocess.run([sys.executable, "-m", "tiw_fsm", "run", *PASSING], cwd=root, capture_output=True, check=True)
-    found = json.loads((root / "state/default/state.json").read_text())
-    return {stage: progress["checkpoint"]["sha256"] for stage, progress in found["stages"].items()}
-
-
 @pytest.mark.parametrize("seed", [0, *(whole_too(seed) for seed in range(1, 20))])
-def test_a_run_that_is_killed(tmp_path: Path, without: dict[str, str], tiw: Tiw, seed: int) -> None:
+def test_a_run_that_is_killed(tmp_path: Path, undisturbed: dict[str, str], tiw: Tiw, seed: int) -> None:
     """All of it; then, with another tracker beside the first, what feeds them alone, and the controller alone."""
     chance = random.Random(seed)
     root = make_root(tmp_path / "run")
@@ -109,7 +112,7 @@ def test_a_run_that_is_killed(tmp_path: Path, without: dict[str, str], tiw: Tiw,
     process.wait()
     ended = tiw(root, "run", *PASSING)
     assert ended.returncode == ExitCode.PASSED, ended.stderr
-    assert digests(tiw, root) == without
+    assert digests(tiw, root) == undisturbed
     run = RunFolder(root)
     assert tracked.wandb_rows(root) == tracked.tensorboard_rows(root) == tracked.committed(run)
     assert tracked.wandb_runs(root) == {run.state.run_id}
@@ -122,31 +125,44 @@ def _wait_for_feeding(root: Path, generation: int, process: subprocess.Popen[str
     wait_for("trackers", lambda: feeding(process.pid), 60, 0.002)
 
 
-@pytest.mark.parametrize(("package", "said"), [(FAILS, "this version of wandb is broken"), (HANGS, None)])
-def test_a_tracker_that_fails_or_hangs(
-    tmp_path: Path, tiw: Tiw, monkeypatch: pytest.MonkeyPatch, package: str, said: str | None
-) -> None:
+def have_instead_of_wandb(package: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let this be what `import wandb` gives."""
+    folder.mkdir()
+    (folder / "wandb.py").write_text(package)
+    monkeypatch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
+
+
+def test_a_tracker_that_fails(tmp_path: Path, tiw: Tiw, monkeypatch: pytest.MonkeyPatch) -> None:
     root = simulated(tmp_path)
     want(root, BOTH)
-    (tmp_path / "broken").mkdir()
-    (tmp_path / "broken/wandb.py").write_text(package)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "broken"), prepend=os.pathsep)
+    have_instead_of_wandb(FAILS, tmp_path / "broken", monkeypatch)
     ended = tiw(root, "run", "--engine", "simulated", *PASSING)
     assert ended.returncode == ExitCode.PASSED, ended.stderr
     found = trackers_of(root)
     assert (found["tensorboard"]["state"], found["wandb"]["state"]) == ("up to date", "failed")
     assert tracked.tensorboard_rows(root) == tracked.committed(RunFolder(root))
-    if said:
-        assert said in str(found["wandb"]["reason"])
-        assert said in (root / "state/default/trackers.log").read_text()
-    else:
-        assert "wandb has not taken everything yet; `tiw-fsm track --run default` catches up" in ended.stderr
+    assert "this version of wandb is broken" in str(found["wandb"]["reason"])
+    assert "this version of wandb is broken" in (root / "state/default/trackers.log").read_text()
+
+
+def test_a_tracker_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = simulated(tmp_path)
+    want(root, ["wandb"])
+    have_instead_of_wandb(HANGS, tmp_path / "broken", monkeypatch)
+    command = [sys.executable, "-c", IMPATIENT, "run", "--engine", "simulated", *PASSING]
+    ended = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    assert ended.returncode == ExitCode.PASSED, ended.stderr
+    assert trackers_of(root)["wandb"]["state"] == "failed"
+    assert "wandb has not taken everything yet; `tiw-fsm track --run default` catches up" in ended.stderr
 
 
 def test_use_wandb_of_a_tinyworlds_file(tmp_path: Path, tiw: Tiw, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is no wish of ours: without a key a line says what to do; offline, it is fed."""
+    """It is no wish of ours: without a key a line says what to do; offline, it is fed.
+
+    A file with keys, or an address, that cannot be read is as none."""
     write_configs(tmp_path / "configs", {"training": {"use_wandb": True}, "loop": LENIENT})
-    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    (tmp_path / "netrc").write_bytes(b"machine \xff\xfe")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     for name in ("WANDB_MODE", "WANDB_API_KEY"):
         monkeypatch.delenv(name, raising=False)
     run = ("run", "--engine", "simulated", *PASSING)
@@ -154,10 +170,43 @@ def test_use_wandb_of_a_tinyworlds_file(tmp_path: Path, tiw: Tiw, monkeypatch: p
     assert ended.returncode == ExitCode.PASSED
     assert "use_wandb is true, and wandb is not fed, for it has no key" in ended.stderr
     assert trackers_of(tmp_path) == {}
+    monkeypatch.setenv("WANDB_BASE_URL", "http://[x")
+    assert "use_wandb is true, and wandb is not fed, for it has no key" in tiw(tmp_path, "track").stderr
+    monkeypatch.delenv("WANDB_BASE_URL")
     monkeypatch.setenv("WANDB_MODE", "offline")
     caught_up = tiw(tmp_path, "track")
     assert caught_up.returncode == ExitCode.PASSED, caught_up.stderr
     assert tracked.wandb_rows(tmp_path) == tracked.committed(RunFolder(tmp_path))
+
+
+def test_one_that_has_everything_is_given_time_to_send_it(
+    tmp_path: Path, simulation: Simulation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its package says nothing while it does: longer here than one is waited for that gets no further."""
+    assert simulation.run() == ExitCode.PASSED
+    settings = simulation.store.settings(simulation.state)
+    settings = settings.evolve(loop=settings.loop.evolve(trackers=["wandb"]))
+    said = list[str]()
+    with serving() as server:
+        monkeypatch.delenv("WANDB_MODE")
+        monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        trackers = alongside.Trackers(simulation.store)
+        trackers.start(settings, make_log(Console(quiet=True), tmp_path / "log.jsonl"))
+        trackers.committed()
+        generation = simulation.state.generation
+        wait_for("all items", lambda: _given(simulation) == generation, 60)
+        monkeypatch.setattr(alongside, "STUCK", 0.5)
+        server.delay = 2.0
+        trackers.close(hurry=False, say=said.append)
+    assert not [sentence for sentence in said if "has not taken everything" in sentence]
+    assert tracked.losses_in(server.rows) == tracked.committed(simulation)
+    assert _given(simulation) == generation
+
+
+def _given(run: RunFolder) -> int:
+    """The generation whose items W&B has been given."""
+    return int(run.store.trackers().get("wandb", {"generation": 0})["generation"])
 
 
 @pytest.mark.whole

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from tiw_fsm.cli.options import RepoRoot, Run, StateDir, option, store_of
 from tiw_fsm.cli.terminal import err, out
+
+if TYPE_CHECKING:
+    from tiw_fsm.storage.store import Store
 
 
 def track(
@@ -21,5 +24,17 @@ def track(
     """Bring trackers up to date with a run, of which they may have nothing yet, or all but the end."""
     from tiw_fsm.tracking import afterwards
 
-    for name, items in afterwards.catch_up(store_of(run, repo_root, state_dir), tracker or [], err):
-        out.print(f"{name} has all of run {run}: {items} items.", soft_wrap=True)
+    store = store_of(run, repo_root, state_dir)
+    for name in afterwards.named(store, tracker or []):
+        out.print(f"{name} has all of run {run}: {_fed(store, name)} items.", soft_wrap=True)
+
+
+def _fed(store: Store, name: str) -> int:
+    """How many items a tracker has once it has caught up; meanwhile that is shown."""
+    from rich.progress import Progress
+
+    from tiw_fsm.tracking import afterwards
+
+    with Progress("{task.description}", console=err, disable=not err.is_terminal) as bar:
+        task = bar.add_task(name)
+        return afterwards.catch_up(store, name, lambda items: bar.update(task, description=f"{name}: {items} items"))

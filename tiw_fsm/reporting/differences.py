@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tiw_fsm.errors import StateDamaged, UsageProblem
+from tiw_fsm.errors import UsageProblem
 from tiw_fsm.fsm.events import CHUNK_JUDGED
 from tiw_fsm.fsm.run_state import RunState
 from tiw_fsm.reporting.wording import aligned, duration, not_begun, seconds_between, shown
@@ -63,12 +63,7 @@ def _pairs(one: JsonObject, other: JsonObject) -> dict[str, list[Any]]:
 
 
 def _side(store: Store, run: RunState) -> Side:
-    try:
-        config = store.config(run)
-    except ValueError as exc:
-        raise StateDamaged(
-            f"{store.paths.config} cannot be used: {exc}. The next start of this run writes it anew"
-        ) from exc
+    config = store.config(run)
     flat = {NAMES.get(key, key): value for key, value in _flat(config)}
     if "training.dataset" in flat:
         flat["training.dataset"] = places.relative(flat["training.dataset"], Path(config["repo_root"]))
@@ -139,8 +134,8 @@ def _rows(pairs: Mapping[str, list[Any]]) -> list[list[str]]:
 def _told(key: str, value: Any) -> str:
     if key == "wall_seconds" and value is not None:
         return duration(value)
-    if key in ("fingerprint.data", "fingerprint.code"):
-        return f"{str(value)[:12]}…"
+    if key in ("fingerprint.data", "fingerprint.code") and value is not None:
+        return f"{value[:12]}…"
     if isinstance(value, bool):
         return "true" if value else "false"
     return printable(shown(value))

@@ -75,6 +75,7 @@ class Committed:
             raise UsageProblem(not_begun(store.paths.folder.name))
         self.undone = Undone(store.lines(found))
         self.stages: dict[Stage, StageProgress] = {}
+        self._logs: dict[Stage, AppendLog] = {}
         if found.run.fingerprint:
             paths = RunPaths(Path(found.run.fingerprint.config["run_root"]), Path(found.run.root))
             self.stages = {stage: found.run.stages[stage] for stage in Stage if stage in found.run.stages}

@@ -29,7 +29,6 @@ from tiw_fsm.run import comparison, fingerprint
 from tiw_fsm.run.activities import frames_of, require_frames
 from tiw_fsm.run.comparison import Difference, Equal
 from tiw_fsm.run.display import Display
-from tiw_fsm.run.session import saved_settings
 from tiw_fsm.run.workshop import RunWentOn, held, workshop
 from tiw_fsm.stages import Stage
 from tiw_fsm.storage import checkpoints, results
@@ -91,7 +90,7 @@ def findings(store: Store, *, whole: bool, last: int, only: str | None, console:
         return []
     if not whole and not _can_tell_changes(store, run):
         return []
-    settings = saved_settings(store, run)
+    settings = store.settings(run)
     parts = [only] if only else list(PARTS)
     if not registry.find(settings.engine).replays:
         said = f"engine {settings.engine} does not give the same twice, so there is nothing to compare"
@@ -104,7 +103,7 @@ def findings(store: Store, *, whole: bool, last: int, only: str | None, console:
 def _can_tell_changes(store: Store, run: RunState) -> bool:
     """Whether what is damaged is neither the settings nor the frames."""
     try:
-        settings = saved_settings(store, run)
+        settings = store.settings(run)
     except StateDamaged:
         return False
     return not settings.needs_frames or Path(settings.data.path).is_file()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -17,7 +16,6 @@ from tiw_fsm.config.flags import to_remember
 from tiw_fsm.config.settings import Settings, load_settings
 from tiw_fsm.engines import registry
 from tiw_fsm.engines.protocol import Engine, EngineKind, Hello
-from tiw_fsm.errors import StateDamaged
 from tiw_fsm.fsm.run_state import RunState
 from tiw_fsm.run.ahead import FrameReading
 from tiw_fsm.run.concealment import concealed
@@ -106,19 +104,6 @@ def configured(
     kind = kind or registry.find(flags.get("engine", "native"))
     name = store.paths.folder.name
     return flags, kind, load_settings(flags, run=name, repo_root=repo_root, engine=kind, typed=typed.keys())
-
-
-def saved_settings(store: Store, run: RunState) -> Settings:
-    """The effective configuration of the run's last start.
-
-    Raises:
-        StateDamaged: it is gone, or not as that start left it.
-    """
-    try:
-        return Settings.model_validate_json(json.dumps(store.config(run)))
-    except ValueError as exc:
-        path = store.paths.config
-        raise StateDamaged(f"{path} cannot be used ({exc}); the next `tiw-fsm run` writes it anew") from exc
 
 
 @dataclass

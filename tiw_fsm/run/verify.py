@@ -104,7 +104,7 @@ def _refold_problems(store: Store, newest: Generation) -> list[str]:
 def _what_it_names(store: Store, run: RunState) -> Iterator[Finding]:
     try:
         config, wrong = store.config(run), []
-    except ValueError:
+    except StateDamaged:
         config, wrong = {}, [f"it is not what the last start saved. {ANEW}"]
     yield Finding(str(store.paths.config), wrong)
     for stage, progress in run.stages.items():

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
+from tiw_fsm.config.settings import Settings
 from tiw_fsm.errors import DiskRefused, ExitCode, RunHeld, StateDamaged, disk_errors
 from tiw_fsm.fsm.run_state import RunState
 from tiw_fsm.storage import places
@@ -199,17 +200,31 @@ class Store(StateFolder):
         """The effective configuration that the last start saved beside the state ``run``, its paths absolute.
 
         Raises:
-            ValueError: it is gone, or not what that start saved.
+            StateDamaged: it is gone, or not what that start saved.
             DiskRefused: it cannot be read.
-            StateDamaged: no plain file stands in its place.
         """
-        content = durable.read_small(self.paths.config)
-        if hashlib.sha256(content).hexdigest() != run.config_sha256:
-            raise ValueError("it is not the configuration of the last start")
+        with self._config_read():
+            content = durable.read_small(self.paths.config)
+            if hashlib.sha256(content).hexdigest() != run.config_sha256:
+                raise ValueError("it is not the configuration of the last start")
+            try:
+                return places.absolute(json.loads(content), Path(run.root))
+            except (RecursionError, AttributeError) as exc:
+                raise ValueError("it is no configuration") from exc
+
+    def settings(self, run: RunState) -> Settings:
+        """The same as settings. Raises as ``config``."""
+        config = self.config(run)
+        with self._config_read():
+            return Settings.model_validate_json(json.dumps(config))
+
+    @contextmanager
+    def _config_read(self) -> Iterator[None]:
         try:
-            return places.absolute(json.loads(content), Path(run.root))
-        except (RecursionError, AttributeError) as exc:
-            raise ValueError("it is no configuration") from exc
+            yield
+        except ValueError as exc:
+            path = self.paths.config
+            raise StateDamaged(f"{path} cannot be used: {exc}. The next start of this run writes it anew") from exc
 
     def keep_command(self, command: str | None) -> None:
         """Keep what shall be run at the end where its owner alone can read it.

@@ -9,16 +9,22 @@ from contextlib import suppress
 from pathlib import Path
 
 PATIENCE = 3.0
-"""Seconds in which one that has lost its parent may end by itself."""
+"""Seconds in which one that has lost its parent may end by itself; as many again once it is killed."""
 PAUSE = 0.05
 
 
 def end(name: str, value: str) -> None:
     """See that no process goes on in whose environment ``name`` is ``value``, but for this one. Where the system does
-    not show the environment of processes (outside of Linux), none is found."""
-    deadline = time.monotonic() + PATIENCE
+    not show the environment of processes (outside of Linux), none is found.
+
+    Raises:
+        TimeoutError: one goes on though it was killed, as one does that waits for a file system.
+    """
+    begun = time.monotonic()
     while found := _bearing(f"{name}={value}".encode()):
-        if time.monotonic() > deadline:
+        if (waited := time.monotonic() - begun) > 2 * PATIENCE:
+            raise TimeoutError(f"process {found[0]} goes on though it was killed; see what it waits for")
+        if waited > PATIENCE:
             for pid in found:
                 with suppress(OSError):
                     os.kill(pid, signal.SIGKILL)

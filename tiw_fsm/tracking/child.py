@@ -1,27 +1,25 @@
-"""The process that feeds one tracker: ``python -P child.py PARENT_PID STATE_FOLDER TRACKER``.
+"""The process that feeds one tracker: ``child.py PARENT_PID STATE_FOLDER TRACKER``, as ``system/starter.py`` starts it.
 
 It follows the run's files and asks nothing of the run. A line on its standard input says that nothing more will be
-committed; it ends at once when its parent does, however that dies. It is started by its file, as the training process
-is, so that it is the package around it that reads the state.
+committed; it ends at once when its parent does, however that dies.
 """
 
 from __future__ import annotations
 
 import os
-import runpy
 import select
 import sys
 import traceback
 from contextlib import suppress
 from pathlib import Path
 
+from tiw_fsm.storage.store import Store
+from tiw_fsm.tracking.feeding import Status, feed
+
 NICENESS = 10
 
 
 def main(folder: Path, tracker: str) -> None:
-    from tiw_fsm.storage.store import Store
-    from tiw_fsm.tracking.feeding import Status, feed
-
     over = False
 
     def wait(seconds: float) -> bool:
@@ -40,9 +38,6 @@ def main(folder: Path, tracker: str) -> None:
 
 
 if __name__ == "__main__":
-    native = runpy.run_path(str(Path(__file__).absolute().parents[1] / "engines" / "native" / "child.py"))
-    native["die_with_parent"](int(sys.argv[1]))
-    native["load_package"]()
     with suppress(OSError):
         os.nice(NICENESS)  # the run's own work comes first
     main(Path(sys.argv[2]), sys.argv[3])

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from tiw_fsm.errors import RunHeld, StateDamaged, TiwFsmError, UsageProblem
+from tiw_fsm.errors import RunHeld, TiwFsmError, UsageProblem
 from tiw_fsm.storage.paths import RunPaths, StatePaths
 from tiw_fsm.storage.store import Store, now
 from tiw_fsm.system import durable, locking
@@ -19,8 +19,8 @@ LOOK = 1.0
 """Seconds between two looks at the state."""
 BATCH = 500
 """Items after which a tracker is flushed, and its status written."""
-AGAIN, LONGEST = 60.0, 3600.0
-"""Seconds until a tracker that failed is tried again: twice as many each time, up to the longest."""
+AGAIN = (60.0, 120.0, 240.0, 480.0, 960.0, 1920.0, 3600.0)
+"""Seconds until a tracker that failed is tried again, after so many failures in a row; then the last."""
 CONFIG = ("engine", "device", "train_stage", "stages", "inference", "loop", "data")
 """What of the effective configuration is shown beside the curves."""
 
@@ -88,7 +88,8 @@ class _Feeding:
                 failures, pause = 0, LOOK
             except (Exception, SystemExit) as exc:  # whatever a package of others may do
                 self._open = None
-                failures, pause = failures + 1, min(LONGEST, AGAIN * 2**failures)
+                pause = AGAIN[min(failures, len(AGAIN) - 1)]
+                failures += 1
                 self._tell(self._status._replace(reason=reason(exc)))
             if over:
                 return
@@ -108,10 +109,10 @@ class _Feeding:
                 tracker.flush()
                 self._tell(Status(items=items))
         tracker.flush()
-        if over:
-            tracker.close()
         if (given := Status(stream.generation, items)) != self._status:
             self._tell(given)
+        if over:
+            tracker.close()
 
     def _tell(self, status: Status) -> None:
         self._status = status
@@ -124,15 +125,12 @@ def shown(store: Store) -> Shown:
 
     Raises:
         UsageProblem: it has not begun.
-        StateDamaged: its state or its configuration cannot be read.
+        StateDamaged, DiskRefused: its state or its configuration cannot be read.
     """
     run = store.load()
     if run is None:
         raise UsageProblem(f"run {store.paths.folder.name!r} has not begun; there is nothing to track")
-    try:
-        config = store.config(run)
-    except ValueError as exc:
-        raise StateDamaged(f"{store.paths.config} cannot be used ({exc}); the next start writes it anew") from exc
+    config = store.config(run)
     return Shown(
         run=run.run,
         run_id=run.run_id,

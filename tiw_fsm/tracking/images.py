@@ -1,7 +1,8 @@
-"""Pictures as trackers take them. One that is gone, since only the newest are kept, is left out."""
+"""Pictures as trackers take them. One that is gone, since only the newest are kept, or that is damaged is left out."""
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 from tiw_fsm.data import pictures
@@ -17,9 +18,10 @@ SIDE = 160
 def still_png(path: Path) -> bytes | None:
     """A picture of the run."""
     try:
-        return durable.read_small(path, LARGEST)
+        png = durable.read_small(path, LARGEST)
     except (ValueError, TiwFsmError):
         return None
+    return png if pictures.is_png(io.BytesIO(png)) else None
 
 
 def moving_gif(path: Path) -> bytes | None:

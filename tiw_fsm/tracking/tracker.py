@@ -76,12 +76,12 @@ def wandb_can_log() -> bool:
     """Whether W&B has a key, or needs none since it is offline, or off."""
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_MODE") in (*OFFLINE, "disabled"):
         return True
-    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
     files = [os.environ["NETRC"]] if "NETRC" in os.environ else ["~/.netrc", "~/_netrc"]
     for path in map(os.path.expanduser, files):
         try:
+            host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
             if Path(path).is_file() and netrc.netrc(path).authenticators(host):
                 return True
-        except (OSError, netrc.NetrcParseError):
+        except (OSError, ValueError, netrc.NetrcParseError):  # a file, or an address, that says nothing
             continue
     return False

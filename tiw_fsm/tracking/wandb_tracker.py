@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import io
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import wandb
+from PIL import Image
 
 from tiw_fsm.storage import wandb_file
 from tiw_fsm.system import leftovers
-from tiw_fsm.tracking.images import moving_gif
+from tiw_fsm.tracking.images import moving_gif, still_png
 from tiw_fsm.tracking.items import AXES, Item
 from tiw_fsm.tracking.tracker import WITHOUT_KEY, Shown, Tracker, wandb_can_log
 
@@ -38,7 +40,7 @@ class Feeder(Tracker):
             raise ValueError(WITHOUT_KEY)
         if os.environ.get("WANDB_MODE") == "disabled":
             raise ValueError("WANDB_MODE=disabled turns it off")
-        leftovers.end(MARK, shown.run_id)  # W&B's own process outlives the one that had started it, and writes on
+        _end_before(shown.run_id)
         os.environ |= {MARK: shown.run_id, "WANDB_SILENT": os.environ.get("WANDB_SILENT", "true")}
         self._run = wandb.init(
             id=shown.run_id,
@@ -74,6 +76,20 @@ class Feeder(Tracker):
         self._run.finish()
 
 
+def _end_before(run_id: str) -> None:
+    """End W&B's own process of an earlier feeder: it outlives the process that had started it, and writes on.
+
+    The earlier feeder may have failed in this very process: then its end is asked for once it is dead, since W&B waits
+    for all that it has to send, be there a server or not.
+
+    Raises:
+        TimeoutError: it does not end.
+    """
+    leftovers.end(MARK, run_id)
+    with suppress(Exception, SystemExit):  # it says how its own process ended, which is as it was meant
+        wandb.teardown()
+
+
 def _settings() -> wandb.Settings:
     given = "WANDB_INIT_TIMEOUT" in os.environ
     return wandb.Settings(console="off", silent=True, **({} if given else {"init_timeout": INIT_TIMEOUT}))
@@ -101,8 +117,8 @@ def _row(item: Item) -> dict[str, Any]:
     group = _group(item)
     row: dict[str, Any] = {f"{item.group}/{AXES[item.group]}": item.step, f"{item.group}/repeat": item.repeat}
     row |= {f"{group}/{name}": value for name, value in item.values.items()}
-    if item.picture and item.picture.is_file():
-        row[f"{group}/picture"] = wandb.Image(str(item.picture))
+    if item.picture and (png := still_png(item.picture)):
+        row[f"{group}/picture"] = wandb.Image(Image.open(io.BytesIO(png)))
         if item.moves and (gif := moving_gif(item.picture)):
             row[f"{group}/rollout"] = wandb.Video(io.BytesIO(gif), format="gif")
     return row

@@ -9,14 +9,11 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tiw_fsm.values.frozen import Tuning
-
-CHILD = Path(__file__).resolve().parents[3] / "tiw_fsm" / "engines" / "native" / "child.py"
 
 
 def ranks_stop_apart() -> None:
@@ -72,13 +69,8 @@ VARIANTS: dict[str, Callable[[], None]] = {
 
 
 def main() -> None:
-    spec = spec_from_file_location("child", CHILD)
-    assert spec is not None
-    assert spec.loader is not None
-    child: Any = module_from_spec(spec)
-    spec.loader.exec_module(child)
-    child.die_with_parent(int(sys.argv[1]))
-    child.load_package()
+    from tiw_fsm.engines.native import child
+
     if len(sys.argv) > 4:
         from tiw_fsm.engines.native.launcher import launch
 

@@ -1,11 +1,7 @@
-"""The native engine's child: ``python -P child.py PARENT_PID PIPE_FD RESULT_FILE [LAUNCH]``.
+"""The native engine's child: ``child.py PARENT_PID PIPE_FD RESULT_FILE [LAUNCH]``, as ``system/starter.py`` starts it.
 
 It reads requests as JSON lines from standard input, leaves each answer in RESULT_FILE as ``[status, content]`` and
-then writes ``answered`` to the pipe, where it also reports progress. It ends when its controller does: an orphan that
-went on writing would write into the next one's files.
-
-It is started by its file, not by its module's name: so it is the package around this file, which is the controller's,
-that trains, whatever else of that name the interpreter would find.
+then writes ``answered`` to the pipe, where it also reports progress. It ends when its controller does.
 
 With LAUNCH it is the launcher of several such children that train together. Each of them is told by its environment
 which rank it has. The first rank reads requests and answers them; on a machine that has joined another's, the first of
@@ -14,19 +10,13 @@ its ranks hears from there whether this machine is asked to stop.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import queue
-import signal
 import sys
 import threading
 from contextlib import nullcontext
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-
-PACKAGE = Path(__file__).absolute().parents[2]
-PR_SET_PDEATHSIG = 1
 
 
 def serve(pipe_descriptor: int, result_file: Path) -> None:
@@ -97,28 +87,7 @@ def _own_pipe() -> int:
     return pipe
 
 
-def load_package() -> None:
-    """Have ``import tiw_fsm`` mean the package around this file."""
-    for name in [name for name in sys.modules if name.partition(".")[0] == "tiw_fsm"]:
-        del sys.modules[name]  # an interpreter may import at its start what it likes
-    spec = spec_from_file_location("tiw_fsm", PACKAGE / "__init__.py", submodule_search_locations=[str(PACKAGE)])
-    assert spec is not None
-    assert spec.loader is not None
-    sys.modules["tiw_fsm"] = package = module_from_spec(spec)
-    spec.loader.exec_module(package)
-
-
-def die_with_parent(parent: int) -> None:
-    """Ask Linux to kill this process when its parent dies; elsewhere the end of standard input does it."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before it could be asked for
-        os._exit(0)
-
-
 if __name__ == "__main__":
-    die_with_parent(int(sys.argv[1]))
-    load_package()
     if len(sys.argv) > 4:
         from tiw_fsm.engines.native.launcher import launch
 

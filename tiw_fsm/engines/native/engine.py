@@ -44,7 +44,7 @@ from tiw_fsm.stages import Stage
 from tiw_fsm.storage import checkpoints
 from tiw_fsm.storage.paths import StatePaths
 from tiw_fsm.system import child as child_process
-from tiw_fsm.system import durable, processors, short_log
+from tiw_fsm.system import durable, processors, short_log, starter
 from tiw_fsm.system.child import Child
 from tiw_fsm.tinyworlds import determinism, division
 from tiw_fsm.tinyworlds.config import StageConfig
@@ -199,12 +199,11 @@ class NativeEngine:
         self._let_go()
         short_log.begin_anew_if_long(self._paths.child_log)
         read_end, write_end = os.pipe()
-        command = [self._python, "-P", child_program.__file__]
         launch = self._launch(request)
-        told = [launch.model_dump_json()] if launch else []
+        told = [str(write_end), str(self._paths.child_result), *([launch.model_dump_json()] if launch else [])]
         try:
             self._child = Child(
-                [*command, str(os.getpid()), str(write_end), str(self._paths.child_result), *told],
+                starter.command(child_program.__file__, os.getpid(), *told, python=self._python),
                 output=self._paths.child_log,
                 max_silence=self._max_silence,
                 environment=environment(),

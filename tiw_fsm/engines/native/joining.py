@@ -20,7 +20,7 @@ from tiw_fsm.engines.native.engine import STOP, environment
 from tiw_fsm.engines.native.settings import REFUSED, Launch, NativeSettings
 from tiw_fsm.errors import Interrupted, UsageProblem
 from tiw_fsm.storage.paths import StatePaths
-from tiw_fsm.system import signals
+from tiw_fsm.system import signals, starter
 
 AGAIN = 1.0
 """Seconds between two tries to reach the first machine."""
@@ -93,10 +93,10 @@ class _Launcher:
         self.joined = False
         """All machines were there."""
         self._pipe, write_end = os.pipe()
-        command = [joiner.python_exec, "-P", child_program.__file__, str(os.getpid()), str(write_end)]
+        told = [str(write_end), str(joiner.paths.child_result), launch.model_dump_json()]
         with signals.held_back():
             self._process = subprocess.Popen(
-                [*command, str(joiner.paths.child_result), launch.model_dump_json()],
+                starter.command(child_program.__file__, os.getpid(), *told, python=joiner.python_exec),
                 stdin=subprocess.PIPE,
                 stdout=sys.stderr,
                 env=environment(),

@@ -39,7 +39,7 @@ from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 from tiw_fsm.engines.native import ranks
 from tiw_fsm.engines.native.settings import REFUSED, Launch
 from tiw_fsm.errors import UsageProblem
-from tiw_fsm.system import killer
+from tiw_fsm.system import killer, starter
 
 GRACE = 3.0
 """Seconds that the other ranks have to end by themselves after the first one died."""
@@ -76,7 +76,7 @@ def launch(child: Path, result_file: Path, told: str) -> NoReturn:
     try:
         number = asked.number(gpus)
         if number == 1 and asked.processes.endpoint is None:
-            os.execv(sys.executable, [sys.executable, "-P", str(child), str(os.getppid()), sys.argv[2], sys.argv[3]])
+            os.execv(sys.executable, starter.command(child, os.getppid(), sys.argv[2], sys.argv[3]))
         os.dup2(int(sys.argv[2]), 1)  # the one descriptor beside errors and input that ranks inherit
         code = _Machine(asked, number, child, result_file).run()
     except UsageProblem as exc:
@@ -104,7 +104,7 @@ class _Machine:
         self.memory = killer.MemoryKills(os.getpid())
         self.result: RunResult | None = None
         self.error: BaseException | None = None
-        self.entrypoint = [sys.executable, "-P", str(child), str(os.getpid()), "1", str(result_file)]
+        self.entrypoint = starter.command(child, os.getpid(), "1", str(result_file))
 
     def run(self) -> int:
         """From beginning to end; the exit status."""

@@ -109,8 +109,8 @@ def gather(store: Store, *, alive: bool | None = None, reader: Reader | None = N
 def _config(store: Store, run: RunState, problems: list[str]) -> JsonObject:
     try:
         return store.config(run)
-    except (ValueError, TiwFsmError) as exc:
-        problems.append(f"{store.paths.config} cannot be used, so neither configuration nor losses are shown: {exc}")
+    except TiwFsmError as exc:
+        problems.append(f"neither configuration nor losses are shown: {exc}")
         return {}
 
 

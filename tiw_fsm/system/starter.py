@@ -1,0 +1,49 @@
+"""Starts a program of the package by its file: ``python -P starter.py PROGRAM PARENT_PID …``.
+
+So it is the package around this file, which is the parent's, that runs, whatever else of that name the interpreter
+would find. It ends when its parent does: an orphan that went on writing would write into the next one's files.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import runpy
+import signal
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+
+PACKAGE = Path(__file__).absolute().parents[1]
+PR_SET_PDEATHSIG = 1
+
+
+def command(program: str | Path, parent: int, *arguments: str, python: str = sys.executable) -> list[str]:
+    """What starts ``program``, which finds these arguments in ``sys.argv`` behind its parent's number."""
+    return [python, "-P", __file__, str(program), str(parent), *arguments]
+
+
+def _die_with_parent(parent: int) -> None:
+    """Ask Linux to kill this process when its parent dies; elsewhere the end of standard input does it."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before it could be asked for
+        os._exit(0)
+
+
+def _load_package() -> None:
+    """Have ``import tiw_fsm`` mean the package around this file."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "tiw_fsm"]:
+        del sys.modules[name]  # an interpreter may import at its start what it likes
+    spec = spec_from_file_location("tiw_fsm", PACKAGE / "__init__.py", submodule_search_locations=[str(PACKAGE)])
+    assert spec is not None
+    assert spec.loader is not None
+    sys.modules["tiw_fsm"] = package = module_from_spec(spec)
+    spec.loader.exec_module(package)
+
+
+if __name__ == "__main__":
+    del sys.argv[0]
+    _die_with_parent(int(sys.argv[1]))
+    _load_package()
+    runpy.run_path(sys.argv[0], run_name="__main__")
