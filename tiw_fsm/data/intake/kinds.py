@@ -139,15 +139,15 @@ def _there(name: str) -> None:
         raise UsageProblem(f"{excerpt(name)}: no such file, folder or environment; correct the source")
 
 
-def _open(kind: Kind, files: tuple[str, ...], options: Options) -> Source:
+def _open(kind: Kind, files: Sequence[str], options: Options) -> Source:
+    if not kind.timed and options.fps is not None:
+        raise UsageProblem(f"--fps {options.fps:g}: {kind.what} has no times; take every so many-th with --stride")
+    if not kind.timed and any(at is not None and at != int(at) for at in (options.start, options.end)):
+        raise UsageProblem(f"--start and --end: of {kind.what} they are rows, so give whole numbers")
     with needing(f"{Path(files[0]).name}: {kind.what}", kind.extra):
         source = kind.open(files, options)
     if kind.timed:
         return source
-    if options.fps is not None:
-        raise UsageProblem(f"--fps {options.fps:g}: {kind.what} has no times; take every so many-th with --stride")
-    if any(at is not None and at != int(at) for at in (options.start, options.end)):
-        raise UsageProblem(f"--start and --end: of {kind.what} they are rows, so give whole numbers")
     taken = thinning.between(source.shots, options.start, options.end)
     last = min(x for x in (options.end, source.expected) if x is not None) if source.expected is not None else None
     return replace(source, shots=taken, expected=None if last is None else max(0, int(last - options.start)))
