@@ -181,7 +181,7 @@ class Run:
         for last in [*[False] * TRIES, True]:
             state = self.state
             try:
-                settings = saved_settings(self.store, state)
+                settings = self.store.settings(state)
                 model = _world_of(state, settings, device)
             except (StateDamaged, FileNotFoundError):
                 if last or self.state.generation == state.generation:
@@ -231,7 +231,7 @@ class Run:
             remedy: what to do about a gate that has not passed it; None takes such a world, too.
         """
         state = self.state
-        if saved_settings(self.store, state).engine == SimulatedKind.name:
+        if self.store.settings(state).engine == SimulatedKind.name:
             raise UsageProblem(
                 f"run {state.run!r} was simulated and has no model: begin one with `tiw-fsm run --engine native`"
             )
@@ -251,7 +251,7 @@ class Run:
         from tiw_fsm.tinyworlds.clips import FrameData
 
         state = self.state
-        settings = saved_settings(self.store, state)
+        settings = self.store.settings(state)
         data = FrameData(settings.data, torch.device(device))
         return data.evaluation_clips(settings.inference, count or state.loop.inference.clips)
 

@@ -2,7 +2,7 @@
 
 TiwFsmError
 ├── UsageProblem        2   bad flags, config, data or warm-start checkpoint
-├── RunHeld             3   another runner holds this run
+├── RunHeld             3   another runner holds this run, or another process writes the same file
 ├── StateDamaged        4   state or checkpoint damaged beyond repair, or newer than this tool
 ├── RunChanged          5   config, data, code or torch differ from what the run began with
 ├── Interrupted        75   asked to stop, all progress saved
@@ -59,7 +59,7 @@ class UsageProblem(TiwFsmError):
 
 
 class RunHeld(TiwFsmError):
-    """Another process is running this run."""
+    """Another process is running this run, or writing the same file."""
 
     exit_code = ExitCode.HELD
 

@@ -243,6 +243,21 @@ def test_two_at_once_do_not_mix_their_bytes(tmp_path: Path, hub: Hub, download: 
     assert files(tmp_path) == {"data/zelda_frames.h5": ZELDA}
 
 
+@pytest.mark.parametrize("told", ["../../x", "", None, 5, "0" * 63, "0" * 65, "g" * 64, "0" * 64 + "\n"])
+def test_a_hash_that_is_none_is_not_believed(tmp_path: Path, hub: Hub, download: Here, told: object) -> None:
+    hub.hashes["zelda_frames.h5"] = told
+    done = download("ZELDA")
+    assert (done.returncode, "tells no hash of zelda_frames.h5" in one_sentence(done)) == (ExitCode.USAGE, True)
+    assert (hub.asked, files(tmp_path)) == ([], {})
+
+
+def test_a_size_that_is_none_is_not_believed(tmp_path: Path, hub: Hub, download: Here) -> None:
+    hub.claims["zelda_frames.h5"] = -1
+    done = download("ZELDA")
+    assert (done.returncode, "tells of -1 bytes" in one_sentence(done)) == (ExitCode.USAGE, True)
+    assert (hub.asked, files(tmp_path)) == ([], {})
+
+
 def test_without_the_client_one_sentence_says_so(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", WITHOUT_CLIENT], cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, "pip install 'tiw_fsm[hub]'" in one_sentence(done)) == (ExitCode.USAGE, True)

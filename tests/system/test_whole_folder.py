@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from tiw_fsm.errors import DiskRefused
+from tiw_fsm.errors import DiskRefused, RunHeld
+from tiw_fsm.system import whole_folder
 from tiw_fsm.system.whole_folder import made
+
+MAKES = """
+import sys
+from pathlib import Path
+from tiw_fsm.system.whole_folder import made
+with made(Path(sys.argv[1])) as new:
+    (new / "theirs").touch()
+    print("at it", flush=True)
+    sys.stdin.readline()
+"""
 
 
 def names(folder: Path) -> list[str]:
@@ -45,3 +58,28 @@ def test_what_was_killed_between_the_two_names_comes_back(tmp_path: Path) -> Non
     with pytest.raises(KeyboardInterrupt), made(final):
         raise KeyboardInterrupt
     assert (names(tmp_path), names(final)) == (["world"], ["kept"])
+
+
+def test_another_process_is_waited_for_and_in_the_end_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    final = tmp_path / "world"
+    process = subprocess.Popen(
+        [sys.executable, "-c", MAKES, str(final)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        assert process.stdout.readline() == "at it\n"
+        with monkeypatch.context() as impatient:
+            impatient.setattr(whole_folder, "PATIENCE", 0)
+            with pytest.raises(RunHeld, match=f"another process works in {tmp_path}"), made(final):
+                pass
+        assert names(tmp_path) == [".world.new"], "what the other one makes was left alone"
+        process.stdin.write("\n")
+        process.stdin.flush()
+        with made(final) as new:
+            assert names(final) == ["theirs"]
+            (new / "ours").touch()
+    finally:
+        process.kill()
+        process.communicate()
+    assert (names(tmp_path), names(final)) == (["world"], ["ours"])

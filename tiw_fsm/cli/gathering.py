@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tiw_fsm.cli.options import AsJson, argument, option, option_from
 from tiw_fsm.cli.terminal import out, print_json, stoppable_progress
+from tiw_fsm.data.intake.options import Episodes, Fit, Options
 from tiw_fsm.errors import UsageProblem
 from tiw_fsm.reporting.wording import duration
 
@@ -20,8 +21,6 @@ SEED = 5
 """Of a recording's world and keys, if not told otherwise."""
 INTERRUPTED = "interrupted: {} is as it was before; the same command begins again"
 MOST_FPS = 1000
-FRAME_SIZE = 128
-"""That of configs/, which is TinyWorlds' own, so that what is made goes with them as they are."""
 
 
 def record(
@@ -66,30 +65,30 @@ def frames(
         argument("Videos, a folder of them or of pictures, .npy, .npz, .h5, .zarr, minari:ID, or an environment's id."),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="h5 file to write.", show_default=False)],
-    size: Annotated[int, typer.Option(help="Side of the square frames in pixels.", min=8, max=1024)] = FRAME_SIZE,
+    size: Annotated[int, typer.Option(help="Side of the square frames in pixels.", min=8, max=1024)] = Options.size,
     fit: Annotated[
-        Literal["crop", "pad", "stretch"],
+        Fit,
         typer.Option(help="What becomes of a picture that is no square: its middle, black bars, or other proportions."),
-    ] = "crop",
+    ] = Options.fit,
     fps: Annotated[float | None, option("Frames to take of each second of a video [default: all].")] = None,
-    stride: Annotated[int, typer.Option(help="Take every so many-th frame.", min=1)] = 1,
+    stride: Annotated[int, typer.Option(help="Take every so many-th frame.", min=1)] = Options.stride,
     start: Annotated[str | None, option("Begin there: seconds or m:ss of a video, a row of anything else.")] = None,
     end: Annotated[str | None, option("End there, likewise.")] = None,
     key: Annotated[str | None, option("The array, dataset or observation that holds the pictures.")] = None,
     episodes: Annotated[
-        Literal["file", "dones", "cuts", "one"] | None,
+        Episodes | None,
         option("What begins another: a file, what is recorded, a scene cut, nothing [default: as the source says]."),
     ] = None,
     episode_length: Annotated[int | None, option_from(2, "Frames of an episode at most [default: any].")] = None,
-    frames: Annotated[int, typer.Option(help="Frames to play of an environment.", min=1)] = 10_240,
-    seed: Annotated[int, typer.Option(help="Seed of an environment and its keys.", min=0, max=2**32 - 1)] = 5,
+    frames: Annotated[int, typer.Option(help="Frames to play of an environment.", min=1)] = Options.frames,
+    seed: Annotated[
+        int, typer.Option(help="Seed of an environment and its keys.", min=0, max=2**32 - 1)
+    ] = Options.seed,
     wrapper: Annotated[list[str] | None, option("module:Class to wrap an environment in; may be repeated.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Write over an existing file.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Make frames to train on of a video, pictures, arrays, a recording or an environment; the same for the same."""
-    from tiw_fsm.data.intake.source import Options
-
     if output.suffix.lower() not in (".h5", ".hdf5"):
         raise UsageProblem(f"--output {output}: has to end in .h5")
     if output.exists() and not force:
@@ -159,7 +158,7 @@ def _tell(made: Made, fit: str) -> None:
     actions = f"; {made.actions} different actions" if made.actions else ""
     size = made.path.stat().st_size / 1e6
     typed = shlex.quote(str(made.path))
-    needs = "" if made.size == FRAME_SIZE else f"with `frame_size: {made.size}` in training.yaml, "
+    needs = "" if made.size == Options.size else f"with `frame_size: {made.size}` in training.yaml, "
     out.print(
         f"made {made.rows} frames of {made.size} by {made.size} pixels{of}{play}; {made.episodes} "
         f"episode{'s' if made.episodes > 1 else ''}, {held_out} held out{actions}; {size:.1f} MB in {made.path}",

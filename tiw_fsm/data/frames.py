@@ -16,6 +16,7 @@ from tiw_fsm.data import sources
 from tiw_fsm.data.h5 import Undecodable, reading
 from tiw_fsm.data.intake import kinds
 from tiw_fsm.data.intake.arrays import BEGINNINGS
+from tiw_fsm.data.intake.source import MOST_ROWS
 from tiw_fsm.errors import DiskRefused, UsageProblem
 from tiw_fsm.tinyworlds.config import DataSource
 from tiw_fsm.tinyworlds.episodes import clip_starts, first_share, split_rows
@@ -24,8 +25,6 @@ from tiw_fsm.values.printable import quoted
 SOURCE_FPS = 60
 DEFAULT_STRIDE = 4
 LARGEST_STRIDE = 10_000
-MOST_ROWS = 20_000_000
-"""More than three days of play at 60 frames per second; a file that claims more is damaged, or a trap."""
 PART = 1 << 20
 """Bytes hashed at a time."""
 

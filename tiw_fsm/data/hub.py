@@ -7,7 +7,6 @@ once all of it is there and has the hash that the hub tells.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import re
@@ -19,9 +18,10 @@ from typing import IO, Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from tiw_fsm.data.frames import KNOWN
-from tiw_fsm.errors import DiskRefused, Interrupted, RunHeld, StateDamaged, UsageProblem, disk_errors
+from tiw_fsm.data.intake import kinds
+from tiw_fsm.errors import DiskRefused, Interrupted, StateDamaged, UsageProblem, disk_errors
 from tiw_fsm.stages import PACKED, Stage, stage_of, step_of
-from tiw_fsm.system import durable
+from tiw_fsm.system import durable, locking
 from tiw_fsm.tinyworlds.checkpoint_files import MODEL, OPTIMIZER, STATE
 from tiw_fsm.values.printable import excerpt, quoted
 
@@ -119,8 +119,21 @@ def look(
 
 
 def _remote(file: Any) -> Remote:
+    """What the hub tells of a file; what it tells as a hash and is none is left out.
+
+    Raises:
+        ValueError: no file has such a size.
+    """
     large = file.lfs or {}
-    return Remote(str(file.rfilename), int(large.get("size", file.size) or 0), large.get("sha256"), file.blob_id)
+    size = int(large.get("size", file.size) or 0)
+    if size < 0:
+        raise ValueError(f"it tells of {size} bytes in {file.rfilename}")
+    git_sha1 = None if large else _hash(file.blob_id, 40)  # that of a large file is the hash of what stands for it
+    return Remote(str(file.rfilename), size, _hash(large.get("sha256"), 64), git_sha1)
+
+
+def _hash(told: Any, digits: int) -> str | None:
+    return told if isinstance(told, str) and re.fullmatch(f"[0-9a-f]{{{digits}}}", told) else None
 
 
 def frames_file(name: str) -> str:
@@ -131,7 +144,7 @@ def frames_file(name: str) -> str:
     """
     if known := KNOWN.get(name.upper()):
         return known.file
-    if name.endswith((".h5", ".hdf5")) and Path(name).name == name:
+    if name.endswith(kinds.H5) and Path(name).name == name:
         return name
     raise UsageProblem(f"{quoted(name)} is no dataset of TinyWorlds; known are {', '.join(KNOWN)}, or give an h5 file")
 
@@ -218,15 +231,13 @@ def fetch(repository: Repository, remote: Remote, target: Path, *, force: bool, 
         with _told(repository, None):
             _receive(repository, remote, file, on_progress)
         file.flush()
-        os.fsync(file.fileno())
         if (arrived := _digest(part, remote, on_progress)) != remote.digest:
             part.unlink()
             raise StateDamaged(
                 f"{excerpt(remote.path)} arrived with the hash {arrived}, and {repository.words} tells "
                 f"{remote.digest}; it was removed: run again, and if that is no help, give another --endpoint."
             )
-        os.replace(part, target)
-        durable.sync(target.parent)
+        durable.take_place(part, target)
     return True
 
 
@@ -234,20 +245,13 @@ def fetch(repository: Repository, remote: Remote, target: Path, *, force: bool, 
 def _alone(part: Path, target: Path) -> Iterator[IO[bytes]]:
     """The part, open for appending, and locked: two processes would mix their bytes."""
     with open(part, "ab+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            mine = os.path.samestat(part.stat(), os.fstat(file.fileno()))
-        except (BlockingIOError, FileNotFoundError):
-            mine = False
-        except OSError:  # no locks there
-            mine = True
-        if not mine:
-            raise RunHeld(f"another process fetches {target}; wait for it, and run again")
+        locking.take_alone(file.fileno(), part, held=f"another process fetches {target}; wait for it, and run again")
         try:
             yield file
-        finally:
-            if mine and not file.seek(0, os.SEEK_END):
+        except BaseException:
+            if not file.seek(0, os.SEEK_END):
                 part.unlink(missing_ok=True)
+            raise
 
 
 def _receive(repository: Repository, remote: Remote, file: IO[bytes], on_progress: OnProgress) -> None:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
 
 import h5py
 import numpy as np
 
 from tiw_fsm.data.h5 import OF_H5PY, errno_of
 from tiw_fsm.errors import UsageProblem, disk_errors
-from tiw_fsm.system import durable
-from tiw_fsm.system.locking import KEEPS_NO_LOCKS
+from tiw_fsm.system import durable, locking
 
 CHUNK_FRAMES = 16
 
@@ -25,17 +22,21 @@ def replacing(path: Path) -> Iterator[h5py.File]:
     """A new h5 file, which has taken the place of ``path`` afterwards; after an error ``path`` is as it was.
 
     It is written beside ``path``. A process that dies leaves it there, and the next one writes over it. The block has
-    to flush it while its datasets are open: one that is being closed cannot say that the disk is full.
+    to flush it while its datasets are open: one that is being closed cannot say that the disk is full. An OSError in it
+    is taken for one of the file's: it has to translate those of what it reads.
 
     Raises:
-        UsageProblem: another process is writing it.
+        UsageProblem: something that is no file is there.
+        RunHeld: another process is writing it.
         DiskRefused: ``path`` is as it was before.
     """
+    require_file(path)
     temporary = path.with_name(path.name + ".tmp")
     with disk_errors("recording to", path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "rb") as held:
-            _lock(held, path)
+        durable.make_folder(path.parent)
+        with open(os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "rb") as file_of_lock:
+            held = f"{path}: another process is writing it; let it end, or name another file"
+            locking.take_alone(file_of_lock.fileno(), temporary, held)
             try:
                 with _numbered_errors():
                     file = h5py.File(temporary, "w", locking=False)
@@ -45,22 +46,16 @@ def replacing(path: Path) -> Iterator[h5py.File]:
                         _unplug(file)
                         raise
                     file.close()
-                os.fsync(held)
-                temporary.replace(path)
-                durable.sync(path.parent)
+                durable.take_place(temporary, path)
             finally:
-                temporary.unlink(missing_ok=True)
+                if locking.bears(temporary, file_of_lock.fileno()):  # else it is that of the next one who writes
+                    temporary.unlink()
 
 
-def _lock(held: IO[bytes], path: Path) -> None:
-    """Keep other writers out for as long as the file is open, where its file system can."""
-    try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as exc:
-        raise UsageProblem(f"{path}: another process is writing it; let it end, or name another file") from exc
-    except OSError as exc:
-        if exc.errno not in KEEPS_NO_LOCKS:
-            raise
+def require_file(path: Path) -> None:
+    """Raise UsageProblem if something is at ``path`` that is no file."""
+    if path.exists() and not path.is_file():
+        raise UsageProblem(f"{path}: is there, and is no file; move it elsewhere, or name another file")
 
 
 def _unplug(file: h5py.File) -> None:

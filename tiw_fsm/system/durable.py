@@ -141,7 +141,7 @@ def exchange(path: Path, content: bytes, *, synced: bool = True, mode: int | Non
 
 def _exchange(path: Path, content: bytes, synced: bool, mode: int | None) -> None:
     name, folder = _place(path)
-    temporary = name.with_name(f"{name.name}.{secrets.token_hex(4)}.tmp")
+    temporary = temporary_beside(name)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
     with open(os.open(temporary, flags, 0o666 if mode is None else mode, dir_fd=folder), "wb") as file:
         try:
@@ -166,20 +166,34 @@ def written_whole(path: Path) -> Iterator[IO[str]]:
         DiskRefused: the operating system refused.
     """
     make_folder(path.parent)
-    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
+    temporary = temporary_beside(path)
     try:
         with disk_errors("writing", path), open(temporary, "x", encoding="utf-8", newline="") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
-            os.replace(temporary, path)
-            sync(path.parent)
+            take_place(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
+def take_place(temporary: Path, path: Path) -> None:
+    """Give what was written to ``temporary``, in the same folder, the name ``path``, durably.
+
+    Raises:
+        OSError: the operating system refused; ``path`` is the old one, or whole and new.
+    """
+    sync(temporary)
+    os.replace(temporary, path)
+    sync(path.parent)
+
+
+def temporary_beside(path: Path) -> Path:
+    """A name in the same folder that nothing has borne yet, for what is not whole."""
+    return path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
+
+
 HALF_WRITTEN = re.compile(r".+\.[0-9a-f]{8}\.tmp")
-"""Names that ``exchange`` gives to what is not whole yet, each of them once."""
+"""Names that ``temporary_beside`` gives."""
 
 
 def remove_half_written(folder: Path, named: str = "") -> list[str]:

@@ -1,8 +1,9 @@
-"""The lock that a runner holds for its life: flock, which the operating system lets go of however a process ends.
+"""Locks: flock, which the operating system lets go of however a process ends. A runner holds one for its life.
 
-Two things are locked. The file ``lock``, whose lock reaches other machines where the file system does that; and the
-folder it lies in, where folders can be locked (not on NFS). Somebody may remove the file under its holder: whoever
-tidies up, a purge of scratch space. The folder's lock then still keeps others out, and its holder lays the file anew.
+For that two things are locked. The file ``lock``, whose lock reaches other machines where the file system does that;
+and the folder it lies in, where folders can be locked (not on NFS). Somebody may remove the file under its holder:
+whoever tidies up, a purge of scratch space. The folder's lock then still keeps others out, and its holder lays the file
+anew.
 Without it, and where the folder itself was renamed or replaced, the holder finds out that it holds nothing any more,
 and goes.
 """
@@ -17,13 +18,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tiw_fsm.errors import LockLost, NoLocks, disk_errors
+from tiw_fsm.errors import LockLost, NoLocks, RunHeld, disk_errors
 from tiw_fsm.system import durable
 
 PATIENCE = 0.2
 """Seconds a runner waits: whoever looks whether a run is alive shares the lock for an instant."""
 PAUSE = 0.02
-KEEPS_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
+KEEPS_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL, errno.EBADF}
+"""What file systems without locks answer; the last of them NFS, of a folder."""
 
 
 class Lock:
@@ -57,12 +59,12 @@ class Lock:
         Raises:
             LockLost: it is not, and cannot be put right.
         """
-        if not _bears(self._path.parent, self.folder):
+        if not bears(self._path.parent, self.folder):
             raise LockLost(
                 f"{self._path.parent} was moved or removed while this process worked in it, so it ends. All progress "
                 "that was committed is saved in that folder, wherever it lies now: put it back, and run again."
             )
-        if self._file is not None and _bears(self._path, self._file):
+        if self._file is not None and bears(self._path, self._file):
             return
         if not (self._has_folder and self._take_file()):
             raise LockLost(
@@ -88,7 +90,7 @@ class Lock:
             except BaseException:
                 os.close(descriptor)
                 raise
-            if mine and _bears(self._path, descriptor):
+            if mine and bears(self._path, descriptor):
                 self._file, before = descriptor, self._file
                 if before is not None:
                     os.close(before)
@@ -115,6 +117,33 @@ def held(path: Path) -> Iterator[Lock | None]:
         yield lock if mine else None
     finally:
         lock.close()
+
+
+def take_alone(descriptor: int, path: Path, held: str, patience: float = 0.0) -> None:
+    """Keep other processes out of the file or folder that is open, for as long as it is.
+
+    For short work, which a file system without locks need not refuse: there nobody is kept out.
+
+    Args:
+        path: its name.
+        held: what to say if another process has it.
+        patience: seconds to wait for that one.
+
+    Raises:
+        RunHeld: another process has it, or was done with it just now, and the name is not this one's any more.
+        OSError: the operating system refused.
+    """
+    deadline = time.monotonic() + patience
+    try:
+        while not _flock(descriptor, fcntl.LOCK_EX):
+            if time.monotonic() >= deadline:
+                raise RunHeld(held)
+            time.sleep(PAUSE)
+    except OSError as exc:
+        if exc.errno not in KEEPS_NO_LOCKS:
+            raise
+    if not bears(path, descriptor):
+        raise RunHeld(held)
 
 
 def is_held(path: Path) -> bool:
@@ -153,9 +182,7 @@ def _opened(path: Path, flags: int) -> Iterator[int]:
 
 def _takes(path: Path, descriptor: int, how: int) -> bool:
     try:
-        fcntl.flock(descriptor, how | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
+        return _flock(descriptor, how)
     except OSError as exc:
         if exc.errno not in KEEPS_NO_LOCKS:
             with disk_errors("locking", path):
@@ -166,21 +193,25 @@ def _takes(path: Path, descriptor: int, how: int) -> bool:
             "some FUSE and SMB are like that. Keep the run's state where locks work, on a local disk for one, with "
             "--state-dir FOLDER (of a run that has begun, move its folder there); its results may stay where they are."
         ) from exc
-    return True
 
 
 def _takes_folder(descriptor: int, how: int) -> bool | None:
     """None where folders cannot be locked: then the file alone must do."""
     try:
+        return _flock(descriptor, how)
+    except OSError:
+        return None
+
+
+def _flock(descriptor: int, how: int) -> bool:
+    try:
         fcntl.flock(descriptor, how | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
-    except OSError:
-        return None
     return True
 
 
-def _bears(path: Path, descriptor: int) -> bool:
+def bears(path: Path, descriptor: int) -> bool:
     """Whether what is open is what bears the name now."""
     try:
         return os.path.samestat(path.stat(), os.fstat(descriptor))

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from tiw_fsm.errors import UsageProblem, disk_errors
-from tiw_fsm.system import durable
+from tiw_fsm.errors import disk_errors
+from tiw_fsm.system import durable, locking
 
-PATIENCE, PAUSE = 60.0, 0.05
-"""Seconds that another process in the same folder is waited for, and between two looks."""
+PATIENCE = 60.0
+"""Seconds that another process in the same folder is waited for."""
 
 
 @contextmanager
@@ -25,14 +23,15 @@ def made(final: Path) -> Iterator[Path]:
 
     Raises:
         DiskRefused: the operating system refused.
-        UsageProblem: another process keeps the folder above locked.
+        RunHeld: another process works in the folder above.
     """
     parent, new, old = final.parent, final.with_name(f".{final.name}.new"), final.with_name(f".{final.name}.old")
     durable.make_folder(parent)
     with disk_errors("making", final):
         descriptor = os.open(parent, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            _wait_for(descriptor, parent)
+            held = f"another process works in {parent}: try again when it is done, or give a place elsewhere"
+            locking.take_alone(descriptor, parent, held, PATIENCE)
             if os.path.lexists(old) and not os.path.lexists(final):
                 old.rename(final)  # killed between the two names below
             for leftover in (new, old):
@@ -53,24 +52,6 @@ def made(final: Path) -> Iterator[Path]:
                     durable.clear(old)
         finally:
             os.close(descriptor)
-
-
-def _wait_for(descriptor: int, folder: Path) -> None:
-    """Lock ``folder``. On a file system without locks nobody is waited for."""
-    until = time.monotonic() + PATIENCE
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > until:
-                raise UsageProblem(
-                    f"another process works in {folder}: try again when it is done, or give a place elsewhere"
-                ) from None
-            time.sleep(PAUSE)
-            continue
-        except OSError:
-            pass
-        return
 
 
 def _sync_all(folder: Path) -> None:

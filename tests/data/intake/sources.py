@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tiw_fsm.data.intake import making
-from tiw_fsm.data.intake.source import Options
+from tiw_fsm.data.intake.options import Options
 
 Frames = NDArray[np.uint8]
 CODECS = {".mp4": "libx264", ".mkv": "libx264", ".mov": "libx264", ".webm": "libvpx", ".avi": "mpeg4", ".gif": "gif"}

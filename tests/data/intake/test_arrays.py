@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import tempfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -255,6 +257,27 @@ def test_what_is_damaged_is_refused(tmp_path: Path, store: str) -> None:
     else:
         os.truncate(path, path.stat().st_size * 2 // 3)
     assert any(word in refused(path) for word in ("cut short", "a chunk cannot be read"))
+
+
+@pytest.mark.parametrize("rows", [-5, 10**7, 10**13])
+@pytest.mark.parametrize("store", ["npy", "npz"])
+def test_a_header_that_claims_other_rows_than_are_there_is_not_believed(tmp_path: Path, store: str, rows: int) -> None:
+    content = io.BytesIO()
+    np.lib.format.write_array_header_1_0(content, {"descr": "|u1", "fortran_order": False, "shape": (rows, 16, 16, 3)})
+    content.write(COLOUR.tobytes())
+    path = tmp_path / f"a.{store}"
+    if store == "npy":
+        path.write_bytes(content.getvalue())
+    else:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("frames.npy", content.getvalue())
+    assert f"not readable as .{store} (its header " in refused(path)
+
+
+def test_more_rows_than_anybody_has_are_refused_before_they_take_memory(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("frames", (10**13, 16, 16, 3), "u1", chunks=(16, 16, 16, 3))
+    assert "claims 10,000,000,000,000 rows; give at most 20,000,000" in refused(tmp_path / "a.h5")
 
 
 def test_a_filter_that_is_missing_is_named(tmp_path: Path) -> None:

@@ -27,9 +27,14 @@ class Blocks(gymnasium.Env):
 
     def __init__(self, fails=False, blind=False):
         self.fails, self.blind = fails, blind
-
+        Blocks.opened += 1
         if blind:
             self.observation_space = gymnasium.spaces.Dict(map=self.observation_space["map"])
+
+    opened = 0
+
+    def close(self):
+        Blocks.opened -= 1
 
     def look(self):
         shown = np.zeros((16, 24, 3), np.uint8)
@@ -98,6 +103,16 @@ def test_observations_that_are_pictures_are_taken_and_wrappers_are_put_on(tmp_pa
     assert bright.frames.min() == 100
     short = make(tmp_path / "q.h5", f"{own}:Blocks-v0", frames=60, episode_length=5, key="camera")
     assert short.lengths == [5] * 12
+    assert sys.modules[own].Blocks.opened == 0, "each was closed"
+
+
+def test_an_environment_may_go_to_another_folder(tmp_path: Path, own: str) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    with (tmp_path / "my_blocks.py").open("a") as module:
+        module.write("import os; os.chdir('elsewhere')\n")
+    path = list(sys.path)
+    assert make(tmp_path / "o.h5", f"{own}:Blocks-v0", frames=60).frames.any()
+    assert sys.path == path
 
 
 def refused(tmp_path: Path, name: str, **options: Any) -> str:
@@ -130,6 +145,7 @@ def test_an_environment_that_cannot_be_used_is_refused(
     tmp_path: Path, own: str, name: str, options: dict[str, Any], said: str
 ) -> None:
     assert said in refused(tmp_path, name, **options)
+    assert "my_blocks" not in sys.modules or sys.modules["my_blocks"].Blocks.opened == 0, "it was closed"
 
 
 def test_without_gymnasium_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import h5py
@@ -23,7 +24,9 @@ from tests.support.amounts import whole_too
 from tests.support.configs import write_configs, write_frames
 from tests.support.processes import Tiw
 from tests.support.waiting import wait_for
-from tiw_fsm.errors import ExitCode
+from tiw_fsm.data import writing
+from tiw_fsm.errors import DiskRefused, ExitCode
+from tiw_fsm.system import durable
 
 PROJECT = Path(__file__).parents[3]
 GRID = "MiniGrid-Empty-5x5-v0"
@@ -121,10 +124,53 @@ def test_two_that_write_one_file_do_not_meet(tmp_path: Path, tiw: Tiw) -> None:
     process = begun(tmp_path)
     try:
         done = tiw(tmp_path, "frames", "endless.npy", "-o", "o.h5", "--force")
-        assert (done.returncode, "another process is writing it" in done.stderr) == (ExitCode.USAGE, True)
+        assert (done.returncode, "another process is writing it" in done.stderr) == (ExitCode.HELD, True)
     finally:
         process.terminate()
         process.wait(60)
+
+
+def test_one_that_ended_leaves_the_file_of_one_that_began_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other begins as soon as the first has its name, before that is brought to the disk."""
+    path, sync = tmp_path / "o.h5", durable.sync
+    with ExitStack() as other:
+
+        def another_begins(synced: Path) -> None:
+            sync(synced)
+            if path.exists():
+                monkeypatch.undo()
+                other.enter_context(writing.replacing(path)).attrs["by"] = "the other"
+
+        with writing.replacing(path) as file:
+            file.attrs["by"] = "the first"
+            monkeypatch.setattr(durable, "sync", another_begins)
+        with h5py.File(path) as file:
+            assert file.attrs["by"] == "the first"
+    with h5py.File(path) as file:
+        assert file.attrs["by"] == "the other"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("name", ["o.h5", "o.h5.png"])
+def test_a_folder_in_the_place_of_what_is_made_is_told_of_before_anything_is_read(
+    tmp_path: Path, tiw: Tiw, name: str
+) -> None:
+    (tmp_path / name).mkdir()
+    np.save(tmp_path / "a.npy", numbered(10))
+    done = tiw(tmp_path, "frames", "a.npy", "-o", "o.h5", "--force")
+    said = f"{name}: is there, and is no file; move it elsewhere, or name another file\n"
+    assert (done.returncode, done.stderr) == (ExitCode.USAGE, said)
+    assert {path.name for path in tmp_path.iterdir()} == {name, "a.npy"}
+
+
+def test_without_its_contact_sheet_nothing_is_made(tmp_path: Path) -> None:
+    """The name is so long that there is none for the sheet while it is written."""
+    np.save(tmp_path / "a.npy", numbered(60))
+    with pytest.raises(DiskRefused, match="File name too long"):
+        make(tmp_path / f"{'o' * 240}.h5", tmp_path / "a.npy")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.npy"]
 
 
 FULL = "mount -t tmpfs -o size={size} none {folder} && {command}; code=$?; ls -A {folder} >&2; exit $code"
@@ -211,7 +257,7 @@ def test_an_h5_file_may_be_written_in_capitals(root: Path, tiw: Tiw) -> None:
 def test_the_default_size_is_that_of_the_configs(tmp_path: Path) -> None:
     sizes = yaml.safe_load((PROJECT / "configs/training.yaml").read_text())
     np.save(tmp_path / "a.npy", numbered(40))
-    from tiw_fsm.data.intake.source import Options
+    from tiw_fsm.data.intake.options import Options
 
     assert Options().size == sizes["frame_size"]
     assert make(tmp_path / "o.h5", tmp_path / "a.npy").attrs["stride"] == 1

@@ -79,3 +79,24 @@ def test_a_recording_without_pictures_or_not_on_this_machine_is_refused(
     with pytest.raises(UsageProblem, match=r"pip install 'tiw_fsm\[arrays\]'"):
         make(tmp_path / "o.h5", "minari:try/flat-v0")
     assert not (tmp_path / "o.h5").exists()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_damaged_recording_is_told_of_and_not_what_was_to_be_made_of_it(tmp_path: Path) -> None:
+    record("try/damaged-v0", lambda n: SEEN[n], PICTURES)
+    path = tmp_path / "minari/try/damaged-v0/data/main_data.hdf5"
+    whole = path.read_bytes()
+    cut_short = [whole[: len(whole) * tenths // 10] for tenths in (1, 5, 9)]
+    places = np.random.default_rng(0).integers(0, len(whole), 40).tolist()
+    garbled = [whole[:place] + bytes([255]) * 200 + whole[place + 200 :] for place in places]
+    refused: list[str] = []
+    for content in cut_short + garbled:
+        path.write_bytes(content)
+        try:
+            make(tmp_path / "o.h5", "minari:try/damaged-v0")
+        except UsageProblem as exc:
+            refused += exc.problems
+        else:  # what nobody reads was hit
+            assert content in garbled
+    assert len(refused) > len(cut_short)
+    assert all(said.startswith("minari:try/damaged-v0: ") and "download it again" in said for said in refused)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -13,7 +14,8 @@ from numpy.typing import NDArray
 
 from tiw_fsm.data.intake.images import natural
 from tiw_fsm.data.intake.layouts import Layout, holds_pictures, layout_of, pictures, range_of
-from tiw_fsm.data.intake.source import UNKNOWN, Options, Shot, Source
+from tiw_fsm.data.intake.options import Options
+from tiw_fsm.data.intake.source import MOST_ROWS, UNKNOWN, Shot, Source
 from tiw_fsm.errors import UsageProblem
 from tiw_fsm.values.printable import quoted
 
@@ -80,9 +82,11 @@ def open_arrays(where: str, name: str, held: Mapping[str, Stored], options: Opti
         held: its arrays by their keys; the key of a file that is one array is "".
 
     Raises:
-        UsageProblem: no array can be the pictures, or which is not known.
+        UsageProblem: no array can be the pictures, or which is not known; or they claim more rows than can be.
     """
     keys = _chosen(where, held, options.key)
+    if (rows := sum(map(_rows, (held[key] for key in keys)))) > MOST_ROWS:
+        raise UsageProblem(f"{where}: claims {rows:,} rows; give at most {MOST_ROWS:,}, or mend what it says of itself")
     notes: list[str] = []
     labels = [_labels(held, key, notes) for key in keys]
     known = [each.names for each in labels if each.actions is not None]
@@ -94,6 +98,12 @@ def open_arrays(where: str, name: str, held: Mapping[str, Stored], options: Opti
         has_dones=len(keys) > 1 or any(each.known for each in labels),
         notes=tuple(dict.fromkeys(notes)),
     )
+
+
+def _rows(array: Stored) -> int:
+    layout = layout_of(array.shape)
+    assert layout is not None
+    return math.prod(array.shape[: layout.row_axes])
 
 
 def _chosen(where: str, held: Mapping[str, Stored], asked: str | None) -> list[str]:

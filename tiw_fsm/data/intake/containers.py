@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -18,7 +19,8 @@ from numpy.typing import NDArray
 
 from tiw_fsm.data.h5 import opened, reading
 from tiw_fsm.data.intake.arrays import BLOCK_BYTES, Stored, blocks_of, group_name, open_arrays
-from tiw_fsm.data.intake.source import Options, Source
+from tiw_fsm.data.intake.options import Options
+from tiw_fsm.data.intake.source import Source
 from tiw_fsm.errors import UsageProblem, disk_errors
 
 Opens = Callable[[], AbstractContextManager[IO[bytes]]]
@@ -27,15 +29,20 @@ Opens = Callable[[], AbstractContextManager[IO[bytes]]]
 def open_npy(name: str, options: Options) -> Source:
     """The pictures of a .npy file. Raises as ``arrays.open_arrays`` and ``_npy_errors`` do."""
     path = Path(name)
-    return open_arrays(name, path.name, {"": _npy(path, lambda: path.open("rb"))}, options)
+    with _npy_errors(path):
+        size = path.stat().st_size
+    return open_arrays(name, path.name, {"": _npy(path, size, lambda: path.open("rb"))}, options)
 
 
 def open_npz(name: str, options: Options) -> Source:
     """The pictures of a .npz file. Raises as ``arrays.open_arrays`` and ``_npy_errors`` do."""
     path = Path(name)
     with _npy_errors(path), zipfile.ZipFile(path) as archive:
-        members = [member for member in archive.namelist() if member.endswith(".npy")]
-    held = {member.removesuffix(".npy"): _npy(path, partial(_member, path, member)) for member in members}
+        members = {each.filename: each.file_size for each in archive.infolist() if each.filename.endswith(".npy")}
+    held = {
+        member.removesuffix(".npy"): _npy(path, size, partial(_member, path, member))
+        for member, size in members.items()
+    }
     return open_arrays(name, path.name, held, options)
 
 
@@ -45,9 +52,14 @@ def _member(path: Path, member: str) -> Iterator[IO[bytes]]:
         yield file
 
 
-def _npy(path: Path, opens: Opens) -> Stored:
+def _npy(path: Path, size: int, opens: Opens) -> Stored:
     with _npy_errors(path), opens() as file:
         shape, fortran, dtype = _header(file)
+        if min(shape, default=0) < 0:
+            raise ValueError(f"its header says {shape}")
+        claimed, there = math.prod(shape) * dtype.itemsize, size - file.tell()
+        if claimed > there and not dtype.hasobject:
+            raise EOFError(f"its header claims {claimed:,} bytes, and {max(0, there):,} are there")
 
     def read() -> NDArray[Any]:
         with _npy_errors(path), opens() as file:

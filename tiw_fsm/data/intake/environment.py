@@ -7,14 +7,16 @@ import os
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from enum import Enum
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from tiw_fsm.data.intake.layouts import picture
-from tiw_fsm.data.intake.source import UNKNOWN, Options, Picture, Shot, Source
+from tiw_fsm.data.intake.options import Options
+from tiw_fsm.data.intake.source import UNKNOWN, Picture, Shot, Source
 from tiw_fsm.data.intake.spaces import numbering
 from tiw_fsm.errors import TiwFsmError, UsageProblem
 from tiw_fsm.values.printable import quoted
@@ -43,8 +45,11 @@ def open_environment(name: str, options: Options) -> Source:
     """
     import gymnasium
 
-    with _playing(name):
-        environment = _made(gymnasium, name, options)
+    with _playing(name), ExitStack() as unless_ready:
+        with _own_modules():
+            environment = _made(gymnasium, name)
+            unless_ready.callback(_close, environment)
+            environment = _wrapped(environment, options.wrappers)
         known = numbering(environment.action_space)
         observed, _ = environment.reset(seed=options.seed)
         render = options.key == RENDER or _observation(observed, options.key) is None
@@ -52,17 +57,20 @@ def open_environment(name: str, options: Options) -> Source:
             raise UsageProblem(f"{name}: has no observation {quoted(options.key)} that is a picture; leave --key out")
         _shown(name, environment, observed, None if render else options.key, render=render)
         fps = environment.metadata.get("render_fps")
+        keys = _key_names(environment) if known else None
+        unless_ready.pop_all()
     return Source(
         name,
         _shots(name, environment, options, render=render),
         options.frames,
         fps=float(fps) if isinstance(fps, int | float) and fps > 0 else None,
-        keys=_key_names(environment) if known else None,
+        keys=keys,
         has_dones=True,
         notes=(
             *((FROM_RENDER,) if render and options.key is None else ()),
             *(() if known else ("actions are left out: they are no whole numbers",)),
         ),
+        close=partial(_close, environment),
     )
 
 
@@ -88,7 +96,6 @@ def _shots(name: str, environment: Any, options: Options, *, render: bool) -> It
             observed, _, terminated, truncated, _ = environment.step(action)
             held -= 1
             row = -1 if terminated or truncated else row + 1
-        environment.close()
 
 
 @contextmanager
@@ -110,10 +117,21 @@ def _playing(name: str) -> Iterator[None]:
         ) from exc
 
 
-def _made(gymnasium: Any, name: str, options: Options) -> Any:
+@contextmanager
+def _own_modules() -> Iterator[None]:
+    """Within the block modules of the working directory are found, as by ``python -m``."""
+    here = os.getcwd()
+    sys.path.insert(0, here)
+    try:
+        yield
+    finally:
+        with suppress(ValueError):  # a module may put the path in order itself
+            sys.path.remove(here)
+
+
+def _made(gymnasium: Any, name: str) -> Any:
     for variable in ("SDL_VIDEODRIVER", "SDL_AUDIODRIVER"):
         os.environ.setdefault(variable, "dummy")  # what is drawn by pygame needs no screen
-    sys.path.insert(0, os.getcwd())  # as `python -m` would: a module of the user's own lies there
     module, named = name.rpartition(":")[::2]
     begins = re.match(r"[A-Za-z]*", named)
     package = module or REGISTERED_BY.get(begins[0] if begins else "")
@@ -121,22 +139,29 @@ def _made(gymnasium: Any, name: str, options: Options) -> Any:
         if package:
             importlib.import_module(package)
         try:
-            environment = gymnasium.make(named, render_mode="rgb_array", disable_env_checker=True)
+            return gymnasium.make(named, render_mode="rgb_array", disable_env_checker=True)
         except TypeError as exc:
             if "render_mode" not in str(exc):
                 raise
-            environment = gymnasium.make(named, disable_env_checker=True)  # it shows what it observes, and no more
-        for wrapper in options.wrappers:
-            module, _, attribute = wrapper.partition(":")
-            environment = getattr(importlib.import_module(module), attribute or "")(environment)
-    except AttributeError as exc:
-        raise UsageProblem(f"--wrapper {wrapper}: there is no such class; give module:Class") from exc
+            return gymnasium.make(named, disable_env_checker=True)  # it shows what it observes, and no more
     except (gymnasium.error.DependencyNotInstalled, gymnasium.error.UnregisteredEnv) as exc:
         advice = "install the package that has it, or put its module in front: module:Name-v0"
         raise UsageProblem(f"{name}: {exc} ({advice})") from exc
-    finally:
-        sys.path.remove(os.getcwd())
+
+
+def _wrapped(environment: Any, wrappers: tuple[str, ...]) -> Any:
+    for wrapper in wrappers:
+        module, _, attribute = wrapper.partition(":")
+        try:
+            environment = getattr(importlib.import_module(module), attribute)(environment)
+        except AttributeError as exc:
+            raise UsageProblem(f"--wrapper {wrapper}: there is no such class; give module:Class") from exc
     return environment
+
+
+def _close(environment: Any) -> None:
+    with suppress(Exception):  # what fails in the end costs no frame
+        environment.close()
 
 
 def _observation(observed: Any, key: str | None) -> Picture | None:

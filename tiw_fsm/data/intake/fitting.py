@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tiw_fsm.data.intake.source import Fit, Picture
+from tiw_fsm.data.intake.options import Fit
+from tiw_fsm.data.intake.source import Picture
 
 
 def fit(picture: Picture, size: int, how: Fit) -> Picture:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
+from tiw_fsm.data.intake.options import Options
 from tiw_fsm.data.intake.source import Picture, Shot, Source
 from tiw_fsm.errors import UsageProblem, disk_errors
 
@@ -48,8 +49,9 @@ def is_image(name: str) -> bool:
     return name.lower().endswith(SUFFIXES) and not os.path.basename(name).startswith(".")
 
 
-def open_images(paths: Sequence[Path]) -> Source:
+def open_images(files: Sequence[str], options: Options) -> Source:
     """The pictures, an episode for each run of them that lies in one folder."""
+    paths = list(map(Path, files))
     folders = [folder for folder, _ in groupby(path.parent for path in paths)]
     root = os.path.commonpath([path.parent.absolute() for path in paths])
     return Source(os.path.basename(root), _shots(paths), len(paths), has_dones=len(folders) > 1)

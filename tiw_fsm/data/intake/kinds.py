@@ -6,13 +6,15 @@ import os
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 
 from tiw_fsm.data.intake import containers, environment, images, minari, thinning, video
-from tiw_fsm.data.intake.source import Options, Source, needing
+from tiw_fsm.data.intake.options import Options
+from tiw_fsm.data.intake.source import Source, needing
 from tiw_fsm.errors import DiskRefused, UsageProblem, disk_errors
-from tiw_fsm.values.printable import quoted
+from tiw_fsm.values.printable import excerpt, quoted
 
 H5 = (".h5", ".hdf5")
 ZARR = (".zarr", ".zarr.zip")
@@ -26,16 +28,20 @@ class Kind:
     Attributes:
         what: what it is, in words.
         recognises: whether a name, as it was given, is of this kind.
-        open: makes it ready; it raises as the modules of the intake say.
+        open: makes a source of files ready; it raises as the modules of the intake say.
         extra: what of this package has to be installed for it.
         timed: whether its frames have times, so that ``start`` and ``end`` are seconds.
+        together: whether files that follow one another are one source; else each is one.
+        is_path: whether its names are those of files and folders, which have to be there.
     """
 
     what: str
     recognises: Callable[[str], bool]
-    open: Callable[[str, Options], Source]
+    open: Callable[[Sequence[str], Options], Source]
     extra: str | None = None
     timed: bool = False
+    together: bool = False
+    is_path: bool = True
 
 
 def _named(*suffixes: str) -> Callable[[str], bool]:
@@ -50,16 +56,20 @@ def _minari(name: str) -> bool:
     return name.startswith(minari.PREFIX) or minari.is_folder(Path(name))
 
 
-IMAGES = Kind("a picture", _named(*images.SUFFIXES), lambda name, options: images.open_images([Path(name)]))
+def _each(open_one: Callable[[str, Options], Source]) -> Callable[[Sequence[str], Options], Source]:
+    return lambda files, options: open_one(files[0], options)
+
+
+IMAGES = Kind("a picture", _named(*images.SUFFIXES), images.open_images, together=True)
 KINDS = (
-    Kind("a recording of Minari", _minari, minari.open_minari, "arrays"),
-    Kind("a zarr", _zarr, containers.open_zarr, "arrays"),
-    Kind("a video", _named(*video.SUFFIXES), video.open_video, "video", timed=True),
-    Kind("an array of numpy", _named(".npy"), containers.open_npy),
-    Kind("an archive of numpy", _named(".npz"), containers.open_npz),
-    Kind("an h5 file", _named(*H5), containers.open_h5),
+    Kind("a recording of Minari", _minari, _each(minari.open_minari), "arrays", is_path=False),
+    Kind("a zarr", _zarr, _each(containers.open_zarr), "arrays"),
+    Kind("a video", _named(*video.SUFFIXES), _each(video.open_video), "video", timed=True),
+    Kind("an array of numpy", _named(".npy"), _each(containers.open_npy)),
+    Kind("an archive of numpy", _named(".npz"), _each(containers.open_npz)),
+    Kind("an h5 file", _named(*H5), _each(containers.open_h5)),
     IMAGES,
-    Kind("an environment", environment.is_environment, environment.open_environment, "gym"),
+    Kind("an environment", environment.is_environment, _each(environment.open_environment), "gym", is_path=False),
 )
 """The first that recognises a source opens it."""
 
@@ -69,33 +79,33 @@ def kind_of(name: str) -> Kind | None:
     return next((kind for kind in KINDS if kind.recognises(name)), None)
 
 
-def opened(names: Sequence[str], options: Options) -> list[Callable[[], Source]]:
+def opened(names: Sequence[str], options: Options) -> Sequence[Callable[[], Source]]:
     """What opens each of the sources, all of which have been opened once to see that they can be.
 
     Raises:
         UsageProblem: one is not there, of no kind, cannot be used, or its extra is missing.
         DiskRefused: one cannot be read.
     """
-    opens = [opening for name in names for opening in _openings(name)]
-    opens = list(_pictures_together(opens))
-    for kind, files in opens:
-        _open(kind, files, options)
-    return [lambda kind=kind, files=files: _open(kind, files, options) for kind, files in opens]  # type: ignore[misc]
+    found = _together(opening for name in names for opening in _openings(name))
+    opens = [partial(_open, kind, files, options) for kind, files in found]
+    for opening in opens:
+        opening().close()
+    return opens
 
 
 _Opening = tuple[Kind, tuple[str, ...]]
-"""A kind, and the file it opens; of pictures all that make one source."""
+"""A kind, and the files of one source."""
 
 
 def _openings(name: str) -> Iterator[_Opening]:
     if kind := kind_of(name):
-        if kind.extra != "gym" and not name.startswith(minari.PREFIX):
+        if kind.is_path:
             _there(name)
         yield kind, (name,)
         return
     _there(name)
     if not os.path.isdir(name):
-        raise UsageProblem(f"{quoted(name)[1:-1]}: of no known kind; give {known()}")
+        raise UsageProblem(f"{excerpt(name)}: of no known kind; give {known()}")
     yield from _in_folder(Path(name))
 
 
@@ -106,7 +116,7 @@ def _in_folder(folder: Path) -> Iterator[_Opening]:
     kinds = list(dict.fromkeys(kind for kind, _ in files))
     if len(kinds) > 1:
         raise UsageProblem(f"{folder}: holds {' and '.join(kind.what for kind in kinds)}; keep one kind in a folder")
-    if kinds and kinds[0] is not IMAGES:
+    if kinds and not kinds[0].together:
         yield from ((kind, (file,)) for kind, file in files)
         return
     found = images.images_in(folder)
@@ -115,10 +125,10 @@ def _in_folder(folder: Path) -> Iterator[_Opening]:
     yield IMAGES, tuple(map(str, found))
 
 
-def _pictures_together(opens: Iterable[_Opening]) -> Iterator[_Opening]:
-    """Pictures that were given one by one are frames of one source, not one source each."""
+def _together(opens: Iterable[_Opening]) -> Iterator[_Opening]:
+    """Files that were given one by one, of a kind that takes them ``together``, are one source."""
     for kind, group in groupby(opens, lambda opening: opening[0]):
-        if kind is IMAGES:
+        if kind.together:
             yield kind, tuple(file for _, files in group for file in files)
         else:
             yield from group
@@ -126,19 +136,18 @@ def _pictures_together(opens: Iterable[_Opening]) -> Iterator[_Opening]:
 
 def _there(name: str) -> None:
     if not os.path.lexists(name):
-        raise UsageProblem(f"{quoted(name)[1:-1]}: no such file, folder or environment; correct the source")
+        raise UsageProblem(f"{excerpt(name)}: no such file, folder or environment; correct the source")
 
 
-def _open(kind: Kind, files: tuple[str, ...], options: Options) -> Source:
+def _open(kind: Kind, files: Sequence[str], options: Options) -> Source:
+    if not kind.timed and options.fps is not None:
+        raise UsageProblem(f"--fps {options.fps:g}: {kind.what} has no times; take every so many-th with --stride")
+    if not kind.timed and any(at is not None and at != int(at) for at in (options.start, options.end)):
+        raise UsageProblem(f"--start and --end: of {kind.what} they are rows, so give whole numbers")
     with needing(f"{Path(files[0]).name}: {kind.what}", kind.extra):
-        together = kind is IMAGES
-        source = images.open_images([Path(each) for each in files]) if together else kind.open(files[0], options)
+        source = kind.open(files, options)
     if kind.timed:
         return source
-    if options.fps is not None:
-        raise UsageProblem(f"--fps {options.fps:g}: {kind.what} has no times; take every so many-th with --stride")
-    if any(at is not None and at != int(at) for at in (options.start, options.end)):
-        raise UsageProblem(f"--start and --end: of {kind.what} they are rows, so give whole numbers")
     taken = thinning.between(source.shots, options.start, options.end)
     last = min(x for x in (options.end, source.expected) if x is not None) if source.expected is not None else None
     return replace(source, shots=taken, expected=None if last is None else max(0, int(last - options.start)))

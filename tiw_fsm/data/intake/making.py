@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -16,8 +17,9 @@ from tiw_fsm.data import pictures, writing
 from tiw_fsm.data.intake import kinds, thinning
 from tiw_fsm.data.intake.cuts import Cuts
 from tiw_fsm.data.intake.fitting import fit
-from tiw_fsm.data.intake.source import UNKNOWN, Options, Picture, Shot, Source
-from tiw_fsm.errors import UsageProblem
+from tiw_fsm.data.intake.options import Options
+from tiw_fsm.data.intake.source import UNKNOWN, Picture, Shot, Source
+from tiw_fsm.errors import UsageProblem, disk_errors
 from tiw_fsm.system import durable
 from tiw_fsm.tinyworlds.episodes import HELD_OUT_EVERY, split_rows
 from tiw_fsm.values.printable import printable
@@ -74,19 +76,23 @@ def make(
         names: the sources, as ``kinds.KINDS`` knows them, one behind the other.
 
     Raises:
-        UsageProblem: a source cannot be used, or has too few frames; ``path`` is as it was before.
+        UsageProblem: a source cannot be used, or has too few frames, or something that is no file is at ``path`` or
+            the sheet's place; ``path`` is as it was before.
+        RunHeld: another process is writing ``path``.
         DiskRefused: the disk failed; ``path`` is as it was before.
     """
-    opens = kinds.opened(names, options)
     sheet = path.with_name(path.name + ".png")
+    for place in (path, sheet):
+        writing.require_file(place)
+    opens = kinds.opened(names, options)
     with writing.replacing(path) as file:
         making = _Making(file, options, on_progress)
         for opening in opens:
-            making.take(opening())
+            with closing(opening()) as source:
+                making.take(source)
         notes = making.finish()
         made = making.made(path, sheet, notes)
-        drawn = _contact_sheet(file, made)
-    durable.replace(sheet, drawn)
+        durable.replace(sheet, _contact_sheet(file, made))
     return made
 
 
@@ -113,7 +119,7 @@ class _Making:
             raise UsageProblem(
                 f"{source.name}: says nowhere that an episode is done; leave --episodes out, or take cuts or file"
             )
-        self._expected = self._read + (source.expected or 0) if source.expected else 0
+        self._expected = self._read + source.expected if source.expected else 0
         self._sources.append(printable(source.name))
         for note in source.notes:
             self._notes.setdefault(note, []).append(printable(source.name))
@@ -145,7 +151,7 @@ class _Making:
     def _counted(self, source: Source) -> Iterator[Shot]:
         """Its frames, all of one size, told of as they are read."""
         shape = None
-        for shot in source.shots:
+        for shot in _read(source):
             here = shot.picture.shape[1], shot.picture.shape[0]
             if shape is not None and here != shape:
                 raise UsageProblem(
@@ -219,6 +225,12 @@ class _Making:
 
     def _fps(self) -> float | None:
         return next(iter(self._rates)) if len(self._rates) == 1 else None
+
+
+def _read(source: Source) -> Iterator[Shot]:
+    """Its frames; an error of the operating system that it let through is one of reading it, not of what is written."""
+    with disk_errors("reading", Path(source.name)):
+        yield from source.shots
 
 
 def _named(sources: Sequence[str]) -> str:

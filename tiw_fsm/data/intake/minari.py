@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tiw_fsm.data.h5 import OF_H5PY
 from tiw_fsm.data.intake.layouts import holds_pictures, layout_of, pictures, range_of
-from tiw_fsm.data.intake.source import UNKNOWN, Options, Shot, Source
+from tiw_fsm.data.intake.options import Options
+from tiw_fsm.data.intake.source import UNKNOWN, Shot, Source
 from tiw_fsm.data.intake.spaces import Numbering, numbering
 from tiw_fsm.errors import UsageProblem
-from tiw_fsm.values.printable import quoted
+from tiw_fsm.values.printable import excerpt, quoted
 
 PREFIX = "minari:"
 
@@ -30,7 +34,7 @@ def open_minari(name: str, options: Options) -> Source:
         name: ``minari:ID``, or the recording's folder.
 
     Raises:
-        UsageProblem: it is not on this machine, or has no pictures.
+        UsageProblem: it is not on this machine, has no pictures, or is damaged.
     """
     import minari
 
@@ -38,21 +42,34 @@ def open_minari(name: str, options: Options) -> Source:
     folder = Path(named)
     if not (named == name or is_folder(folder)):
         folder = _local(named)
-    try:
+    with _reading(name):
         dataset = minari.MinariDataset(folder / "data")
         keys = _picture_keys(dataset.observation_space)
-    except (OSError, ValueError, KeyError, AssertionError) as exc:
-        raise UsageProblem(f"{name}: not readable as a recording of Minari ({exc}); download it again") from exc
+        actions = numbering(dataset.action_space)
+        expected = int(dataset.total_steps) + int(dataset.total_episodes)
     key = _chosen(name, keys, options.key)
-    actions = numbering(dataset.action_space)
     return Source(
         named if named != name else folder.name,
         _shots(name, dataset, key, actions),
-        int(dataset.total_steps) + int(dataset.total_episodes),
+        expected,
         keys=() if actions else None,
         has_dones=True,
         notes=() if actions else ("actions are left out: they are no whole numbers",),
     )
+
+
+@contextmanager
+def _reading(name: str) -> Iterator[None]:
+    """Translate what Minari, and h5py below it, raise at a recording that is not as it should be.
+
+    Raises:
+        UsageProblem: it is so.
+    """
+    try:
+        yield
+    except (*OF_H5PY, AssertionError, IndexError) as exc:
+        told = excerpt(str(exc) or type(exc).__name__)
+        raise UsageProblem(f"{name}: not readable as a recording of Minari ({told}); download it again") from exc
 
 
 def _local(dataset_id: str) -> Path:
@@ -90,17 +107,22 @@ def _chosen(name: str, keys: list[str], asked: str | None) -> str:
 
 
 def _shots(name: str, dataset: Any, key: str, actions: Numbering | None) -> Iterator[Shot]:
-    for number, episode in enumerate(dataset.iterate_episodes()):
-        shown: NDArray[Any] | Any = episode.observations
-        for part in filter(None, key.split("/")):
-            shown = shown[part]
-        shown = np.asarray(shown)
+    with _reading(name):
+        episodes = iter(dataset.iterate_episodes())
+    for number in count():
+        with _reading(f"{name}: episode {number}"):
+            if (episode := next(episodes, None)) is None:
+                return
+            shown: NDArray[Any] | Any = episode.observations
+            for part in filter(None, key.split("/")):
+                shown = shown[part]
+            shown = np.asarray(shown)
+            pressed = [actions(each) for each in episode.actions] if actions else []
         layout = layout_of(shown.shape)
         if layout is None:
             raise UsageProblem(
                 f"{name}: episode {number} has observations of shape {shown.shape}, which are no pictures"
             )
         values = range_of([shown], shown.dtype, layout, f"{name}: episode {number}")
-        pressed = [actions(each) for each in episode.actions] if actions else []
         for row, picture in enumerate(pictures(shown, layout, values)):
             yield Shot(picture, number, pressed[row] if row < len(pressed) else UNKNOWN)

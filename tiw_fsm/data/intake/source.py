@@ -1,11 +1,11 @@
-"""What a source of frames is to the intake: what was asked of it, and what it yields."""
+"""What a source of frames is to the intake, and what it yields."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +18,8 @@ UNKNOWN = -1
 """An action that nobody recorded."""
 LEAST_SIDE = 8
 """Pixels of a picture's side, at least: what is smaller is a board, a vector or a mask."""
-Fit = Literal["crop", "pad", "stretch"]
-Episodes = Literal["file", "dones", "cuts", "one"]
+MOST_ROWS = 20_000_000
+"""More than three days of play at 60 frames per second; a file that claims more is damaged, or a trap."""
 
 
 class Shot(NamedTuple):
@@ -35,39 +35,6 @@ class Shot(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Options:
-    """What is asked of the sources.
-
-    Attributes:
-        size: side of the frames that are made, pixels.
-        fit: what of a picture that is no square goes into one.
-        fps: frames per second to take of a video; all if None.
-        stride: every so many-th frame is taken.
-        start: where to begin: seconds of a video, rows of anything else.
-        end: where to end, likewise; that one is not taken any more.
-        key: which array, observation or dataset holds the pictures.
-        episodes: what begins another one; None leaves it to the source.
-        frames: how many an environment plays.
-        episode_length: frames that an episode has at most.
-        seed: of an environment and the keys pressed in it.
-        wrappers: ``module:Class`` of what an environment is wrapped in, the innermost first.
-    """
-
-    size: int = 128
-    fit: Fit = "crop"
-    fps: float | None = None
-    stride: int = 1
-    start: float = 0.0
-    end: float | None = None
-    key: str | None = None
-    episodes: Episodes | None = None
-    frames: int = 10_240
-    episode_length: int | None = None
-    seed: int = 5
-    wrappers: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
 class Source:
     """A source that stands ready.
 
@@ -79,6 +46,7 @@ class Source:
         keys: names of the actions by number; none where they have no names, None where there are no actions.
         has_dones: whether it knows where its episodes end.
         notes: what its owner may not expect, a clause each.
+        close: lets go of what it holds, whether its frames were taken or not.
     """
 
     name: str
@@ -88,6 +56,7 @@ class Source:
     keys: tuple[str, ...] | None = None
     has_dones: bool = False
     notes: tuple[str, ...] = ()
+    close: Callable[[], None] = lambda: None
 
 
 @contextmanager

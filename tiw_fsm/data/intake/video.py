@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tiw_fsm.data.intake.source import Options, Shot, Source
+from tiw_fsm.data.intake.options import Options
+from tiw_fsm.data.intake.source import Shot, Source
 from tiw_fsm.errors import UsageProblem, disk_errors
 
 if TYPE_CHECKING:
