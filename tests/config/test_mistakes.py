@@ -248,6 +248,20 @@ def test_an_interpreter_without_torch_exits_2_and_says_what_it_lacks(root: Path,
     assert again == done.stderr, "a later start tells its own child's words alone"
 
 
+def test_a_wrapper_that_stays_between_is_told_to_exec(root: Path, tiw: Tiw) -> None:
+    wrapper = root / "wrapper"
+    wrapper.write_text(f'#!/bin/sh\n{sys.executable} "$@"\nexit $?\n')
+    wrapper.chmod(0o755)
+    done = tiw(root, "run", "--python-exec", "wrapper")
+    assert done.returncode == ExitCode.USAGE, done.stderr
+    assert "have what starts it `exec` it" in done.stderr
+
+
+def test_a_first_start_whose_configs_are_refused_leaves_nothing(root: Path, tiw: Tiw) -> None:
+    assert tiw(root, "run", "--set", "dynamics.nope=1").returncode == ExitCode.USAGE
+    assert not (root / "state").exists()
+
+
 def test_an_unknown_flag_exits_2(root: Path, tiw: Tiw) -> None:
     done = tiw(root, "run", "--colour", "red")
     assert done.returncode == ExitCode.USAGE

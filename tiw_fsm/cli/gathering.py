@@ -27,7 +27,9 @@ def record(
     path: Annotated[Path | None, argument("h5 file to write [default: data/GAME_frames.h5].")] = None,
     game: Annotated[str, typer.Option(help="planet: small, wraps around; crafter: the real game.")] = "planet",
     frames: Annotated[int | None, option_from(1, "Frames to record [default: 10240; crafter: 16384].")] = None,
-    size: Annotated[int | None, option_from(8, "Side of a frame in pixels [default: 56; crafter: 72].")] = None,
+    size: Annotated[
+        int | None, option_from(8, "Side of a frame in pixels, an odd number of tiles of 8 [default: 56; crafter: 72].")
+    ] = None,
     map_size: Annotated[int | None, option_from(1, "Side of the planet in cells [default: 16].")] = None,
     episode_length: Annotated[int | None, option_from(2, "Frames per episode [default: 32; crafter: 100].")] = None,
     seed: Annotated[int, typer.Option(help="Seed of world and keys.", min=0, max=2**32 - 1)] = SEED,

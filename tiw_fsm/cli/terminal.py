@@ -25,7 +25,7 @@ class Terminal(Console):
     """Where people read. When nobody does any more it is silent; Rich would end the process, and that with 1.
 
     A path or an error may have anything in it: nothing but Rich itself tells the terminal what to do, and what looks
-    like Rich's markup is text.
+    like Rich's markup, or a name of an emoji, is text.
 
     Raises:
         DiskRefused: at a ``print``, the disk behind standard output is full, or fails. Of standard error there is
@@ -33,7 +33,7 @@ class Terminal(Console):
     """
 
     def __init__(self, *, stderr: bool = False) -> None:
-        super().__init__(stderr=stderr, highlight=False, markup=False)
+        super().__init__(stderr=stderr, highlight=False, markup=False, emoji=False)
 
     def print(self, *objects: Any, **how: Any) -> None:
         try:

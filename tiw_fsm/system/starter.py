@@ -16,6 +16,8 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).absolute().parents[1]
 PR_SET_PDEATHSIG = 1
+BETWEEN = 3
+"""The exit status of a process that would not notice its parent's death."""
 
 
 def command(program: str | Path, parent: int, *arguments: str, python: str = sys.executable) -> list[str]:
@@ -27,8 +29,14 @@ def _die_with_parent(parent: int) -> None:
     """Ask Linux to kill this process when its parent dies; elsewhere the end of standard input does it."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before it could be asked for
+    if os.getppid() == parent:
+        return
+    try:
+        os.kill(parent, 0)
+    except ProcessLookupError:  # it died before it could be asked for
         os._exit(0)
+    print("another process stands between tiw-fsm and this Python: have what starts it `exec` it", file=sys.stderr)
+    sys.exit(BETWEEN)
 
 
 def _load_package() -> None:
