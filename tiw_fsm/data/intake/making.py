@@ -151,7 +151,7 @@ class _Making:
     def _counted(self, source: Source) -> Iterator[Shot]:
         """Its frames, all of one size, told of as they are read."""
         shape = None
-        for shot in _read(source):
+        for shot in _shots(source):
             here = shot.picture.shape[1], shot.picture.shape[0]
             if shape is not None and here != shape:
                 raise UsageProblem(
@@ -227,7 +227,7 @@ class _Making:
         return next(iter(self._rates)) if len(self._rates) == 1 else None
 
 
-def _read(source: Source) -> Iterator[Shot]:
+def _shots(source: Source) -> Iterator[Shot]:
     """Its frames; an error of the operating system that it let through is one of reading it, not of what is written."""
     with disk_errors("reading", Path(source.name)):
         yield from source.shots
