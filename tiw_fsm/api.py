@@ -20,6 +20,7 @@ from tiw_fsm.run.session import Session
 from tiw_fsm.stages import Stage
 from tiw_fsm.storage import checkpoints
 from tiw_fsm.storage.paths import StatePaths
+from tiw_fsm.storage.state_folder import runs_in
 from tiw_fsm.storage.store import Store
 from tiw_fsm.tinyworlds.config import InferenceConfig
 from tiw_fsm.values.plain import JsonObject
@@ -47,7 +48,7 @@ def open_run(name: str = "default", *, repo_root: Path | str = ".", state_dir: P
     """
     run = Run(Store(_state_dir(repo_root, state_dir) / name))
     if run.store.load() is None:
-        raise UsageProblem(not_begun(name))
+        raise UsageProblem(not_begun(name, runs_in(run.store.paths.folder.parent)))
     return run
 
 
@@ -72,6 +73,8 @@ def load(
         UsageProblem: the run has not begun, has no models yet, or has not passed; or the folder is no whole export.
         StateDamaged: state or a checkpoint cannot be trusted.
     """
+    if not isinstance(run, str | Path) or not str(run):
+        raise UsageProblem(f"load({run!r}): give the name of a run, or the path of an export")
     if isinstance(run, Path) or "/" in run:
         from tiw_fsm.worlds.exported import load_export
 

@@ -12,6 +12,7 @@ from tiw_fsm.fsm.run_state import RunState
 from tiw_fsm.reporting.wording import aligned, duration, not_begun, seconds_between, shown
 from tiw_fsm.stages import STAGES, Stage
 from tiw_fsm.storage import places
+from tiw_fsm.storage.state_folder import runs_in
 from tiw_fsm.storage.store import Store
 from tiw_fsm.values.plain import JsonObject
 from tiw_fsm.values.printable import printable
@@ -51,7 +52,8 @@ def between(first: Store, second: Store) -> JsonObject:
     if first.paths.folder.resolve() == second.paths.folder.resolve():
         raise UsageProblem(f"{names[0]} and {names[1]} are the same run; name two")
     found = [store.newest() for store in stores]
-    if missing := [not_begun(name) for name, each in zip(names, found, strict=True) if each is None]:
+    others = runs_in(first.paths.folder.parent)
+    if missing := [not_begun(name, others) for name, each in zip(names, found, strict=True) if each is None]:
         raise UsageProblem(missing)
     one, other = (_side(store, each.run) for store, each in zip(stores, found, strict=True) if each)
     differing = {key: pair for key, pair in _pairs(one.config, other.config).items() if pair[0] != pair[1]}

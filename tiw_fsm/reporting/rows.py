@@ -16,6 +16,7 @@ from tiw_fsm.fsm.run_state import StageProgress
 from tiw_fsm.reporting.wording import not_begun
 from tiw_fsm.stages import Stage
 from tiw_fsm.storage.paths import RunPaths
+from tiw_fsm.storage.state_folder import runs_in
 from tiw_fsm.storage.store import Store
 from tiw_fsm.system.append_log import AppendLog
 from tiw_fsm.values.plain import JsonObject, LogPosition
@@ -72,7 +73,7 @@ class Committed:
         """
         found = store.newest()
         if found is None:
-            raise UsageProblem(not_begun(store.paths.folder.name))
+            raise UsageProblem(not_begun(store.paths.folder.name, runs_in(store.paths.folder.parent)))
         self.undone = Undone(store.lines(found))
         self.stages: dict[Stage, StageProgress] = {}
         self._logs: dict[Stage, AppendLog] = {}
