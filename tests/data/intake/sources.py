@@ -44,6 +44,21 @@ def write_video(path: Path, frames: Iterable[Frames], rate: int = 30, **options:
     return path
 
 
+def write_timed(path: Path, times: Iterable[int], rate: int) -> Path:
+    """A video of ``numbered`` frames, each shown from its time on: ticks of which ``rate`` are a second."""
+    shown = list(times)
+    with av.open(path, "w") as container:
+        stream: Any = container.add_stream(CODECS[path.suffix], rate=rate)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        stream.options = {"bf": "0", "g": "10"} if CODECS[path.suffix] == "libx264" else {}
+        for frame, pts in zip(numbered(len(shown)), shown, strict=True):
+            picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
+            picture.pts = pts
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode())
+    return path
+
+
 class Held:
     """A file that was made, read."""
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +20,12 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 SUFFIXES = (".mp4", ".webm", ".mkv", ".gif", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".ts", ".flv", ".wmv", ".apng")
-LOST = 0.5, 0.01
-"""Seconds, and share of its length, by which a video may end before it says: clocks and lengths are rounded."""
+LOST_SECONDS, LOST_OF_SHORT, LOST_OF_LONG = 0.5, 0.1, 0.01
+"""By how many seconds a video may end before it says, and by which shares of its length: clocks and lengths are
+rounded. Of a short one half a second is a part that is missed."""
 GIF_END = b";"
 NEAR = 1 / 16
-"""A rate above that of the video by more than this share is refused."""
+"""Rates that differ by no more than this share are one: what is said of them is rounded."""
 
 
 def open_video(name: str, options: Options) -> Source:
@@ -35,8 +38,8 @@ def open_video(name: str, options: Options) -> Source:
     path = Path(name)
     with _opened(path) as container:
         stream = _stream(container, path)
-        rates = [float(rate) for rate in (stream.average_rate, stream.guessed_rate) if rate]
         length = _length(container, stream, path)
+        rates = _rates(container, stream)
     if options.fps and rates and options.fps > max(rates) * (1 + NEAR):
         raise UsageProblem(f"{path}: has {max(rates):g} frames per second; give --fps {max(rates):g} or less")
     if length is not None and options.start >= length:
@@ -49,10 +52,10 @@ def open_video(name: str, options: Options) -> Source:
 def _shots(path: Path, start: float, end: float | None, length: float | None) -> Iterator[Shot]:
     with _opened(path) as container:
         stream = _stream(container, path)
-        origin = float((stream.start_time or 0) * (stream.time_base or 0))
+        origin = _origin(stream)
         if start:
             _seek(container, stream, start)
-        reached, number, broken = 0.0, 0, None
+        reached, last, number, broken = 0.0, 0.0, 0, None
         frames = container.decode(stream)
         while True:
             try:
@@ -65,11 +68,12 @@ def _shots(path: Path, start: float, end: float | None, length: float | None) ->
             number += 1
             if end is not None and seconds >= end:
                 return
-            reached = seconds + _duration(frame, stream)
+            last = _duration(frame, stream)
+            reached = seconds + last
             if seconds >= start:
                 yield Shot(_picture(frame), seconds=seconds)
     wanted = min((x for x in (end, length) if x is not None), default=reached)
-    whole = reached >= wanted - max(LOST[0], LOST[1] * wanted)
+    whole = reached >= wanted - max(min(LOST_SECONDS, LOST_OF_SHORT * wanted), LOST_OF_LONG * wanted, last)
     if not whole or (broken and end is None):
         raise UsageProblem(_cut_short(path, reached, length, broken or "nothing follows"))
     if number == 0:
@@ -122,8 +126,34 @@ def _length(container: InputContainer, stream: VideoStream, path: Path) -> float
         return float(stream.duration * stream.time_base)
     if tag := stream.metadata.get("DURATION"):  # Matroska's, of each stream
         hours, minutes, seconds = tag.split(":")
-        return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
-    return container.duration / 1e6 if container.duration and len(container.streams) == 1 else None
+        ends: float | None = int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+    else:
+        ends = container.duration / 1e6 if container.duration and len(container.streams) == 1 else None
+    if ends is not None and "matroska" in container.format.name:  # which says when it ends, not how long it is
+        return max(0.0, ends - _origin(stream)) or None
+    return ends
+
+
+def _origin(stream: VideoStream) -> float:
+    """Seconds on the file's clock at which the video begins."""
+    return float((stream.start_time or 0) * (stream.time_base or 0))
+
+
+def _rates(container: InputContainer, stream: VideoStream) -> list[float]:
+    """Frames per second, the average first. Reads the file to its end where that does not count its frames.
+
+    What such a file says of its rate is what it was meant to be; its frames may stay for other times.
+    """
+    said = [float(rate) for rate in (stream.average_rate, stream.guessed_rate) if rate]
+    if stream.frames or not stream.time_base:
+        return said
+    times = array("q")
+    with suppress(*_damages()):  # of which decoding tells
+        times.extend(packet.pts for packet in container.demux(stream) if packet.pts is not None)
+    span = float((max(times) - min(times)) * stream.time_base) if times else 0
+    measured = (len(times) - 1) / span if span else 0
+    agrees = not measured or (said and abs(measured / said[0] - 1) <= NEAR)
+    return said if agrees else [measured, *said]
 
 
 def _seek(container: InputContainer, stream: VideoStream, start: float) -> None:
