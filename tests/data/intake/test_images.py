@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -94,3 +95,25 @@ def test_a_folder_without_frames_or_with_several_kinds_is_refused(tmp_path: Path
     (tmp_path / "notes.txt").write_text("none")
     assert "notes.txt: of no known kind; give videos" in refused(tmp_path / "notes.txt")
     assert "no such file, folder or environment" in refused(tmp_path / "gone")
+
+
+def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.mp4")
+    assert "pipe.mp4: is a pipe or a device; write what comes from it to a file first" in refused(tmp_path / "pipe.mp4")
+    for name in ("pipe.gif", "pipe.h5", "pipe"):
+        os.mkfifo(tmp_path / name)
+        assert "pipe" in refused(tmp_path / name)
+    folder = write_images(tmp_path / "shots", numbered(50, 16, 16))
+    os.mkfifo(folder / "frame50.png")
+    assert "frame50.png: is a pipe or a device" in refused(folder)
+    os.replace(folder / "frame49.png", folder / "frame50.png")
+    (folder / "frame49.png").symlink_to("gone.png")
+    assert "frame49.png: is a link to what is not there; mend the link, or take it away" in refused(folder)
+    (tmp_path / "loop.mp4").symlink_to("loop.mp4")
+    assert "loop.mp4: is a link to what is not there" in refused(tmp_path / "loop.mp4")
+
+
+@pytest.mark.parametrize("address", ["https://example.org/play.mp4", "s3://plays/shots"])
+def test_an_address_is_not_looked_for_as_a_file(tmp_path: Path, address: str) -> None:
+    with pytest.raises(UsageProblem, match=f"{address}: is an address, and nothing is downloaded; download it, and"):
+        make(tmp_path / "o.h5", address)
