@@ -10,7 +10,9 @@ import av
 import numpy as np
 import pytest
 
-from tests.data.intake.sources import make, numbered, numbers, write_timed, write_video
+from tests.data.intake.sources import Held, make, numbered, numbers, write_timed, write_video
+from tiw_fsm.data.intake import making
+from tiw_fsm.data.intake.options import Options
 from tiw_fsm.errors import UsageProblem
 
 SUFFIXES = [".mp4", ".webm", ".mkv", ".gif", ".avi", ".mov"]
@@ -115,6 +117,19 @@ def test_a_picture_that_a_phone_took_upright_is_turned_upright(tmp_path: Path) -
     turned.write_bytes(content[:at] + quarter + content[at + len(quarter) :])
     shown = make(tmp_path / "o.h5", turned, fit="stretch").frames[0, :, :, 0]
     assert shown[2].mean() > 200 > 50 > shown[-3].mean()
+
+
+def test_what_is_transparent_in_a_video_is_shown_over_black_as_in_a_picture(tmp_path: Path) -> None:
+    clear = np.full((48, 16, 16, 4), (200, 100, 40, 128), np.uint8)
+    with av.open(tmp_path / "play.mov", "w") as container:
+        stream = container.add_stream("qtrle", rate=10)
+        stream.height, stream.width, stream.pix_fmt = 16, 16, "argb"
+        for frame in clear:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgba")))
+        container.mux(stream.encode())
+    made = making.make(tmp_path / "o.h5", [str(tmp_path / "play.mov")], Options(size=16))
+    assert "play.mov: what is transparent is shown over black" in made.notes
+    assert np.abs(Held(made.path).frames[0, 8, 8].astype(int) - (100, 50, 20)).max() <= 1
 
 
 # --- videos that cannot be used ---------------------------------------------------------------------------------

@@ -64,15 +64,15 @@ def _each(open_one: Callable[[str, Options], Source]) -> Callable[[Sequence[str]
     return lambda files, options: open_one(files[0], options)
 
 
-IMAGES = Kind("a picture", _named(*images.SUFFIXES), images.open_images, together=True)
+IMAGES = Kind("a picture", images.is_image, images.open_images, together=True)
 KINDS = (
     Kind("a recording of Minari", _minari, _each(minari.open_minari), "arrays", is_path=False),
     Kind("a zarr", _zarr, _each(containers.open_zarr), "arrays"),
+    IMAGES,
     Kind("a video", _named(*video.SUFFIXES), _each(video.open_video), "video", timed=True),
     Kind("an array of numpy", _named(".npy"), _each(containers.open_npy)),
     Kind("an archive of numpy", _named(".npz"), _each(containers.open_npz)),
     Kind("an h5 file", _named(*H5), _each(containers.open_h5)),
-    IMAGES,
     Kind("an environment", environment.is_environment, _each(environment.open_environment), "gym", is_path=False),
 )
 """The first that recognises a source opens it."""

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tiw_fsm.data.intake.images import OVER_BLACK, over_black
 from tiw_fsm.data.intake.options import Options
 from tiw_fsm.data.intake.source import Shot, Source
 from tiw_fsm.errors import UsageProblem, disk_errors
 
 if TYPE_CHECKING:
     from av.container import InputContainer
+    from av.video.format import VideoFormat
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
@@ -39,6 +41,7 @@ def open_video(name: str, options: Options) -> Source:
     with _opened(path) as container:
         stream = _stream(container, path)
         length = _length(container, stream, path)
+        notes = _notes(container, stream)
         rates = _rates(container, stream)
     if options.fps and rates and options.fps > max(rates) * (1 + NEAR):
         raise UsageProblem(f"{path}: has {max(rates):g} frames per second; give --fps {max(rates):g} or less")
@@ -46,7 +49,8 @@ def open_video(name: str, options: Options) -> Source:
         raise UsageProblem(f"{path}: is {length:.1f} s long; --start has to lie before its end")
     end = min((x for x in (options.end, length) if x is not None), default=None)
     expected = round((end - options.start) * rates[0]) if rates and end is not None else None
-    return Source(path.name, _shots(path, options.start, options.end, length), expected, rates[0] if rates else None)
+    shots = _shots(path, options.start, options.end, length)
+    return Source(path.name, shots, expected, rates[0] if rates else None, notes=notes)
 
 
 def _shots(path: Path, start: float, end: float | None, length: float | None) -> Iterator[Shot]:
@@ -186,9 +190,25 @@ def _rate(stream: VideoStream) -> float:
     return float(stream.average_rate or stream.guessed_rate or 25)
 
 
+def _notes(container: InputContainer, stream: VideoStream) -> tuple[str, ...]:
+    """What becomes of what is transparent; a GIF says of all of its pictures that they might be."""
+    if container.format.name != "gif" and _is_clear(stream.codec_context.format):
+        return (OVER_BLACK,)
+    hidden = stream.metadata.get("alpha_mode") == "1"  # WebM's, in a stream beside the colours
+    return ("what is transparent is shown as if it were not",) if hidden else ()
+
+
+def _is_clear(format: VideoFormat | None) -> bool:
+    return format is not None and any(component.is_alpha for component in format.components)
+
+
 def _picture(frame: VideoFrame) -> Any:
-    """RGB as it is to be seen: a phone that was held upright says so in each frame."""
-    picture = frame.to_ndarray(format="rgb24")
+    """RGB as it is to be seen, over black: a phone that was held upright says so in each frame."""
+    if _is_clear(frame.format):
+        colours: Any = frame.to_ndarray(format="rgba")
+        picture = over_black(colours) if colours[..., 3].min() < 255 else colours[..., :3]
+    else:
+        picture = frame.to_ndarray(format="rgb24")
     turns = round(getattr(frame, "rotation", 0) / 90) % 4
     return np.ascontiguousarray(np.rot90(picture, turns)) if turns else picture
 
