@@ -203,8 +203,8 @@ class _Making:
             notes += [cut] if cut else []
             if (longest := int(np.bincount(episode).max())) < LEAST_CLIP:
                 notes.append(
-                    f"no episode is longer than {longest} frame{'s' if longest > 1 else ''}, and clips, which never cross "
-                    f"one, have {LEAST_CLIP}: --episodes file makes one of each source"
+                    f"no episode is longer than {longest} frame{'s' if longest > 1 else ''}, and clips, which never "
+                    f"cross one, have {LEAST_CLIP}: --episodes file makes one of each source"
                 )
         self._file.flush()
         return notes
