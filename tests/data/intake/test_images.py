@@ -130,7 +130,7 @@ def test_a_picture_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (folder / "frame31.png").write_bytes(tiff.getvalue()[:-100])  # where its dimensions are
     assert "frame31.png: cannot be read as a picture" in refused(folder)
     Image.fromarray(np.full((16, 16), 0.5, np.float32)).save(folder / "frame31.png", "TIFF")
-    assert "values from 0.5 to 0.5, and which are black and white cannot be known" in refused(folder)
+    assert "has floats from 0.5 to 0.5, and which are black and white cannot be known" in refused(folder)
     Image.fromarray(np.full((16, 16), 70_000, np.int32)).save(folder / "frame31.png", "TIFF")
     assert "values from 70000 to 70000, and" in refused(folder)
     (folder / "frame31.png").write_text("none")

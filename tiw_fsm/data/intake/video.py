@@ -155,7 +155,7 @@ def _rates(container: InputContainer, stream: VideoStream) -> list[float]:
     with suppress(*_damages()):  # of which decoding tells
         times.extend(packet.pts for packet in container.demux(stream) if packet.pts is not None)
     span = float((max(times) - min(times)) * stream.time_base) if times else 0
-    measured = (len(times) - 1) / span if span else 0
+    measured = float(f"{(len(times) - 1) / span:.4g}") if span else 0  # clocks count in milliseconds
     agrees = not measured or (said and abs(measured / said[0] - 1) <= NEAR)
     return said if agrees else [measured, *said]
 
