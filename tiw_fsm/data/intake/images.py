@@ -149,8 +149,8 @@ def _rgb(image: Any, path: Path) -> tuple[Picture, bool]:
         if image.mode == "F" or low < 0 or high > MOST_GREY:
             numbers = "floats" if image.mode == "F" else "values"
             raise UsageProblem(
-                f"{path}: has {numbers} from {low:g} to {high:g}, and which are black and white cannot be known; store 8 "
-                "or 16 bits a pixel, or all pictures as one .npy"
+                f"{path}: has {numbers} from {low:g} to {high:g}, and which are black and white cannot be known; store "
+                "8 or 16 bits a pixel, or all pictures as one .npy"
             )
         grey = grey.astype(np.int64) // (257 if high > 255 else 1)
         return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=2), False
