@@ -15,7 +15,10 @@ from tiw_fsm.data.intake import making
 from tiw_fsm.data.intake.options import Options
 
 Frames = NDArray[np.uint8]
-CODECS = {".mp4": "libx264", ".mkv": "libx264", ".mov": "libx264", ".webm": "libvpx", ".avi": "mpeg4", ".gif": "gif"}
+CODECS = {
+    **dict.fromkeys((".mp4", ".mkv", ".mov", ".ts"), "libx264"),
+    **{".webm": "libvpx", ".avi": "mpeg4", ".wmv": "wmv2", ".gif": "gif"},
+}
 
 
 def numbered(count: int, height: int = 48, width: int = 64) -> Frames:

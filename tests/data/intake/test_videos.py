@@ -53,14 +53,14 @@ def test_a_video_whose_frames_stay_for_different_times_is_played_at_an_even_pace
     assert taken[:8] == [0, 1, 1, 1, 2, 3, 3, 3]
 
 
-@pytest.mark.parametrize("suffix", [".mkv", ".webm", ".mp4"])
+@pytest.mark.parametrize("suffix", [".mkv", ".webm", ".mp4", ".avi", ".ts"])
 def test_the_rate_is_that_of_the_frames_and_not_of_what_a_file_was_meant_to_be(tmp_path: Path, suffix: str) -> None:
     """Sixty frames, one a second, in a stream of 30 a second."""
     held = make(tmp_path / "o.h5", write_timed(tmp_path / f"slow{suffix}", range(0, 1800, 30), rate=30))
     assert (len(held.frames), held.attrs["fps"]) == (60, pytest.approx(1, rel=0.02))
 
 
-@pytest.mark.parametrize("suffix", [".mkv", ".webm", ".mp4"])
+@pytest.mark.parametrize("suffix", [".mkv", ".webm", ".mp4", ".wmv"])
 def test_a_video_may_begin_later_than_its_clock(tmp_path: Path, suffix: str) -> None:
     video = write_timed(tmp_path / f"late{suffix}", range(600, 690), rate=30)
     held = make(tmp_path / "o.h5", video)

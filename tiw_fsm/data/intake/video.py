@@ -25,6 +25,8 @@ SUFFIXES = (".mp4", ".webm", ".mkv", ".gif", ".avi", ".mov", ".m4v", ".mpg", ".m
 LOST_SECONDS, LOST_OF_SHORT, LOST_OF_LONG = 0.5, 0.1, 0.01
 """By how many seconds a video may end before it says, and by which shares of its length: clocks and lengths are
 rounded. Of a short one half a second is a part that is missed."""
+TELL_THEIR_END = "matroska,webm", "asf"
+"""Formats that say when a video ends on its clock, not how long it is."""
 GIF_END = b";"
 NEAR = 1 / 16
 """Rates that differ by no more than this share are one: what is said of them is rounded."""
@@ -72,8 +74,9 @@ def _shots(path: Path, start: float, end: float | None, length: float | None) ->
             number += 1
             if end is not None and seconds >= end:
                 return
-            last = _duration(frame, stream)
-            reached = seconds + last
+            duration = _duration(frame, stream)
+            last = max(duration, seconds - reached)  # it may stay as long as the one before it
+            reached = seconds + duration
             if seconds >= start:
                 yield Shot(_picture(frame), seconds=seconds)
     wanted = min((x for x in (end, length) if x is not None), default=reached)
@@ -126,16 +129,17 @@ def _length(container: InputContainer, stream: VideoStream, path: Path) -> float
                 raise UsageProblem(f"{path}: its end is missing; it was cut short: copy or download it again")
     if container.format.name == "avi" and stream.frames:  # its duration is made of the file's size
         return stream.frames / _rate(stream)
+    length: float | None = None
     if stream.duration and stream.time_base:
-        return float(stream.duration * stream.time_base)
-    if tag := stream.metadata.get("DURATION"):  # Matroska's, of each stream
+        length = float(stream.duration * stream.time_base)
+    elif tag := stream.metadata.get("DURATION"):  # Matroska's, of each stream
         hours, minutes, seconds = tag.split(":")
-        ends: float | None = int(hours) * 3600 + int(minutes) * 60 + float(seconds)
-    else:
-        ends = container.duration / 1e6 if container.duration and len(container.streams) == 1 else None
-    if ends is not None and "matroska" in container.format.name:  # which says when it ends, not how long it is
-        return max(0.0, ends - _origin(stream)) or None
-    return ends
+        length = int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+    elif container.duration and len(container.streams) == 1:
+        length = container.duration / 1e6
+    if length is not None and container.format.name in TELL_THEIR_END:
+        return max(0.0, length - _origin(stream)) or None
+    return length
 
 
 def _origin(stream: VideoStream) -> float:
@@ -149,11 +153,12 @@ def _rates(container: InputContainer, stream: VideoStream) -> list[float]:
     What such a file says of its rate is what it was meant to be; its frames may stay for other times.
     """
     said = [float(rate) for rate in (stream.average_rate, stream.guessed_rate) if rate]
-    if stream.frames or not stream.time_base:
+    if (stream.frames and container.format.name != "avi") or not stream.time_base:  # AVI counts empty ones as well
         return said
     times = array("q")
     with suppress(*_damages()):  # of which decoding tells
-        times.extend(packet.pts for packet in container.demux(stream) if packet.pts is not None)
+        shown = (packet.dts if packet.pts is None else packet.pts for packet in container.demux(stream) if packet.size)
+        times.extend(time for time in shown if time is not None)
     span = float((max(times) - min(times)) * stream.time_base) if times else 0
     measured = float(f"{(len(times) - 1) / span:.4g}") if span else 0  # clocks count in milliseconds
     agrees = not measured or (said and abs(measured / said[0] - 1) <= NEAR)
