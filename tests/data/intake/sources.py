@@ -17,7 +17,10 @@ from tiw_fsm.data.intake.options import Options
 Frames = NDArray[np.uint8]
 CODECS = {
     **dict.fromkeys((".mp4", ".mkv", ".mov", ".ts"), "libx264"),
-    **{".webm": "libvpx", ".avi": "mpeg4", ".wmv": "wmv2", ".gif": "gif"},
+    ".webm": "libvpx",
+    ".avi": "mpeg4",
+    ".wmv": "wmv2",
+    ".gif": "gif",
 }
 
 

@@ -68,7 +68,7 @@ def test_a_video_may_begin_later_than_its_clock(tmp_path: Path, suffix: str) -> 
     part = numbers(make(tmp_path / "p.h5", video, start=1.0, end=2.5).frames)
     assert part == pytest.approx([n % 60 for n in range(30, 75)], abs=1)  # VP8 blurs them
     os.truncate(video, video.stat().st_size * 2 // 3)
-    if suffix != ".mp4":
+    if suffix in (".mkv", ".webm"):  # the others have an index at the end
         assert "of 3.0 s (nothing follows); it was cut short" in refused(video)
 
 
