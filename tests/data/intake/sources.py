@@ -15,7 +15,13 @@ from tiw_fsm.data.intake import making
 from tiw_fsm.data.intake.options import Options
 
 Frames = NDArray[np.uint8]
-CODECS = {".mp4": "libx264", ".mkv": "libx264", ".mov": "libx264", ".webm": "libvpx", ".avi": "mpeg4", ".gif": "gif"}
+CODECS = {
+    **dict.fromkeys((".mp4", ".mkv", ".mov", ".ts"), "libx264"),
+    ".webm": "libvpx",
+    ".avi": "mpeg4",
+    ".wmv": "wmv2",
+    ".gif": "gif",
+}
 
 
 def numbered(count: int, height: int = 48, width: int = 64) -> Frames:
@@ -40,6 +46,21 @@ def write_video(path: Path, frames: Iterable[Frames], rate: int = 30, **options:
             if not stream.codec_context.is_open:
                 stream.height, stream.width = frame.shape[:2]
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+def write_timed(path: Path, times: Iterable[int], rate: int) -> Path:
+    """A video of ``numbered`` frames, each shown from its time on: ticks of which ``rate`` are a second."""
+    shown = list(times)
+    with av.open(path, "w") as container:
+        stream: Any = container.add_stream(CODECS[path.suffix], rate=rate)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        stream.options = {"bf": "0", "g": "10"} if CODECS[path.suffix] == "libx264" else {}
+        for frame, pts in zip(numbered(len(shown)), shown, strict=True):
+            picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
+            picture.pts = pts
+            container.mux(stream.encode(picture))
         container.mux(stream.encode())
     return path
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.data.intake.sources import Frames, make, numbered, numbers
+from tests.data.intake.sources import Frames, Held, make, numbered, numbers
+from tiw_fsm.data.intake import making
+from tiw_fsm.data.intake.options import Options
 from tiw_fsm.errors import UsageProblem
 
 
@@ -62,6 +66,46 @@ def test_pictures_of_any_mode_have_three_colours(tmp_path: Path) -> None:
     assert np.abs(shown - expected).max() <= 1
 
 
+@pytest.mark.parametrize("name", ["play.png", "play.webp", "play.tiff"])
+def test_a_file_of_several_pictures_is_an_episode_of_them(tmp_path: Path, name: str) -> None:
+    frames = [Image.fromarray(frame) for frame in numbered(48, 16, 16)]
+    exact = {"lossless": True} if name.endswith("webp") else {}
+    frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:], **exact)
+    assert numbers(make(tmp_path / "o.h5", tmp_path / name).frames) == list(range(48))
+    for n in range(12):
+        (tmp_path / "plays").mkdir(exist_ok=True)
+        first, *others = frames[n : n + 5]
+        first.save(tmp_path / "plays" / f"{n}{name}", save_all=True, append_images=others, **exact)
+    held = make(tmp_path / "p.h5", tmp_path / "plays")
+    assert (held.lengths, numbers(held.frames[::5])) == ([5] * 12, list(range(12)))
+
+
+def test_previews_are_no_frames(tmp_path: Path) -> None:
+    """A phone's JPEG holds one, an animated PNG may begin with a picture for who cannot show it move."""
+    folder = write_images(tmp_path / "shots", numbered(40, 16, 16), "{}.jpg")
+    frames = [Image.fromarray(frame) for frame in numbered(41, 16, 16)]
+    frames[0].save(folder / "0.jpg", "MPO", save_all=True, append_images=frames[5:6])
+    assert numbers(make(tmp_path / "o.h5", folder).frames) == list(range(40))
+    frames[0].save(tmp_path / "play.png", save_all=True, append_images=frames[1:], default_image=True)
+    assert numbers(make(tmp_path / "p.h5", tmp_path / "play.png").frames) == list(range(1, 41))
+
+
+def test_gifs_that_do_not_move_are_pictures(tmp_path: Path) -> None:
+    folder = write_images(tmp_path / "shots", numbered(60, 16, 16), "{}.gif")
+    assert numbers(make(tmp_path / "o.h5", folder).frames) == list(range(60))
+    assert make(tmp_path / "p.h5", folder, episodes="one").episode is None
+
+
+def test_what_is_transparent_is_shown_over_black_and_it_says_so(tmp_path: Path) -> None:
+    clear = np.full((60, 16, 16, 4), (200, 100, 40, 128), np.uint8)
+    folder = write_images(tmp_path / "shots", clear)
+    made = making.make(tmp_path / "o.h5", [str(folder)], Options(size=16))
+    assert "shots: what is transparent is shown over black" in made.notes
+    assert np.abs(Held(made.path).frames[0, 8, 8].astype(int) - (100, 50, 20)).max() <= 1
+    whole = write_images(tmp_path / "whole", np.concatenate([clear[..., :3], clear[..., 3:] * 0 + 255], axis=3))
+    assert not any("black" in note for note in making.make(tmp_path / "p.h5", [str(whole)], Options(size=16)).notes)
+
+
 def refused(path: Path) -> str:
     output = path.parent / "out" / "o.h5"
     with pytest.raises(UsageProblem) as caught:
@@ -81,6 +125,14 @@ def test_a_picture_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     folder = write_images(tmp_path / "shots", numbered(50, 16, 16))
     (folder / "frame31.png").write_bytes((folder / "frame31.png").read_bytes()[:40])
     assert "frame31.png: cannot be read as a picture" in refused(folder)
+    tiff = BytesIO()
+    Image.fromarray(numbered(1, 16, 16)[0]).save(tiff, "TIFF")
+    (folder / "frame31.png").write_bytes(tiff.getvalue()[:-100])  # where its dimensions are
+    assert "frame31.png: cannot be read as a picture" in refused(folder)
+    Image.fromarray(np.full((16, 16), 0.5, np.float32)).save(folder / "frame31.png", "TIFF")
+    assert "has floats from 0.5 to 0.5, and which are black and white cannot be known" in refused(folder)
+    Image.fromarray(np.full((16, 16), 70_000, np.int32)).save(folder / "frame31.png", "TIFF")
+    assert "values from 70000 to 70000, and" in refused(folder)
     (folder / "frame31.png").write_text("none")
     assert "frame31.png: cannot be read as a picture" in refused(folder)
 
@@ -94,3 +146,25 @@ def test_a_folder_without_frames_or_with_several_kinds_is_refused(tmp_path: Path
     (tmp_path / "notes.txt").write_text("none")
     assert "notes.txt: of no known kind; give videos" in refused(tmp_path / "notes.txt")
     assert "no such file, folder or environment" in refused(tmp_path / "gone")
+
+
+def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.mp4")
+    assert "pipe.mp4: is a pipe or a device; write what comes from it to a file first" in refused(tmp_path / "pipe.mp4")
+    for name in ("pipe.gif", "pipe.h5", "pipe"):
+        os.mkfifo(tmp_path / name)
+        assert "pipe" in refused(tmp_path / name)
+    folder = write_images(tmp_path / "shots", numbered(50, 16, 16))
+    os.mkfifo(folder / "frame50.png")
+    assert "frame50.png: is a pipe or a device" in refused(folder)
+    os.replace(folder / "frame49.png", folder / "frame50.png")
+    (folder / "frame49.png").symlink_to("gone.png")
+    assert "frame49.png: is a link to what is not there; mend the link, or take it away" in refused(folder)
+    (tmp_path / "loop.mp4").symlink_to("loop.mp4")
+    assert "loop.mp4: is a link to what is not there" in refused(tmp_path / "loop.mp4")
+
+
+@pytest.mark.parametrize("address", ["https://example.org/play.mp4", "s3://plays/shots"])
+def test_an_address_is_not_looked_for_as_a_file(tmp_path: Path, address: str) -> None:
+    with pytest.raises(UsageProblem, match=f"{address}: is an address, and nothing is downloaded; download it, and"):
+        make(tmp_path / "o.h5", address)

@@ -25,6 +25,8 @@ from tests.support.configs import write_configs, write_frames
 from tests.support.processes import Tiw
 from tests.support.waiting import wait_for
 from tiw_fsm.data import writing
+from tiw_fsm.data.intake import making
+from tiw_fsm.data.intake.options import Options
 from tiw_fsm.errors import DiskRefused, ExitCode
 from tiw_fsm.system import durable
 
@@ -88,6 +90,14 @@ def test_a_flag_that_cannot_be_is_refused(tmp_path: Path, tiw: Tiw, flags: list[
     done = tiw(tmp_path, "frames", "play.mp4", *([] if "-o" in flags else ["-o", "o.h5"]), *flags)
     assert (done.returncode, said in done.stderr) == (ExitCode.USAGE, True), done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_episodes_too_short_for_a_clip_are_told_of(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", frames=numbered(60), episode=np.arange(60))
+    made = making.make(tmp_path / "o.h5", [str(tmp_path / "a.npz")], Options(size=16))
+    assert [note for note in made.notes if "no episode is longer than 1 frame, and clips" in note]
+    mended = making.make(tmp_path / "p.h5", [str(tmp_path / "a.npz")], Options(size=16, episodes="file"))
+    assert not [note for note in mended.notes if "longer" in note]
 
 
 # --- killed, full, at once --------------------------------------------------------------------------------------
@@ -257,8 +267,6 @@ def test_an_h5_file_may_be_written_in_capitals(root: Path, tiw: Tiw) -> None:
 def test_the_default_size_is_that_of_the_configs(tmp_path: Path) -> None:
     sizes = yaml.safe_load((PROJECT / "configs/training.yaml").read_text())
     np.save(tmp_path / "a.npy", numbered(40))
-    from tiw_fsm.data.intake.options import Options
-
     assert Options().size == sizes["frame_size"]
     assert make(tmp_path / "o.h5", tmp_path / "a.npy").attrs["stride"] == 1
 

@@ -10,7 +10,9 @@ import av
 import numpy as np
 import pytest
 
-from tests.data.intake.sources import make, numbered, numbers, write_video
+from tests.data.intake.sources import Held, make, numbered, numbers, write_timed, write_video
+from tiw_fsm.data.intake import making
+from tiw_fsm.data.intake.options import Options
 from tiw_fsm.errors import UsageProblem
 
 SUFFIXES = [".mp4", ".webm", ".mkv", ".gif", ".avi", ".mov"]
@@ -46,16 +48,28 @@ def test_times_and_strides_choose_frames(
 
 
 def test_a_video_whose_frames_stay_for_different_times_is_played_at_an_even_pace(tmp_path: Path) -> None:
-    with av.open(tmp_path / "uneven.mkv", "w") as container:
-        stream = container.add_stream("libx264", rate=20, options={"bf": "0"})
-        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
-        for frame, pts in zip(numbered(30), np.cumsum([0] + [1, 3] * 14 + [1]), strict=True):
-            picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
-            picture.pts = int(pts)
-            container.mux(stream.encode(picture))
-        container.mux(stream.encode())
-    taken = numbers(make(tmp_path / "o.h5", tmp_path / "uneven.mkv", fps=20.0).frames)
+    video = write_timed(tmp_path / "uneven.mkv", np.cumsum([0] + [1, 3] * 14 + [1]).tolist(), rate=20)
+    taken = numbers(make(tmp_path / "o.h5", video, fps=20.0).frames)
     assert taken[:8] == [0, 1, 1, 1, 2, 3, 3, 3]
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".webm", ".mp4", ".avi", ".ts"])
+def test_the_rate_is_that_of_the_frames_and_not_of_what_a_file_was_meant_to_be(tmp_path: Path, suffix: str) -> None:
+    """Sixty frames, one a second, in a stream of 30 a second."""
+    held = make(tmp_path / "o.h5", write_timed(tmp_path / f"slow{suffix}", range(0, 1800, 30), rate=30))
+    assert (len(held.frames), held.attrs["fps"]) == (60, pytest.approx(1, rel=0.02))
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".webm", ".mp4", ".wmv"])
+def test_a_video_may_begin_later_than_its_clock(tmp_path: Path, suffix: str) -> None:
+    video = write_timed(tmp_path / f"late{suffix}", range(600, 690), rate=30)
+    held = make(tmp_path / "o.h5", video)
+    assert (len(held.frames), held.attrs["fps"]) == (90, 30)
+    part = numbers(make(tmp_path / "p.h5", video, start=1.0, end=2.5).frames)
+    assert part == pytest.approx([n % 60 for n in range(30, 75)], abs=1)  # VP8 blurs them
+    os.truncate(video, video.stat().st_size * 2 // 3)
+    if suffix in (".mkv", ".webm"):  # the others have an index at the end
+        assert "of 3.0 s (nothing follows); it was cut short" in refused(video)
 
 
 def test_each_of_many_videos_is_an_episode_and_a_folder_has_them_in_natural_order(tmp_path: Path) -> None:
@@ -105,6 +119,19 @@ def test_a_picture_that_a_phone_took_upright_is_turned_upright(tmp_path: Path) -
     assert shown[2].mean() > 200 > 50 > shown[-3].mean()
 
 
+def test_what_is_transparent_in_a_video_is_shown_over_black_as_in_a_picture(tmp_path: Path) -> None:
+    clear = np.full((48, 16, 16, 4), (200, 100, 40, 128), np.uint8)
+    with av.open(tmp_path / "play.mov", "w") as container:
+        stream = container.add_stream("qtrle", rate=10)
+        stream.height, stream.width, stream.pix_fmt = 16, 16, "argb"
+        for frame in clear:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgba")))
+        container.mux(stream.encode())
+    made = making.make(tmp_path / "o.h5", [str(tmp_path / "play.mov")], Options(size=16))
+    assert "play.mov: what is transparent is shown over black" in made.notes
+    assert np.abs(Held(made.path).frames[0, 8, 8].astype(int) - (100, 50, 20)).max() <= 1
+
+
 # --- videos that cannot be used ---------------------------------------------------------------------------------
 
 
@@ -137,6 +164,13 @@ def test_an_mp4_cut_short_has_lost_its_index_or_says_how_far_it_goes(tmp_path: P
     said = refused(fast)
     assert "of 6.7 s" in said
     assert len(make(tmp_path / "o.h5", fast, end=float(said.rpartition("--end ")[2])).frames) > 40
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".webm"])
+def test_a_short_video_cut_short_is_not_called_too_short(tmp_path: Path, suffix: str) -> None:
+    video = write_video(tmp_path / f"play{suffix}", numbered(30))
+    os.truncate(video, video.stat().st_size * 2 // 3)
+    assert "of 1.0 s (nothing follows); it was cut short" in refused(video)
 
 
 def test_a_gif_cut_short_is_refused(tmp_path: Path) -> None:

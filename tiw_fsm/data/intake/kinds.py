@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
+import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,6 +21,8 @@ from tiw_fsm.values.printable import excerpt, quoted
 H5 = (".h5", ".hdf5")
 ZARR = (".zarr", ".zarr.zip")
 ZARR_FILES = (".zarray", ".zgroup", "zarr.json")
+
+ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -60,15 +64,15 @@ def _each(open_one: Callable[[str, Options], Source]) -> Callable[[Sequence[str]
     return lambda files, options: open_one(files[0], options)
 
 
-IMAGES = Kind("a picture", _named(*images.SUFFIXES), images.open_images, together=True)
+IMAGES = Kind("a picture", images.is_image, images.open_images, together=True)
 KINDS = (
     Kind("a recording of Minari", _minari, _each(minari.open_minari), "arrays", is_path=False),
     Kind("a zarr", _zarr, _each(containers.open_zarr), "arrays"),
+    IMAGES,
     Kind("a video", _named(*video.SUFFIXES), _each(video.open_video), "video", timed=True),
     Kind("an array of numpy", _named(".npy"), _each(containers.open_npy)),
     Kind("an archive of numpy", _named(".npz"), _each(containers.open_npz)),
     Kind("an h5 file", _named(*H5), _each(containers.open_h5)),
-    IMAGES,
     Kind("an environment", environment.is_environment, _each(environment.open_environment), "gym", is_path=False),
 )
 """The first that recognises a source opens it."""
@@ -86,7 +90,9 @@ def opened(names: Sequence[str], options: Options) -> Sequence[Callable[[], Sour
         UsageProblem: one is not there, of no kind, cannot be used, or its extra is missing.
         DiskRefused: one cannot be read.
     """
-    found = _together(opening for name in names for opening in _openings(name))
+    found = list(_together(opening for name in names for opening in _openings(name)))
+    for file in (file for kind, files in found if kind.is_path for file in files):
+        _there(file)
     opens = [partial(_open, kind, files, options) for kind, files in found]
     for opening in opens:
         opening().close()
@@ -98,9 +104,9 @@ _Opening = tuple[Kind, tuple[str, ...]]
 
 
 def _openings(name: str) -> Iterator[_Opening]:
+    if ADDRESS.match(name):
+        raise UsageProblem(f"{excerpt(name)}: is an address, and nothing is downloaded; download it, and give the file")
     if kind := kind_of(name):
-        if kind.is_path:
-            _there(name)
         yield kind, (name,)
         return
     _there(name)
@@ -135,8 +141,15 @@ def _together(opens: Iterable[_Opening]) -> Iterator[_Opening]:
 
 
 def _there(name: str) -> None:
+    """Raise UsageProblem unless ``name`` is a file or a folder: opening a pipe would wait for whoever writes it."""
     if not os.path.lexists(name):
         raise UsageProblem(f"{excerpt(name)}: no such file, folder or environment; correct the source")
+    if not os.path.exists(name):
+        raise UsageProblem(f"{excerpt(name)}: is a link to what is not there; mend the link, or take it away")
+    with disk_errors("reading", Path(name)):
+        mode = os.stat(name).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise UsageProblem(f"{excerpt(name)}: is a pipe or a device; write what comes from it to a file first")
 
 
 def _open(kind: Kind, files: Sequence[str], options: Options) -> Source:

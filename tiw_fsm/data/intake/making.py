@@ -24,8 +24,9 @@ from tiw_fsm.system import durable
 from tiw_fsm.tinyworlds.episodes import HELD_OUT_EVERY, split_rows
 from tiw_fsm.values.printable import printable
 
-LEAST_ROWS = 4 * HELD_OUT_EVERY
-"""Ten episodes of four frames, of which TinyWorlds' clips have as many."""
+LEAST_CLIP = 4
+"""Frames of TinyWorlds' clips."""
+LEAST_ROWS = LEAST_CLIP * HELD_OUT_EVERY
 PIECES, LEAST_PIECE = 2 * HELD_OUT_EVERY, 64
 """Into how many pieces long play is cut if it has fewer episodes than one in ten can be held out of, and how many
 frames they have at least unless there are too few."""
@@ -200,6 +201,11 @@ class _Making:
             self._labels.append(writing.add_episode(self._file, rows))
             self._labels[-1][:] = episode
             notes += [cut] if cut else []
+            if (longest := int(np.bincount(episode).max())) < LEAST_CLIP:
+                notes.append(
+                    f"no episode is longer than {longest} frame{'s' if longest > 1 else ''}, and clips, which never "
+                    f"cross one, have {LEAST_CLIP}: --episodes file makes one of each source"
+                )
         self._file.flush()
         return notes
 
