@@ -13,6 +13,7 @@ from tiw_fsm.cli.terminal import out, print_json, stoppable_progress
 from tiw_fsm.data.intake.options import Episodes, Fit, Options
 from tiw_fsm.errors import UsageProblem
 from tiw_fsm.reporting.wording import duration
+from tiw_fsm.values.printable import printable
 
 if TYPE_CHECKING:
     from tiw_fsm.data.intake.making import Made
@@ -35,10 +36,12 @@ def record(
 ) -> None:
     """Record demo frames from a game, the same for the same seed."""
     path = path or Path(f"data/{game}_frames.h5")
+    from tiw_fsm.data import recording, writing
+
+    writing.require_file(path)
     if path.exists() and not force:
         out.print(f"{path} is already there; --force records it again.")
         return
-    from tiw_fsm.data import recording
 
     with stoppable_progress("recording", INTERRUPTED.format(path)) as show:
         recorded = recording.record(
@@ -89,8 +92,13 @@ def frames(
     as_json: AsJson = False,
 ) -> None:
     """Make frames to train on of a video, pictures, arrays, a recording or an environment; the same for the same."""
+    if output.parts[:1] == ("~",):  # --output=~/x.h5, of which the shell makes nothing
+        output = output.expanduser()
     if output.suffix.lower() not in (".h5", ".hdf5"):
-        raise UsageProblem(f"--output {output}: has to end in .h5")
+        raise UsageProblem(f"--output {printable(str(output))}: has to end in .h5")
+    from tiw_fsm.data import writing
+
+    writing.require_file(output)
     if output.exists() and not force:
         raise UsageProblem(f"{output} is already there; --force writes over it, or name another file with --output")
     options = Options(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -22,7 +23,7 @@ from tiw_fsm.data.intake.source import UNKNOWN, Picture, Shot, Source
 from tiw_fsm.errors import UsageProblem, disk_errors
 from tiw_fsm.system import durable
 from tiw_fsm.tinyworlds.episodes import HELD_OUT_EVERY, split_rows
-from tiw_fsm.values.printable import printable
+from tiw_fsm.values.printable import excerpt, printable
 
 LEAST_ROWS = 4 * HELD_OUT_EVERY
 """Ten episodes of four frames, of which TinyWorlds' clips have as many."""
@@ -76,14 +77,15 @@ def make(
         names: the sources, as ``kinds.KINDS`` knows them, one behind the other.
 
     Raises:
-        UsageProblem: a source cannot be used, or has too few frames, or something that is no file is at ``path`` or
-            the sheet's place; ``path`` is as it was before.
+        UsageProblem: a source cannot be used, or has too few frames, or no file can be at ``path`` or the sheet's
+            place, or one of them is a source's; ``path`` is as it was before.
         RunHeld: another process is writing ``path``.
         DiskRefused: the disk failed; ``path`` is as it was before.
     """
     sheet = path.with_name(path.name + ".png")
     for place in (path, sheet):
         writing.require_file(place)
+        _require_apart(place, names)
     opens = kinds.opened(names, options)
     with writing.replacing(path) as file:
         making = _Making(file, options, on_progress)
@@ -94,6 +96,30 @@ def make(
         made = making.made(path, sheet, notes)
         durable.replace(sheet, _contact_sheet(file, made))
     return made
+
+
+def _require_apart(place: Path, names: Sequence[str]) -> None:
+    """Raise UsageProblem if what is written to ``place`` would be part of a source, by whatever name or link."""
+    there = _identity(place)
+    for name in names:
+        if os.path.isdir(name) and place.resolve().is_relative_to(Path(name).resolve()):
+            raise UsageProblem(f"{place}: lies in the source {excerpt(name)}; name a file outside of it with --output")
+        if there and there in map(_identity, _files(name)):
+            raise UsageProblem(f"{place}: is the source {excerpt(name)}, or in it; name another file with --output")
+
+
+def _files(name: str) -> Iterator[str]:
+    yield name
+    yield from (os.path.join(folder, file) for folder, _, files in os.walk(name) for file in files)
+
+
+def _identity(path: str | Path) -> tuple[int, int] | None:
+    """What is the same for all names of a file; None if it is not there."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return found.st_dev, found.st_ino
 
 
 class _Making:
