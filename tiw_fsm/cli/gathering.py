@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -108,6 +112,7 @@ def frames(
         stride=stride,
         start=_moment("--start", start) or 0.0,
         end=_moment("--end", end),
+        clock=":" in f"{start}{end}",
         key=key,
         episodes=episodes,
         frames=frames,
@@ -119,14 +124,34 @@ def frames(
         raise UsageProblem(f"--end {end}: has to lie behind --start {start or 0}; correct one of them")
     if fps is not None and not 0 < fps <= MOST_FPS:
         raise UsageProblem(f"--fps {fps:g}: has to be above 0 and at most {MOST_FPS}; correct it")
+    if episodes == "one" and episode_length is not None:
+        raise UsageProblem(
+            f"--episode-length {episode_length}: with --episodes one there are none; leave one of them out"
+        )
     from tiw_fsm.data.intake import making
 
-    with stoppable_progress("reading", INTERRUPTED.format(output)) as show:
+    with stoppable_progress("reading", INTERRUPTED.format(output)) as show, _standard_output_kept():
         made = making.make(output, sources, options, show)
     if as_json:
         print_json(_plain(made))
     else:
         _tell(made, fit)
+
+
+@contextmanager
+def _standard_output_kept() -> Iterator[None]:
+    """Within the block what others' code prints goes to standard error: standard output is for what was made."""
+    if sys.stdout is None or sys.stderr is None:
+        yield
+        return
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def _moment(flag: str, text: str | None) -> float | None:

@@ -66,6 +66,7 @@ def test_the_command_says_what_it_made_and_what_to_do_with_it(tmp_path: Path, ti
     assert (again.returncode, "--force writes over it" in again.stderr) == (ExitCode.USAGE, True)
     told = json.loads(tiw(tmp_path, "frames", str(video), "-o", "data/my play.h5", "--force", "--json").stdout)
     assert (told["rows"], told["size"], told["episodes"], told["held_out"], told["fps"]) == (100, 128, 10, 1, 30)
+    assert told["actions"] is None
 
 
 def test_what_was_made_is_ready_to_be_trained_on(tmp_path: Path, tiw: Tiw) -> None:
@@ -82,6 +83,7 @@ def test_what_was_made_is_ready_to_be_trained_on(tmp_path: Path, tiw: Tiw) -> No
     [
         (["--start", "soon"], "--start soon: is no time; give seconds (90) or minutes and seconds (1:30)"),
         (["--start", "0:05", "--end", "4"], "--end 4: has to lie behind --start 0:05"),
+        (["--episodes", "one", "--episode-length", "5"], "--episode-length 5: with --episodes one there are none"),
         (["--fps", "0"], "--fps 0: has to be above 0"),
         (["--force", "-o", "o.mp4"], "--output o.mp4: has to end in .h5"),
     ],
@@ -292,7 +294,8 @@ def test_a_dataset_that_frames_have_to_be_made_of_first_is_answered_with_the_com
     assert (done.returncode, command is not None) == (ExitCode.USAGE, True), done.stdout
     assert command
     arguments = shlex.split(command[1])
-    assert tiw(tmp_path, *arguments, "--size", "16", "--frames", "400").returncode == ExitCode.PASSED
+    played = ["--frames", "400"] if what == GRID else []
+    assert tiw(tmp_path, *arguments, "--size", "16", *played).returncode == ExitCode.PASSED
     checked = tiw(tmp_path, "check", "--dataset", arguments[-1])
     assert checked.returncode == ExitCode.PASSED, checked.stdout
 

@@ -34,6 +34,10 @@ ASSUMED_FPS = 30.0
 """Of frames that nobody timed, where only scene cuts are looked for."""
 MOST_NAMED = 1000
 """Sources whose names the file has: HDF5 takes no more than some thousands in an attribute."""
+MOST_SIZES = 5
+"""Of pictures that a note names."""
+DARK = 25
+"""Frames without a pixel brighter than a tenth of white are hardly meant so."""
 SHEET_ROWS, SHEET_COLUMNS = 8, 8
 """Episodes on the contact sheet, and frames of each."""
 
@@ -54,8 +58,8 @@ class Made(NamedTuple):
     size: int
     fps: float | None
     """Rows per second of play, if all sources say so and agree."""
-    actions: int
-    """Different ones, known ones only."""
+    actions: int | None
+    """Different ones, known ones only; None where there are none."""
     source_size: tuple[int, int]
     """Width and height of the first source's pictures."""
     notes: tuple[str, ...]
@@ -136,7 +140,8 @@ class _Making:
         self._rates: set[float | None] = set()
         self._notes: dict[str, list[str]] = {}
         self._read, self._expected = 0, 0
-        self._size: tuple[int, int] | None = None
+        self._sizes: list[tuple[int, int]] = []
+        self._brightest, self._first, self._all_same = 0, np.zeros(0, np.uint8), True
 
     def take(self, source: Source) -> None:
         """All frames of a source."""
@@ -185,13 +190,19 @@ class _Making:
                     f"{here[0]} by {here[1]}; make a file of each size, or bring them to one"
                 )
             shape = here
-            self._size = self._size or here
+            if here not in self._sizes:
+                self._sizes.append(here)
             self._read += 1
             self._on_progress(self._read, self._expected or None)
             yield shot
 
     def _add(self, shot: Shot, number: int) -> None:
-        self._waiting.append(fit(shot.picture, self._options.size, self._options.fit))
+        fitted = fit(shot.picture, self._options.size, self._options.fit)
+        if not self._episode:
+            self._first = fitted
+        self._all_same = self._all_same and np.array_equal(fitted, self._first)
+        self._brightest = max(self._brightest, int(fitted.max()))
+        self._waiting.append(fitted)
         self._actions.append(shot.action)
         self._episode.append(number)
 
@@ -209,8 +220,8 @@ class _Making:
         rows = len(self._episode)
         if rows < LEAST_ROWS:
             raise UsageProblem(
-                f"{_named(self._sources)}: {rows} frames in all are too few to train and judge on; give at least "
-                f"{LEAST_ROWS}"
+                f"{_named(self._sources)}: {rows} frame{' in all is' if rows == 1 else 's in all are'} too few to "
+                f"train and judge on; give at least {LEAST_ROWS}"
             )
         attrs: dict[str, object] = {"stride": 1, "fit": self._options.fit}
         if (fps := self._fps()) is not None:
@@ -227,6 +238,22 @@ class _Making:
             self._labels[-1][:] = episode
             notes += [cut] if cut else []
         self._file.flush()
+        return notes + self._of_pictures()
+
+    def _of_pictures(self) -> list[str]:
+        """What their owner may not expect of the pictures themselves."""
+        notes = []
+        if len(self._sizes) > 1:
+            sizes = ", ".join(f"{width} by {height}" for width, height in self._sizes[:MOST_SIZES])
+            more = f" and {len(self._sizes) - MOST_SIZES} more" if len(self._sizes) > MOST_SIZES else ""
+            notes.append(f"pictures of several sizes were brought to one: {sizes}{more}")
+        if self._all_same:
+            notes.append("all frames are the same, so there is nothing to learn")
+        if self._brightest <= DARK:
+            notes.append(
+                f"the brightest pixel is {self._brightest} of 255, so the frames are nearly black; if that is white, "
+                "scale the values to 0 to 255"
+            )
         return notes
 
     def made(self, path: Path, sheet: Path, notes: list[str]) -> Made:
@@ -234,8 +261,7 @@ class _Making:
         rows = len(self._episode)
         episode = self._file["episode"][:] if "episode" in self._file else None
         numbers, held_out = split_rows(rows, episode, 0)
-        known = {action for action in self._actions if action != UNKNOWN} if self._keys is not None else set()
-        assert self._size is not None
+        known = {action for action in self._actions if action != UNKNOWN}
         return Made(
             path,
             sheet,
@@ -244,8 +270,8 @@ class _Making:
             held_out=len(np.unique(numbers[held_out])) if episode is not None else 0,
             size=self._options.size,
             fps=self._fps(),
-            actions=len(known),
-            source_size=self._size,
+            actions=None if self._keys is None else len(known),
+            source_size=self._sizes[0],
             notes=tuple(notes),
         )
 
