@@ -276,14 +276,14 @@ def test_a_disk_that_is_full_half_way_costs_nothing_else(tmp_path: Path, command
 # --- datasets that are not frame files --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("what", ["play.mp4", "shots", *map(whole_too, ("a.npz", "a.npy", GRID))])
+@pytest.mark.parametrize("what", ["play.mp4", "shots", "data", *map(whole_too, ("a.npz", "a.npy", GRID))])
 def test_a_dataset_that_frames_have_to_be_made_of_first_is_answered_with_the_command(
     tmp_path: Path, tiw: Tiw, what: str
 ) -> None:
     write_configs(tmp_path / "configs", {"training": {"dataset": what}})
     if what == "play.mp4":
         write_video(tmp_path / what, numbered(100))
-    elif what == "shots":
+    elif what in ("shots", "data"):
         (tmp_path / what).mkdir()
         for n, frame in enumerate(numbered(100)):
             Image.fromarray(frame).save(tmp_path / what / f"{n}.png")

@@ -60,7 +60,7 @@ def open_images(files: Sequence[str], options: Options) -> Source:
 def _shots(paths: Sequence[Path]) -> Iterator[Shot]:
     for number, (_, there) in enumerate(groupby(paths, lambda path: path.parent)):
         for path in there:
-            yield Shot(_read(path), number)
+            yield Shot(_read(path), number, file=str(path))
 
 
 def _read(path: Path) -> Picture:

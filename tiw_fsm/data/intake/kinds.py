@@ -196,7 +196,10 @@ def command(source: str, output: str | None = None, size: int | None = None) -> 
     """What to type to make ``source`` a file that can be trained on; without ``size`` in the size that is usual."""
     stem = Path(source).name.partition(".")[0] or "mine"
     sized = () if size in (None, Options.size) else ("--size", str(size))
-    return shlex.join(["tiw-fsm", "frames", source, "-o", output or f"data/{stem}.h5", *sized])
+    inside = os.path.isdir(source) and Path("data").resolve().is_relative_to(Path(source).resolve())
+    folder = os.path.relpath(Path(source).resolve().parent) if inside else "data"
+    made = output or os.path.normpath(os.path.join(folder, f"{stem}.h5"))
+    return shlex.join(["tiw-fsm", "frames", source, "-o", made, *sized])
 
 
 def instead(name: str, path: Path) -> str | None:

@@ -182,11 +182,11 @@ class _Making:
     def _counted(self, source: Source) -> Iterator[Shot]:
         """Its frames, all of one size, told of as they are read."""
         shape = None
-        for shot in _read(source):
+        for read, shot in enumerate(_read(source)):
             here = shot.picture.shape[1], shot.picture.shape[0]
             if shape is not None and here != shape:
                 raise UsageProblem(
-                    f"{source.name}: has frames of {shape[0]} by {shape[1]} pixels and, after {self._read} frames, of "
+                    f"{source.name}: has frames of {shape[0]} by {shape[1]} pixels and, {_place(shot, read)}, of "
                     f"{here[0]} by {here[1]}; make a file of each size, or bring them to one"
                 )
             shape = here
@@ -283,6 +283,10 @@ def _read(source: Source) -> Iterator[Shot]:
     """Its frames; an error of the operating system that it let through is one of reading it, not of what is written."""
     with disk_errors("reading", Path(source.name)):
         yield from source.shots
+
+
+def _place(shot: Shot, read: int) -> str:
+    return f"in {excerpt(shot.file)}" if shot.file else f"after {read} frame{'s' if read > 1 else ''}"
 
 
 def _named(sources: Sequence[str]) -> str:
