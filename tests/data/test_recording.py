@@ -17,7 +17,7 @@ from tests.data.conftest import Seen
 from tiw_fsm.cli import app
 from tiw_fsm.data import frames, recording
 from tiw_fsm.data.games import GAMES
-from tiw_fsm.errors import DiskRefused, UsageProblem
+from tiw_fsm.errors import UsageProblem
 
 SHORT = {"planet": ["--frames", "90"], "crafter": ["--frames", "230", "--size", "56", "--episode-length", "200"]}
 """For each game two episodes or more, the last one cut short."""
@@ -127,7 +127,7 @@ def test_what_cannot_be_is_refused_with_its_remedy(asked: dict[str, int | str], 
 
 def test_recording_to_an_impossible_place_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(DiskRefused):
+    with pytest.raises(UsageProblem, match="file is no folder; correct the path"):
         recording.record(tmp_path / "file" / "x.h5", frames=2, episode_length=2, seed=0)
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 

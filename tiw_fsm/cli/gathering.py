@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +17,7 @@ from tiw_fsm.cli.terminal import out, print_json, stoppable_progress
 from tiw_fsm.data.intake.options import Episodes, Fit, Options
 from tiw_fsm.errors import UsageProblem
 from tiw_fsm.reporting.wording import duration
+from tiw_fsm.values.printable import printable
 
 if TYPE_CHECKING:
     from tiw_fsm.data.intake.making import Made
@@ -37,7 +42,7 @@ def record(
 ) -> None:
     """Record demo frames from a game, the same for the same seed."""
     path = path or Path(f"data/{game}_frames.h5")
-    if path.exists() and not force:
+    if os.path.exists(path) and not force:  # of a name that is too long it says no, where Path raises
         out.print(f"{path} is already there; --force records it again.")
         return
     from tiw_fsm.data import recording
@@ -91,8 +96,13 @@ def frames(
     as_json: AsJson = False,
 ) -> None:
     """Make frames to train on of a video, pictures, arrays, a recording or an environment; the same for the same."""
+    if output.parts[:1] == ("~",):  # --output=~/x.h5, of which the shell makes nothing
+        output = output.expanduser()
     if output.suffix.lower() not in (".h5", ".hdf5"):
-        raise UsageProblem(f"--output {output}: has to end in .h5")
+        raise UsageProblem(f"--output {printable(str(output))}: has to end in .h5")
+    from tiw_fsm.data import writing
+
+    writing.require_file(output)
     if output.exists() and not force:
         raise UsageProblem(f"{output} is already there; --force writes over it, or name another file with --output")
     options = Options(
@@ -102,6 +112,7 @@ def frames(
         stride=stride,
         start=_moment("--start", start) or 0.0,
         end=_moment("--end", end),
+        clock=":" in f"{start}{end}",
         key=key,
         episodes=episodes,
         frames=frames,
@@ -113,14 +124,34 @@ def frames(
         raise UsageProblem(f"--end {end}: has to lie behind --start {start or 0}; correct one of them")
     if fps is not None and not 0 < fps <= MOST_FPS:
         raise UsageProblem(f"--fps {fps:g}: has to be above 0 and at most {MOST_FPS}; correct it")
+    if episodes == "one" and episode_length is not None:
+        raise UsageProblem(
+            f"--episode-length {episode_length}: with --episodes one there are none; leave one of them out"
+        )
     from tiw_fsm.data.intake import making
 
-    with stoppable_progress("reading", INTERRUPTED.format(output)) as show:
+    with stoppable_progress("reading", INTERRUPTED.format(output)) as show, _standard_output_kept():
         made = making.make(output, sources, options, show)
     if as_json:
         print_json(_plain(made))
     else:
         _tell(made, fit)
+
+
+@contextmanager
+def _standard_output_kept() -> Iterator[None]:
+    """Within the block what others' code prints goes to standard error: standard output is for what was made."""
+    if sys.stdout is None or sys.stderr is None:
+        yield
+        return
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def _moment(flag: str, text: str | None) -> float | None:

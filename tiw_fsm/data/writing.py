@@ -13,6 +13,7 @@ import numpy as np
 from tiw_fsm.data.h5 import OF_H5PY, errno_of
 from tiw_fsm.errors import UsageProblem, disk_errors
 from tiw_fsm.system import durable, locking
+from tiw_fsm.values.printable import excerpt, printable, unfit
 
 CHUNK_FRAMES = 16
 
@@ -26,7 +27,7 @@ def replacing(path: Path) -> Iterator[h5py.File]:
     is taken for one of the file's: it has to translate those of what it reads.
 
     Raises:
-        UsageProblem: something that is no file is there.
+        UsageProblem: no file can be there, as ``require_file`` says.
         RunHeld: another process is writing it.
         DiskRefused: ``path`` is as it was before.
     """
@@ -53,14 +54,27 @@ def replacing(path: Path) -> Iterator[h5py.File]:
 
 
 def require_file(path: Path) -> None:
-    """Raise UsageProblem if something is at ``path`` that is no file."""
+    """Raise UsageProblem if no file of ours can be at ``path``: its name cannot be, or something else is there."""
+    if letter := unfit(str(path)):
+        raise UsageProblem(f"{printable(str(path))}: has {letter!a} in it, which is no UTF-8 text; give another name")
+    whole = durable.temporary_beside(path)
+    longest = max(len(os.fsencode(name)) for name in whole.parts)
+    if longest > os.pathconf("/", "PC_NAME_MAX") or len(os.fsencode(whole)) >= os.pathconf("/", "PC_PATH_MAX"):
+        raise UsageProblem(f"{excerpt(str(path))}: is longer than a name can be; shorten it")
+    if above := next((folder for folder in path.parents if os.path.lexists(folder) and not folder.is_dir()), None):
+        raise UsageProblem(f"{path}: {above} is no folder; correct the path")
+    if path.is_symlink():
+        raise UsageProblem(f"{path}: is a symbolic link to {printable(os.readlink(path))}; name the file itself")
     if path.exists() and not path.is_file():
         raise UsageProblem(f"{path}: is there, and is no file; move it elsewhere, or name another file")
 
 
 def _unplug(file: h5py.File) -> None:
-    """Have HDF5 write what it still holds to memory: where a disk refuses it, closing the file kills the process."""
-    nowhere = os.memfd_create("unplugged")
+    """Have HDF5 write what it still holds to nowhere: where a disk refuses it, closing the file kills the process.
+
+    Memory would not do: a limit on the size of files (``ulimit -f``) holds for it too.
+    """
+    nowhere = os.open(os.devnull, os.O_RDWR)
     os.dup2(nowhere, file.id.get_vfd_handle())
     os.close(nowhere)
     with suppress(*OF_H5PY):

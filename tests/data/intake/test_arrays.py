@@ -18,8 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from tests.data.intake.sources import make, numbered
+from tests.data.intake.sources import Held, make, numbered
 from tests.support.frame_files import blosc
+from tiw_fsm.data.intake import making
+from tiw_fsm.data.intake.options import Options
 from tiw_fsm.errors import UsageProblem
 
 ROWS, SIDE = 60, 16
@@ -33,6 +35,7 @@ VALUES = {
     "uint8": lambda p: p,
     "int64": lambda p: p.astype(np.int64),
     "uint16": lambda p: p.astype(np.uint16) * 257,
+    "big endian uint16": lambda p: (p.astype(np.uint16) * 257).astype(">u2"),
     "big endian": lambda p: p.astype(">i4"),
     "0..1": lambda p: p.astype(np.float32) / 255,
     "half 0..1": lambda p: (p / 255).astype(np.float16),
@@ -141,6 +144,52 @@ def test_actions_are_kept_where_they_are_one_number_a_row(tmp_path: Path, action
     assert held.actions is None if kept is None else (held.actions == kept).all()
 
 
+@pytest.mark.parametrize(
+    ("actions", "kept", "said"),
+    [
+        (
+            ACTIONS % 3 - 1,
+            ACTIONS % 3 - 1,
+            f"actions are unknown where they are -1, at {(ACTIONS % 3 == 0).sum()} of 60",
+        ),
+        (ACTIONS % 3 - 5, None, "actions are left out: they begin at -5; count them from 0 on"),
+    ],
+    ids=["-1 to 1", "-5 to -3"],
+)
+def test_actions_below_0_are_told_of(tmp_path: Path, actions: Any, kept: Any, said: str) -> None:
+    np.savez(tmp_path / "a.npz", frames=COLOUR, actions=actions)
+    assert any(said in note for note in notes_of(tmp_path / "a.npz"))
+    held = Held(tmp_path / "o.h5")
+    assert held.actions is None if kept is None else (held.actions == kept).all()
+
+
+def notes_of(*sources: Path) -> tuple[str, ...]:
+    """What is said of a file that is made of them, o.h5 beside the first."""
+    return making.make(sources[0].with_name("o.h5"), [str(source) for source in sources], Options(size=16)).notes
+
+
+@pytest.mark.parametrize(
+    ("array", "said"),
+    [
+        ((COLOUR > 127).astype(np.int64), ["the brightest pixel is 1 of 255, so the frames are nearly black"]),
+        (np.full_like(COLOUR, 200), ["all frames are the same"]),
+        (np.zeros_like(COLOUR), ["all frames are the same", "the brightest pixel is 0 of 255"]),
+        (COLOUR, []),
+    ],
+    ids=["0 and 1", "all the same", "black", "pictures"],
+)
+def test_pictures_that_can_hardly_be_meant_are_told_of(tmp_path: Path, array: Any, said: list[str]) -> None:
+    notes = [note for note in notes_of(npy(tmp_path, array)) if "so that every tenth" not in note]
+    assert [sentence in note for sentence, note in zip(said, notes, strict=True)] == [True] * len(said)
+
+
+def test_pictures_of_several_sizes_are_told_of(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", COLOUR)
+    np.save(tmp_path / "b.npy", numbered(60, 20, 30))
+    said = "pictures of several sizes were brought to one: 16 by 16, 30 by 20"
+    assert said in notes_of(tmp_path / "a.npy", tmp_path / "b.npy")
+
+
 def test_an_action_that_was_not_held_over_a_stride_is_unknown(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", frames=numbered(120, 16, 16), action=np.array([1, 1, 2, 3] * 30))
     held = make(tmp_path / "o.h5", tmp_path / "a.npz", stride=2)
@@ -229,10 +278,11 @@ def with_nan() -> NDArray[np.float32]:
         (COLOUR[..., :2], "holds no pictures"),
         (np.zeros((60, 7, 7, 3), np.uint8), "holds no pictures"),
         (COLOUR[:12], "12 frames in all are too few"),
+        (COLOUR[:1], "1 frame in all is too few"),
         (COLOUR[:0], "0 frames in all are too few"),
         (np.array(["x"] * 60), "holds no pictures"),
     ],
-    ids=["NaN", "to 765", "from -100", "4 channels", "one", "2 channels", "tiny", "few", "none", "text"],
+    ids=["NaN", "to 765", "from -100", "4 channels", "one", "2 channels", "tiny", "few", "one frame", "none", "text"],
 )
 @pytest.mark.parametrize("store", ["npy", "h5"])
 def test_arrays_that_are_no_pictures_are_refused(tmp_path: Path, store: str, array: Any, said: str) -> None:
@@ -285,6 +335,30 @@ def test_a_filter_that_is_missing_is_named(tmp_path: Path) -> None:
         file["frames"], file["episode"], file["actions"] = COLOUR, np.arange(ROWS) // 5, ACTIONS
     blosc(tmp_path / "a.h5")
     assert "not readable as HDF5" in refused(tmp_path / "a.h5")
+
+
+def test_rows_of_different_lengths_are_no_objects(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        jpegs = file.create_dataset("jpegs", (60,), h5py.vlen_dtype(np.uint8))
+        for row in range(60):
+            jpegs[row] = np.arange(row, dtype=np.uint8)
+    assert "jpegs has rows of different lengths, which may be encoded pictures" in refused(tmp_path / "a.h5")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"frames": 50}, "--frames: is for an environment, and not for an array of numpy; leave it out"),
+        ({"seed": 3}, "--seed: is for an environment"),
+        ({"wrappers": ("a:B",)}, "--wrapper: is for an environment"),
+        ({"key": "x"}, "--key: is for a recording of Minari, a zarr, an archive of numpy, an h5 file, an environment"),
+        ({"start": 60.0}, "--start 60: lies behind the last of the 60 rows of a.npy"),
+        ({"start": 90.0, "clock": True}, "they are rows, so give whole numbers"),
+    ],
+    ids=str,
+)
+def test_what_a_source_cannot_be_asked_is_refused(tmp_path: Path, options: dict[str, Any], said: str) -> None:
+    assert said in refused(npy(tmp_path, COLOUR), **options)
 
 
 def test_times_are_asked_of_videos_alone(tmp_path: Path) -> None:

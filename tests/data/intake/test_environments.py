@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,13 @@ import pytest
 
 from tests.data.intake.sources import make
 from tests.support.processes import Tiw
+from tiw_fsm.data.intake import making
+from tiw_fsm.data.intake.options import Options
 from tiw_fsm.errors import ExitCode, UsageProblem
 
 GRID = "MiniGrid-Empty-5x5-v0"
 OWN = '''
-import gymnasium, numpy as np
+import os, sys, gymnasium, numpy as np
 
 class Blocks(gymnasium.Env):
     """A square that an action moves; ten steps an episode."""
@@ -56,6 +59,41 @@ class Bright(gymnasium.ObservationWrapper):
     def observation(self, observation):
         return observation | {"camera": observation["camera"] // 2 + 100}
 
+class Loud(Blocks):
+    def step(self, action):
+        print("a step")
+        os.system("echo a step of a program of mine")
+        return super().step(action)
+
+class Leaving(Blocks):
+    def step(self, action):
+        sys.exit(5)
+
+class Two(Blocks):
+    """Two cameras."""
+    def look(self):
+        return super().look() | {"behind": np.full((16, 24, 3), 7, np.uint8)}
+
+class Drawn(Two):
+    metadata = {"render_modes": ["rgb_array"]}
+    render_mode = "rgb_array"
+
+    def render(self):
+        return np.full((16, 24, 3), 200, np.uint8)
+
+class Floats(Blocks):
+    def look(self):
+        return {"camera": np.zeros((16, 24, 3), np.float32)}
+
+class DrawnInFloats(Drawn):
+    def look(self):
+        return {"map": np.zeros((3, 3), np.uint8)}
+
+    def render(self):
+        return np.zeros((16, 24, 3), np.float32)
+
+for of in (Loud, Leaving, Two, Drawn, Floats, DrawnInFloats):
+    gymnasium.register(of.__name__ + "-v0", of)
 gymnasium.register("Blocks-v0", Blocks)
 gymnasium.register("Failing-v0", Blocks, kwargs={"fails": True})
 gymnasium.register("Blind-v0", Blocks, kwargs={"blind": True})
@@ -134,6 +172,12 @@ def refused(tmp_path: Path, name: str, **options: Any) -> str:
         ("no_module:Thing-v0", {}, "needs the package no_module"),
         ("my_blocks:Blind-v0", {}, "shows no picture"),
         ("my_blocks:Failing-v0", {}, "the environment failed (RuntimeError: the game is over)"),
+        ("my_blocks:Leaving-v0", {}, "the environment failed (SystemExit: 5)"),
+        ("my_blocks:Two-v0", {}, "has several observations that are pictures (camera, behind); name one with --key"),
+        ("my_blocks:Two-v0", {"key": "map"}, "'map' that is a picture; there are camera, behind"),
+        ("my_blocks:Floats-v0", {}, "shows pictures of float32 numbers"),
+        ("my_blocks:Floats-v0", {"key": "camera"}, "shows pictures of float32 numbers"),
+        ("my_blocks:DrawnInFloats-v0", {}, "shows pictures of float32 numbers"),
         ("my_blocks:Blocks-v0", {"key": "map"}, "has no observation 'map' that is a picture"),
         ("my_blocks:Blocks-v0", {"wrappers": ("my_blocks:Dark",)}, "--wrapper my_blocks:Dark: there is no such class"),
         ("my_blocks:Blocks-v0", {"wrappers": ("no_module:Dark",)}, "needs the package no_module"),
@@ -146,6 +190,20 @@ def test_an_environment_that_cannot_be_used_is_refused(
 ) -> None:
     assert said in refused(tmp_path, name, **options)
     assert "my_blocks" not in sys.modules or sys.modules["my_blocks"].Blocks.opened == 0, "it was closed"
+
+
+def test_what_renders_though_several_observations_are_pictures_says_so(tmp_path: Path, own: str) -> None:
+    made = making.make(tmp_path / "o.h5", [f"{own}:Drawn-v0"], Options(size=16, frames=60))
+    assert any("several observations that are pictures (camera, behind), so what it renders" in n for n in made.notes)
+    assert make(tmp_path / "p.h5", f"{own}:Drawn-v0", frames=60, key="behind").frames.max() == 7
+
+
+def test_what_an_environment_prints_is_not_what_the_command_prints(tmp_path: Path, tiw: Tiw, own: str) -> None:
+    done = tiw(tmp_path, "frames", f"{own}:Loud-v0", "--frames", "60", "-o", "o.h5", "--json")
+    assert done.returncode == ExitCode.PASSED, done.stderr
+    assert json.loads(done.stdout)["rows"] == 60
+    assert done.stderr.count("a step\n") >= 50
+    assert "a step of a program of mine" in done.stderr
 
 
 def test_without_gymnasium_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

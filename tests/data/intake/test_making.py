@@ -66,6 +66,7 @@ def test_the_command_says_what_it_made_and_what_to_do_with_it(tmp_path: Path, ti
     assert (again.returncode, "--force writes over it" in again.stderr) == (ExitCode.USAGE, True)
     told = json.loads(tiw(tmp_path, "frames", str(video), "-o", "data/my play.h5", "--force", "--json").stdout)
     assert (told["rows"], told["size"], told["episodes"], told["held_out"], told["fps"]) == (100, 128, 10, 1, 30)
+    assert told["actions"] is None
 
 
 def test_what_was_made_is_ready_to_be_trained_on(tmp_path: Path, tiw: Tiw) -> None:
@@ -82,6 +83,7 @@ def test_what_was_made_is_ready_to_be_trained_on(tmp_path: Path, tiw: Tiw) -> No
     [
         (["--start", "soon"], "--start soon: is no time; give seconds (90) or minutes and seconds (1:30)"),
         (["--start", "0:05", "--end", "4"], "--end 4: has to lie behind --start 0:05"),
+        (["--episodes", "one", "--episode-length", "5"], "--episode-length 5: with --episodes one there are none"),
         (["--fps", "0"], "--fps 0: has to be above 0"),
         (["--force", "-o", "o.mp4"], "--output o.mp4: has to end in .h5"),
     ],
@@ -176,10 +178,85 @@ def test_a_folder_in_the_place_of_what_is_made_is_told_of_before_anything_is_rea
 
 
 def test_without_its_contact_sheet_nothing_is_made(tmp_path: Path) -> None:
-    """The name is so long that there is none for the sheet while it is written."""
+    """Its place is taken while the frames are read."""
     np.save(tmp_path / "a.npy", numbered(60))
-    with pytest.raises(DiskRefused, match="File name too long"):
-        make(tmp_path / f"{'o' * 240}.h5", tmp_path / "a.npy")
+    with pytest.raises(DiskRefused, match="Is a directory"):
+        making.make(
+            tmp_path / "o.h5",
+            [str(tmp_path / "a.npy")],
+            Options(size=16),
+            lambda *_: (tmp_path / "o.h5.png").mkdir(exist_ok=True),
+        )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.npy", "o.h5.png"]
+
+
+@pytest.mark.parametrize(
+    ("source", "output"),
+    [
+        ("a.h5", "a.h5"),
+        ("a.h5", "other name.h5"),
+        ("shots", "shots/o.h5"),
+        ("folder", "a.h5"),
+        ("shots", "sheet.h5"),
+    ],
+)
+def test_what_is_made_takes_no_place_in_its_source(tmp_path: Path, tiw: Tiw, source: str, output: str) -> None:
+    for folder in ("shots", "folder"):
+        (tmp_path / folder).mkdir()
+    for n, frame in enumerate(numbered(50)):
+        Image.fromarray(frame).save(tmp_path / "shots" / f"{n}.png")
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["frames"] = numbered(50)
+    os.link(tmp_path / "a.h5", tmp_path / "other name.h5")
+    (tmp_path / "folder" / "linked.h5").symlink_to("../a.h5")
+    os.link(tmp_path / "shots" / "0.png", tmp_path / "sheet.h5.png")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    done = tiw(tmp_path, "frames", source, "-o", output, "--force", "--size", "16")
+    assert (done.returncode, "with --output\n" in done.stderr) == (ExitCode.USAGE, True), done.stderr
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("output", "said"),
+    [
+        ("o" * 300 + ".h5", "is longer than a name can be; shorten it"),
+        ("new/" + "o" * 240 + ".h5", "is longer than a name can be; shorten it"),
+        ("a.npy/o.h5", "a.npy/o.h5: a.npy is no folder; correct the path"),
+        ("nowhere/o.h5", "nowhere is no folder"),
+        ("linked.h5", "linked.h5: is a symbolic link to somewhere.h5; name the file itself"),
+        (b"caf\xe9.h5", "caf\\udce9.h5: has '\\udce9' in it, which is no UTF-8 text; give another name"),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+@pytest.mark.parametrize("command", ["frames", whole_too("record")])
+def test_a_place_where_no_file_can_be_is_told_of(
+    tmp_path: Path, tiw: Tiw, command: str, output: str | bytes, said: str
+) -> None:
+    np.save(tmp_path / "a.npy", numbered(60))
+    (tmp_path / "nowhere").symlink_to("gone")
+    (tmp_path / "linked.h5").symlink_to("somewhere.h5")
+    before = sorted(tmp_path.iterdir())
+    done = tiw(tmp_path, command, *(["a.npy", "-o"] if command == "frames" else []), os.fsdecode(output))
+    assert (done.returncode, said in done.stderr) == (ExitCode.USAGE, True), done.stderr
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_home_that_no_shell_has_put_in_is_found(tmp_path: Path, tiw: Tiw, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    np.save(tmp_path / "a.npy", numbered(60))
+    assert tiw(tmp_path, "frames", "a.npy", "--output=~/o.h5", "--size", "16").returncode == ExitCode.PASSED
+    assert (tmp_path / "home/o.h5").exists()
+    assert not (tmp_path / "~").exists()
+
+
+@pytest.mark.parametrize("kilobytes", [400, whole_too(100), whole_too(1000), whole_too(0)])
+def test_a_limit_on_the_size_of_files_is_a_disk_that_refuses(tmp_path: Path, kilobytes: int) -> None:
+    np.save(tmp_path / "a.npy", np.random.default_rng(0).integers(0, 256, (600, 64, 64, 3), dtype=np.uint8))
+    command = shlex.join([sys.executable, "-m", "tiw_fsm", "frames", "a.npy", "-o", "o.h5", "--size", "64"])
+    done = subprocess.run(
+        ["bash", "-c", f"ulimit -f {kilobytes}; {command}"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert (done.returncode, "File too large" in done.stderr) == (ExitCode.DISK, True), done
     assert [path.name for path in tmp_path.iterdir()] == ["a.npy"]
 
 
@@ -207,14 +284,14 @@ def test_a_disk_that_is_full_half_way_costs_nothing_else(tmp_path: Path, command
 # --- datasets that are not frame files --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("what", ["play.mp4", "shots", *map(whole_too, ("a.npz", "a.npy", GRID))])
+@pytest.mark.parametrize("what", ["play.mp4", "shots", "data", *map(whole_too, ("a.npz", "a.npy", GRID))])
 def test_a_dataset_that_frames_have_to_be_made_of_first_is_answered_with_the_command(
     tmp_path: Path, tiw: Tiw, what: str
 ) -> None:
     write_configs(tmp_path / "configs", {"training": {"dataset": what}})
     if what == "play.mp4":
         write_video(tmp_path / what, numbered(100))
-    elif what == "shots":
+    elif what in ("shots", "data"):
         (tmp_path / what).mkdir()
         for n, frame in enumerate(numbered(100)):
             Image.fromarray(frame).save(tmp_path / what / f"{n}.png")
@@ -225,7 +302,8 @@ def test_a_dataset_that_frames_have_to_be_made_of_first_is_answered_with_the_com
     assert (done.returncode, command is not None) == (ExitCode.USAGE, True), done.stdout
     assert command
     arguments = shlex.split(command[1])
-    assert tiw(tmp_path, *arguments, "--size", "16", "--frames", "400").returncode == ExitCode.PASSED
+    played = ["--frames", "400"] if what == GRID else []
+    assert tiw(tmp_path, *arguments, "--size", "16", *played).returncode == ExitCode.PASSED
     checked = tiw(tmp_path, "check", "--dataset", arguments[-1])
     assert checked.returncode == ExitCode.PASSED, checked.stdout
 

@@ -75,6 +75,8 @@ def test_a_recording_without_pictures_or_not_on_this_machine_is_refused(
         UsageProblem, match=r"is not on this machine .*`minari download atari/pong/expert-v0` brings it"
     ):
         make(tmp_path / "o.h5", "minari:atari/pong/expert-v0")
+    with pytest.raises(UsageProblem, match="minari: names no recording; put its id behind"):
+        make(tmp_path / "o.h5", "minari:")
     monkeypatch.setitem(sys.modules, "minari", None)
     with pytest.raises(UsageProblem, match=r"pip install 'tiw_fsm\[arrays\]'"):
         make(tmp_path / "o.h5", "minari:try/flat-v0")

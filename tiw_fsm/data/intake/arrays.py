@@ -114,7 +114,12 @@ def _chosen(where: str, held: Mapping[str, Stored], asked: str | None) -> list[s
             return [USUAL if USUAL in able else able[0]]
         if len(able) > 1:
             raise UsageProblem(f"{where}: {there}; name one with --key (data/*/image means all such, an episode each)")
-        if any(each.dtype.hasobject for each in held.values()):
+        if uneven := next((key for key, each in held.items() if _uneven(each.dtype)), None):
+            raise UsageProblem(
+                f"{where}: {uneven} has rows of different lengths, which may be encoded pictures; save them decoded, "
+                "as one array of numbers"
+            )
+        if any(each.dtype.hasobject and not each.dtype.metadata for each in held.values()):
             raise UsageProblem(
                 f"{where}: holds Python objects, which reading would execute; save the frames as one array of numbers"
             )
@@ -130,6 +135,12 @@ def _chosen(where: str, held: Mapping[str, Stored], asked: str | None) -> list[s
         each = held[wrong[0]]
         raise UsageProblem(f"{where}: {wrong[0]} is {each.shape} {each.dtype}, which is no pictures; {there}")
     return found
+
+
+def _uneven(dtype: np.dtype[Any]) -> bool:
+    """Whether the values are arrays themselves, each of its own length, as HDF5 has them."""
+    metadata: Mapping[str, Any] = dtype.metadata or {}
+    return isinstance(metadata.get("vlen"), np.dtype)
 
 
 def _shots(
@@ -194,7 +205,16 @@ def _actions(
         if (found := _near(held, key, label)) is None:
             continue
         if found.shape in (rows, (*rows, 1)) and found.dtype.kind in "biu":
-            return found.read().astype(np.int64).reshape(-1), found.names
+            numbers = found.read().astype(np.int64).reshape(-1)
+            if (least := int(numbers.min(initial=0))) < UNKNOWN:
+                notes.append(f"{label} are left out: they begin at {least}; count them from 0 on")
+                continue
+            if unknown := int((numbers == UNKNOWN).sum()):
+                notes.append(
+                    f"{label} are unknown where they are {UNKNOWN}, at {unknown} of {len(numbers)} rows; if that is an "
+                    "action, count them from 0 on"
+                )
+            return numbers, found.names
         if found.shape[:-1] == rows and found.dtype.kind in "biuf" and found.shape[-1] <= 1024:
             pressed = found.read().reshape(-1, found.shape[-1])
             if ((pressed == 0) | (pressed == 1)).all() and (pressed.sum(axis=1) == 1).all():

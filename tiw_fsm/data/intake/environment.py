@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from tiw_fsm.data.intake.layouts import picture
+from tiw_fsm.data.intake.layouts import holds_pictures, picture
 from tiw_fsm.data.intake.options import Options
 from tiw_fsm.data.intake.source import UNKNOWN, Picture, Shot, Source
 from tiw_fsm.data.intake.spaces import numbering
 from tiw_fsm.errors import TiwFsmError, UsageProblem
-from tiw_fsm.values.printable import quoted
+from tiw_fsm.values.printable import printable, quoted
 
 ID = re.compile(r"(?:[A-Za-z_][\w.]*:)?(?:[\w-]+/)?[\w.-]+-v\d+")
 """The id of an environment: an optional module to import, an optional namespace, name and version."""
@@ -30,6 +30,11 @@ LONGEST_HELD = 4
 RENDER = "render"
 """The key that takes what the environment draws for people, though its observations are pictures too."""
 FROM_RENDER = "its observations are no pictures, so what it renders is taken"
+
+SEVERAL = "has several observations that are pictures ({}), so what it renders is taken; --key names one of them"
+NO_PICTURE = (
+    "shows no picture, neither as an observation nor by rgb_array; wrap it in one that does with --wrapper module:Class"
+)
 
 
 def is_environment(name: str) -> bool:
@@ -52,9 +57,16 @@ def open_environment(name: str, options: Options) -> Source:
             environment = _wrapped(environment, options.wrappers)
         known = numbering(environment.action_space)
         observed, _ = environment.reset(seed=options.seed)
+        several = _picture_keys(observed) if options.key is None else []
         render = options.key == RENDER or _observation(observed, options.key) is None
         if options.key not in (None, RENDER) and render:
-            raise UsageProblem(f"{name}: has no observation {quoted(options.key)} that is a picture; leave --key out")
+            why = _float_of(observed.get(options.key) if isinstance(observed, dict) else None)
+            there = f"; there are {', '.join(found)}" if (found := _picture_keys(observed)) else "; leave --key out"
+            raise UsageProblem(
+                f"{name}: {why}"
+                if why
+                else f"{name}: has no observation {quoted(options.key)} that is a picture{there}"
+            )
         _shown(name, environment, observed, None if render else options.key, render=render)
         fps = environment.metadata.get("render_fps")
         keys = _key_names(environment) if known else None
@@ -67,7 +79,7 @@ def open_environment(name: str, options: Options) -> Source:
         keys=keys,
         has_dones=True,
         notes=(
-            *((FROM_RENDER,) if render and options.key is None else ()),
+            *((SEVERAL.format(", ".join(several)) if several else FROM_RENDER,) if render and not options.key else ()),
             *(() if known else ("actions are left out: they are no whole numbers",)),
         ),
         close=partial(_close, environment),
@@ -111,7 +123,7 @@ def _playing(name: str) -> Iterator[None]:
         raise
     except ModuleNotFoundError as exc:
         raise UsageProblem(f"{name}: needs the package {exc.name}, which is not installed; install it") from exc
-    except Exception as exc:
+    except (Exception, SystemExit) as exc:
         raise UsageProblem(
             f"{name}: the environment failed ({type(exc).__name__}: {exc}); mend it, or try another"
         ) from exc
@@ -160,7 +172,7 @@ def _wrapped(environment: Any, wrappers: tuple[str, ...]) -> Any:
 
 
 def _close(environment: Any) -> None:
-    with suppress(Exception):  # what fails in the end costs no frame
+    with suppress(Exception, SystemExit):  # what fails in the end costs no frame
         environment.close()
 
 
@@ -179,16 +191,42 @@ def _array_picture(observed: Any) -> Picture | None:
 
 
 def _shown(name: str, environment: Any, observed: Any, key: str | None, *, render: bool) -> Picture:
+    rendered = None
     try:
-        shown = _array_picture(environment.render()) if render else _observation(observed, key)
+        if render:
+            rendered = environment.render()
+        shown = _array_picture(rendered) if render else _observation(observed, key)
     except NotImplementedError:  # gymnasium's own answer of one that draws nothing
         shown = None
     if shown is None:
-        raise UsageProblem(
-            f"{name}: shows no picture, neither as an observation nor by rgb_array; wrap it in one that does with "
-            "--wrapper module:Class"
-        )
+        raise UsageProblem(f"{name}: {_why_no_picture(observed, rendered)}")
     return shown.copy()
+
+
+def _why_no_picture(observed: Any, rendered: Any) -> str:
+    if len(keys := _picture_keys(observed)) > 1:
+        return f"has several observations that are pictures ({', '.join(keys)}); name one with --key"
+    shown = (*(observed.values() if isinstance(observed, dict) else (observed,)), rendered)
+    return next(filter(None, map(_float_of, shown)), NO_PICTURE)
+
+
+def _float_of(shown: Any) -> str | None:
+    """Why what would be a picture is none: its numbers are no bytes."""
+    if (
+        not isinstance(shown, np.ndarray)
+        or shown.dtype == np.uint8
+        or not holds_pictures((1, *shown.shape), shown.dtype)
+    ):
+        return None
+    return (
+        f"shows pictures of {shown.dtype} numbers, and which are black and white cannot be known before all are seen; "
+        "wrap it in one that gives uint8, 0 to 255, with --wrapper module:Class"
+    )
+
+
+def _picture_keys(observed: Any) -> list[str]:
+    found = observed.items() if isinstance(observed, dict) else ()
+    return [printable(str(key)) for key, each in found if _array_picture(each) is not None]
 
 
 def _key_names(environment: Any) -> tuple[str, ...]:

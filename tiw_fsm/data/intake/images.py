@@ -107,7 +107,7 @@ def _shots(paths: Sequence[Path]) -> Iterator[Shot]:
                 image.seek(at)
                 image.load()
                 if not getattr(image, "tag_v2", {}).get(NEW_SUBFILE_TYPE, 0) & OTHER_THAN_PAGES:
-                    yield Shot(_rgb(ImageOps.exif_transpose(image), path)[0], number)
+                    yield Shot(_rgb(ImageOps.exif_transpose(image), path)[0], number, file=str(path))
 
 
 @contextmanager

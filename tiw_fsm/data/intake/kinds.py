@@ -37,6 +37,7 @@ class Kind:
         timed: whether its frames have times, so that ``start`` and ``end`` are seconds.
         together: whether files that follow one another are one source; else each is one.
         is_path: whether its names are those of files and folders, which have to be there.
+        takes: what of ``SOME_TAKE`` may be asked of it.
     """
 
     what: str
@@ -46,6 +47,7 @@ class Kind:
     timed: bool = False
     together: bool = False
     is_path: bool = True
+    takes: frozenset[str] = frozenset()
 
 
 def _named(*suffixes: str) -> Callable[[str], bool]:
@@ -64,16 +66,27 @@ def _each(open_one: Callable[[str, Options], Source]) -> Callable[[Sequence[str]
     return lambda files, options: open_one(files[0], options)
 
 
+KEYED = frozenset({"key"})
+PLAYED = frozenset({"key", "frames", "seed", "wrappers"})
+SOME_TAKE = {"key": "--key", "frames": "--frames", "seed": "--seed", "wrappers": "--wrapper"}
+"""What is asked of some kinds only, and the flag that asks it."""
 IMAGES = Kind("a picture", images.is_image, images.open_images, together=True)
 KINDS = (
-    Kind("a recording of Minari", _minari, _each(minari.open_minari), "arrays", is_path=False),
-    Kind("a zarr", _zarr, _each(containers.open_zarr), "arrays"),
+    Kind("a recording of Minari", _minari, _each(minari.open_minari), "arrays", is_path=False, takes=KEYED),
+    Kind("a zarr", _zarr, _each(containers.open_zarr), "arrays", takes=KEYED),
     IMAGES,
     Kind("a video", _named(*video.SUFFIXES), _each(video.open_video), "video", timed=True),
     Kind("an array of numpy", _named(".npy"), _each(containers.open_npy)),
-    Kind("an archive of numpy", _named(".npz"), _each(containers.open_npz)),
-    Kind("an h5 file", _named(*H5), _each(containers.open_h5)),
-    Kind("an environment", environment.is_environment, _each(environment.open_environment), "gym", is_path=False),
+    Kind("an archive of numpy", _named(".npz"), _each(containers.open_npz), takes=KEYED),
+    Kind("an h5 file", _named(*H5), _each(containers.open_h5), takes=KEYED),
+    Kind(
+        "an environment",
+        environment.is_environment,
+        _each(environment.open_environment),
+        "gym",
+        is_path=False,
+        takes=PLAYED,
+    ),
 )
 """The first that recognises a source opens it."""
 
@@ -91,12 +104,22 @@ def opened(names: Sequence[str], options: Options) -> Sequence[Callable[[], Sour
         DiskRefused: one cannot be read.
     """
     found = list(_together(opening for name in names for opening in _openings(name)))
+    _require_askable(list(dict.fromkeys(kind for kind, _ in found)), options)
     for file in (file for kind, files in found if kind.is_path for file in files):
         _there(file)
     opens = [partial(_open, kind, files, options) for kind, files in found]
     for opening in opens:
         opening().close()
     return opens
+
+
+def _require_askable(kinds: Sequence[Kind], options: Options) -> None:
+    """Raise UsageProblem if something is asked that none of the kinds takes, and so would be without effect."""
+    for asked, flag in SOME_TAKE.items():
+        if getattr(options, asked) == getattr(Options, asked) or any(asked in kind.takes for kind in kinds):
+            continue
+        able = ", ".join(kind.what for kind in KINDS if asked in kind.takes)
+        raise UsageProblem(f"{flag}: is for {able}, and not for {kinds[0].what}; leave it out")
 
 
 _Opening = tuple[Kind, tuple[str, ...]]
@@ -155,12 +178,20 @@ def _there(name: str) -> None:
 def _open(kind: Kind, files: Sequence[str], options: Options) -> Source:
     if not kind.timed and options.fps is not None:
         raise UsageProblem(f"--fps {options.fps:g}: {kind.what} has no times; take every so many-th with --stride")
-    if not kind.timed and any(at is not None and at != int(at) for at in (options.start, options.end)):
+    if not kind.timed and (
+        options.clock or any(at is not None and at != int(at) for at in (options.start, options.end))
+    ):
         raise UsageProblem(f"--start and --end: of {kind.what} they are rows, so give whole numbers")
     with needing(f"{Path(files[0]).name}: {kind.what}", kind.extra):
         source = kind.open(files, options)
     if kind.timed:
         return source
+    if source.expected is not None and 0 < source.expected <= options.start:
+        source.close()
+        raise UsageProblem(
+            f"--start {options.start:g}: lies behind the last of the {source.expected} rows of {excerpt(source.name)}; "
+            "correct it"
+        )
     taken = thinning.between(source.shots, options.start, options.end)
     last = min(x for x in (options.end, source.expected) if x is not None) if source.expected is not None else None
     return replace(source, shots=taken, expected=None if last is None else max(0, int(last - options.start)))
@@ -178,7 +209,10 @@ def command(source: str, output: str | None = None, size: int | None = None) -> 
     """What to type to make ``source`` a file that can be trained on; without ``size`` in the size that is usual."""
     stem = Path(source).name.partition(".")[0] or "mine"
     sized = () if size in (None, Options.size) else ("--size", str(size))
-    return shlex.join(["tiw-fsm", "frames", source, "-o", output or f"data/{stem}.h5", *sized])
+    inside = os.path.isdir(source) and Path("data").resolve().is_relative_to(Path(source).resolve())
+    folder = os.path.relpath(Path(source).resolve().parent) if inside else "data"
+    made = output or os.path.normpath(os.path.join(folder, f"{stem}.h5"))
+    return shlex.join(["tiw-fsm", "frames", source, "-o", made, *sized])
 
 
 def instead(name: str, path: Path) -> str | None:

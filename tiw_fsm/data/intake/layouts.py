@@ -106,7 +106,7 @@ def _range(dtype: np.dtype[Any], low: float, high: float, where: str) -> Range:
                 return each
     elif low >= 0 and high <= 255:
         return Range(0, 255)
-    elif dtype == np.uint16:
+    elif (dtype.kind, dtype.itemsize) == ("u", 2):
         return Range(0, 65535)
     raise UsageProblem(
         f"{where} has values from {low:g} to {high:g}, and which are black and white cannot be known; scale them to "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -22,7 +23,7 @@ from tiw_fsm.data.intake.source import UNKNOWN, Picture, Shot, Source
 from tiw_fsm.errors import UsageProblem, disk_errors
 from tiw_fsm.system import durable
 from tiw_fsm.tinyworlds.episodes import HELD_OUT_EVERY, split_rows
-from tiw_fsm.values.printable import printable
+from tiw_fsm.values.printable import excerpt, printable
 
 LEAST_CLIP = 4
 """Frames of TinyWorlds' clips."""
@@ -34,6 +35,10 @@ ASSUMED_FPS = 30.0
 """Of frames that nobody timed, where only scene cuts are looked for."""
 MOST_NAMED = 1000
 """Sources whose names the file has: HDF5 takes no more than some thousands in an attribute."""
+MOST_SIZES = 5
+"""Of pictures that a note names."""
+DARK = 25
+"""Frames without a pixel brighter than a tenth of white are hardly meant so."""
 SHEET_ROWS, SHEET_COLUMNS = 8, 8
 """Episodes on the contact sheet, and frames of each."""
 
@@ -54,8 +59,8 @@ class Made(NamedTuple):
     size: int
     fps: float | None
     """Rows per second of play, if all sources say so and agree."""
-    actions: int
-    """Different ones, known ones only."""
+    actions: int | None
+    """Different ones, known ones only; None where there are none."""
     source_size: tuple[int, int]
     """Width and height of the first source's pictures."""
     notes: tuple[str, ...]
@@ -77,14 +82,15 @@ def make(
         names: the sources, as ``kinds.KINDS`` knows them, one behind the other.
 
     Raises:
-        UsageProblem: a source cannot be used, or has too few frames, or something that is no file is at ``path`` or
-            the sheet's place; ``path`` is as it was before.
+        UsageProblem: a source cannot be used, or has too few frames, or no file can be at ``path`` or the sheet's
+            place, or one of them is a source's; ``path`` is as it was before.
         RunHeld: another process is writing ``path``.
         DiskRefused: the disk failed; ``path`` is as it was before.
     """
     sheet = path.with_name(path.name + ".png")
     for place in (path, sheet):
         writing.require_file(place)
+        _require_apart(place, names)
     opens = kinds.opened(names, options)
     with writing.replacing(path) as file:
         making = _Making(file, options, on_progress)
@@ -95,6 +101,30 @@ def make(
         made = making.made(path, sheet, notes)
         durable.replace(sheet, _contact_sheet(file, made))
     return made
+
+
+def _require_apart(place: Path, names: Sequence[str]) -> None:
+    """Raise UsageProblem if what is written to ``place`` would be part of a source, by whatever name or link."""
+    there = _identity(place)
+    for name in names:
+        if os.path.isdir(name) and place.resolve().is_relative_to(Path(name).resolve()):
+            raise UsageProblem(f"{place}: lies in the source {excerpt(name)}; name a file outside of it with --output")
+        if there and there in map(_identity, _files(name)):
+            raise UsageProblem(f"{place}: is the source {excerpt(name)}, or in it; name another file with --output")
+
+
+def _files(name: str) -> Iterator[str]:
+    yield name
+    yield from (os.path.join(folder, file) for folder, _, files in os.walk(name) for file in files)
+
+
+def _identity(path: str | Path) -> tuple[int, int] | None:
+    """What is the same for all names of a file; None if it is not there."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return found.st_dev, found.st_ino
 
 
 class _Making:
@@ -111,7 +141,8 @@ class _Making:
         self._rates: set[float | None] = set()
         self._notes: dict[str, list[str]] = {}
         self._read, self._expected = 0, 0
-        self._size: tuple[int, int] | None = None
+        self._sizes: list[tuple[int, int]] = []
+        self._brightest, self._first, self._all_same = 0, np.zeros(0, np.uint8), True
 
     def take(self, source: Source) -> None:
         """All frames of a source."""
@@ -152,21 +183,27 @@ class _Making:
     def _counted(self, source: Source) -> Iterator[Shot]:
         """Its frames, all of one size, told of as they are read."""
         shape = None
-        for shot in _shots(source):
+        for read, shot in enumerate(_shots(source)):
             here = shot.picture.shape[1], shot.picture.shape[0]
             if shape is not None and here != shape:
                 raise UsageProblem(
-                    f"{source.name}: has frames of {shape[0]} by {shape[1]} pixels and, after {self._read} frames, of "
+                    f"{source.name}: has frames of {shape[0]} by {shape[1]} pixels and, {_place(shot, read)}, of "
                     f"{here[0]} by {here[1]}; make a file of each size, or bring them to one"
                 )
             shape = here
-            self._size = self._size or here
+            if here not in self._sizes:
+                self._sizes.append(here)
             self._read += 1
             self._on_progress(self._read, self._expected or None)
             yield shot
 
     def _add(self, shot: Shot, number: int) -> None:
-        self._waiting.append(fit(shot.picture, self._options.size, self._options.fit))
+        fitted = fit(shot.picture, self._options.size, self._options.fit)
+        if not self._episode:
+            self._first = fitted
+        self._all_same = self._all_same and np.array_equal(fitted, self._first)
+        self._brightest = max(self._brightest, int(fitted.max()))
+        self._waiting.append(fitted)
         self._actions.append(shot.action)
         self._episode.append(number)
 
@@ -184,8 +221,8 @@ class _Making:
         rows = len(self._episode)
         if rows < LEAST_ROWS:
             raise UsageProblem(
-                f"{_named(self._sources)}: {rows} frames in all are too few to train and judge on; give at least "
-                f"{LEAST_ROWS}"
+                f"{_named(self._sources)}: {rows} frame{' in all is' if rows == 1 else 's in all are'} too few to "
+                f"train and judge on; give at least {LEAST_ROWS}"
             )
         attrs: dict[str, object] = {"stride": 1, "fit": self._options.fit}
         if (fps := self._fps()) is not None:
@@ -207,6 +244,22 @@ class _Making:
                     f"cross one, have {LEAST_CLIP}: --episodes file makes one of each source"
                 )
         self._file.flush()
+        return notes + self._of_pictures()
+
+    def _of_pictures(self) -> list[str]:
+        """What their owner may not expect of the pictures themselves."""
+        notes = []
+        if len(self._sizes) > 1:
+            sizes = ", ".join(f"{width} by {height}" for width, height in self._sizes[:MOST_SIZES])
+            more = f" and {len(self._sizes) - MOST_SIZES} more" if len(self._sizes) > MOST_SIZES else ""
+            notes.append(f"pictures of several sizes were brought to one: {sizes}{more}")
+        if self._all_same:
+            notes.append("all frames are the same, so there is nothing to learn")
+        if self._brightest <= DARK:
+            notes.append(
+                f"the brightest pixel is {self._brightest} of 255, so the frames are nearly black; if that is white, "
+                "scale the values to 0 to 255"
+            )
         return notes
 
     def made(self, path: Path, sheet: Path, notes: list[str]) -> Made:
@@ -214,8 +267,7 @@ class _Making:
         rows = len(self._episode)
         episode = self._file["episode"][:] if "episode" in self._file else None
         numbers, held_out = split_rows(rows, episode, 0)
-        known = {action for action in self._actions if action != UNKNOWN} if self._keys is not None else set()
-        assert self._size is not None
+        known = {action for action in self._actions if action != UNKNOWN}
         return Made(
             path,
             sheet,
@@ -224,8 +276,8 @@ class _Making:
             held_out=len(np.unique(numbers[held_out])) if episode is not None else 0,
             size=self._options.size,
             fps=self._fps(),
-            actions=len(known),
-            source_size=self._size,
+            actions=None if self._keys is None else len(known),
+            source_size=self._sizes[0],
             notes=tuple(notes),
         )
 
@@ -237,6 +289,10 @@ def _shots(source: Source) -> Iterator[Shot]:
     """Its frames; an error of the operating system that it let through is one of reading it, not of what is written."""
     with disk_errors("reading", Path(source.name)):
         yield from source.shots
+
+
+def _place(shot: Shot, read: int) -> str:
+    return f"in {excerpt(shot.file)}" if shot.file else f"after {read} frame{'s' if read > 1 else ''}"
 
 
 def _named(sources: Sequence[str]) -> str:

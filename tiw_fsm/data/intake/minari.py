@@ -39,6 +39,8 @@ def open_minari(name: str, options: Options) -> Source:
     import minari
 
     named = name.removeprefix(PREFIX)
+    if not named:
+        raise UsageProblem(f"{PREFIX} names no recording; put its id behind, as in minari:atari/pong/expert-v0")
     folder = Path(named)
     if not (named == name or is_folder(folder)):
         folder = _local(named)

@@ -20,6 +20,7 @@ class Options:
         stride: every so many-th frame is taken.
         start: where to begin: seconds of a video, rows of anything else.
         end: where to end, likewise; that one is not taken any more.
+        clock: whether one of them was given as minutes and seconds, so that both are times.
         key: which array, observation or dataset holds the pictures.
         episodes: what begins another one; None leaves it to the source.
         frames: how many an environment plays.
@@ -34,6 +35,7 @@ class Options:
     stride: int = 1
     start: float = 0.0
     end: float | None = None
+    clock: bool = False
     key: str | None = None
     episodes: Episodes | None = None
     frames: int = 10_240

@@ -32,6 +32,8 @@ class Shot(NamedTuple):
     """What was pressed at this frame, and leads to the next one."""
     seconds: float | None = None
     """When it was shown, from the source's beginning; None where nobody knows."""
+    file: str | None = None
+    """Which it is of the files that are the source together; None where it is one."""
 
 
 @dataclass(frozen=True)
