@@ -99,6 +99,7 @@ def test_several_runs_at_once_by_xargs_killed_and_typed_again(tmp_path: Path) ->
     assert "loop.seed" not in said, "both have the same"
 
 
+@pytest.mark.whole
 def test_an_array_of_slurms_is_killed_told_and_gone_on_with(tmp_path: Path) -> None:
     """A native run: killed outright, then told ahead of the time limit, which requeues it, then left alone."""
     cluster = Cluster(tmp_path, "native")

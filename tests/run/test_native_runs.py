@@ -25,6 +25,7 @@ from tiw_fsm.fsm import inference_gate
 from tiw_fsm.fsm.inference_gate import InferenceResult
 from tiw_fsm.stages import Stage
 from tiw_fsm.storage import checkpoints
+from tiw_fsm.system import starter
 from tiw_fsm.tinyworlds.learning_rate import learning_rate
 from tiw_fsm.values.frozen import LearningRateSchedule
 
@@ -106,7 +107,7 @@ def test_a_torch_without_muon_is_refused_with_a_remedy_before_anything_begins(ro
 def test_the_childs_interpreter_is_the_one_named(root: Path, tiw: Tiw) -> None:
     interpreter(root / "my-python", f'echo "$@" >> {root}/calls')
     assert tiw(root, "run", "--python-exec", "my-python", *PASSING).returncode == ExitCode.PASSED
-    assert f"-P {child.__file__}" in (root / "calls").read_text()
+    assert f"{starter.__file__} {child.__file__} " in (root / "calls").read_text()
 
 
 def test_every_accepted_chunk_left_a_picture(finished: Path) -> None:

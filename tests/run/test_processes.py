@@ -91,6 +91,7 @@ def test_two_processes_compute_what_one_computes_on_the_global_batch(
     assert state(root)["hosts"][0]["processes"] == 2
 
 
+@pytest.mark.whole
 def test_a_run_goes_on_in_another_number_of_processes_and_says_from_where(tmp_path: Path, tiw: Tiw) -> None:
     root = make_root(tmp_path, batch=4, n_updates=30)
     run = start(root, *PASSING, *TWO)

@@ -101,6 +101,7 @@ def test_a_run_begun_by_the_flat_package_is_continued(
     assert tiw(root, "verify").returncode == ExitCode.PASSED
 
 
+@pytest.mark.whole
 def test_status_history_and_verify_read_a_state_of_the_flat_package(older: Path, tmp_path: Path, tiw: Tiw) -> None:
     root = tmp_path / "root"
     assert start(older, root).wait(300) == ExitCode.PASSED

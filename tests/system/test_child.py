@@ -49,7 +49,8 @@ def test_its_output_stands_behind_what_was_there_and_only_its_own_is_new(tmp_pat
     with child(tmp_path, "print('own')") as second:
         second.how_it_ended()
         assert (second.new_output(), second.new_output()) == (b"own\n", b"")
-        assert second.last_words() == "before\nown\n"
+        assert second.last_words() == "own\n"
+    assert (tmp_path / "output").read_text() == "before\nown\n"
 
 
 def test_one_that_is_silent_for_too_long_hangs_and_ends_when_it_is_let_go_of(tmp_path: Path) -> None:

@@ -59,6 +59,7 @@ def test_deaths_that_each_start_forgets_would_be_noticed(launcher: Launcher, tmp
     assert events(forgetful)["crashed"] != BUDGETS.max_crashes + 1
 
 
+@pytest.mark.whole
 def test_a_gate_that_always_fails_gives_exactly_the_allowed_retunes(
     launcher: Launcher, tmp_path: Path, figures: Counter[str]
 ) -> None:
@@ -78,6 +79,7 @@ def test_a_gate_that_always_fails_gives_exactly_the_allowed_retunes(
     figures["kills around counting"] += kills
 
 
+@pytest.mark.whole
 def test_a_chunk_that_is_always_rejected_uses_exactly_its_retries(
     launcher: Launcher, tmp_path: Path, figures: Counter[str]
 ) -> None:

@@ -98,6 +98,7 @@ def stopped(bench: Bench, chance: random.Random, number: signal.Signals) -> list
     return bench.ends_otherwise()
 
 
+@pytest.mark.whole
 def test_ranks_that_are_asked_to_stop_stop_after_the_same_update(
     bench: Bench, amount: Amount, seed: int, figures: Counter[str]
 ) -> None:

@@ -122,6 +122,7 @@ def test_an_error_shows_the_last_lines_of_the_script_that_failed(checkout: MakeC
     assert "made to crash" in (tiny.root / "state/default/child.log").read_text()
 
 
+@pytest.mark.whole
 def test_several_processes_go_through_torchrun(checkout: MakeCheckout) -> None:
     """The command line, recorded by a stand-in that runs the script in one process."""
     tiny = checkout()
