@@ -209,14 +209,15 @@ def inspect(
         found = supply(source, training_length=training_length, held_out=held_out)
     except UsageProblem as exc:
         return exc.problems
+    apart = "row after row" if stride == 1 else f"{stride} rows apart"
     if found.training == 0:
         problems.append(
-            f"{path}: no training clip of {training_length} frames, {stride} rows apart, fits into its {found.rows} "
+            f"{path}: no training clip of {training_length} frames, {apart}, fits into its {found.rows} "
             f"rows (skip {skip}, preload_ratio {ratio}); record more frames, or raise preload_ratio"
         )
     if found.judged < held_out.clips:
         problems.append(
-            f"{path}: the gate wants {held_out.clips} held-out clips of {held_out.length} frames, {stride} rows apart, "
+            f"{path}: the gate wants {held_out.clips} held-out clips of {held_out.length} frames, {apart}, "
             f"and there are {found.judged}; record more or longer episodes (every tenth is held out), "
             "or lower inference.clips or --generation-steps, or raise --preload-ratio"
         )
