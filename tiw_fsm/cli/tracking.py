@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from tiw_fsm.cli.options import RepoRoot, Run, StateDir, option, store_of
-from tiw_fsm.cli.terminal import err, out
+from tiw_fsm.cli.terminal import out, progress
 
 if TYPE_CHECKING:
     from tiw_fsm.storage.store import Store
@@ -31,10 +31,7 @@ def track(
 
 def _fed(store: Store, name: str) -> int:
     """How many items a tracker has once it has caught up; meanwhile that is shown."""
-    from rich.progress import Progress
-
     from tiw_fsm.tracking import afterwards
 
-    with Progress("{task.description}", console=err, disable=not err.is_terminal) as bar:
-        task = bar.add_task(name)
-        return afterwards.catch_up(store, name, lambda items: bar.update(task, description=f"{name}: {items} items"))
+    with progress(name) as show:
+        return afterwards.catch_up(store, name, lambda items: show(0, None, f"{name}: {items} items"))

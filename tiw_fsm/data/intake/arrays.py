@@ -101,9 +101,14 @@ def open_arrays(where: str, name: str, held: Mapping[str, Stored], options: Opti
 
 
 def _rows(array: Stored) -> int:
+    return math.prod(array.shape[: _layout(array).row_axes])
+
+
+def _layout(array: Stored) -> Layout:
+    """How pictures lie in an array that was chosen because it holds some."""
     layout = layout_of(array.shape)
     assert layout is not None
-    return math.prod(array.shape[: layout.row_axes])
+    return layout
 
 
 def _chosen(where: str, held: Mapping[str, Stored], asked: str | None) -> list[str]:
@@ -149,8 +154,7 @@ def _shots(
     before = 0
     for key, labels in parts:
         array = held[key]
-        layout = layout_of(array.shape)
-        assert layout is not None
+        layout = _layout(array)
         said = f"{where}: {key}" if key else f"{where}:"
         values = range_of(array.blocks(layout.row_axes), array.dtype, layout, said)
         actions, row = labels.actions, 0
@@ -164,9 +168,7 @@ def _shots(
 
 def _labels(held: Mapping[str, Stored], key: str, notes: list[str]) -> _Labels:
     """What is known of each row of an array, from those beside it or above."""
-    array = held[key]
-    layout = layout_of(array.shape)
-    assert layout is not None
+    layout = _layout(array := held[key])
     rows = array.shape[: layout.row_axes]
     begins = np.zeros(rows, bool)
     if layout.episodes:
