@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -73,22 +74,24 @@ def test_it_may_be_killed_at_any_instant(ended: Simulation, tiw: Tiw, tracker: s
 
 @pytest.mark.parametrize("parts", [[200], whole_too([400, 7])])
 def test_a_server_has_everything_once(
-    ended: Simulation, tiw: Tiw, monkeypatch: pytest.MonkeyPatch, parts: list[int]
+    ended: Simulation, tmp_path: Path, tiw: Tiw, monkeypatch: pytest.MonkeyPatch, parts: list[int]
 ) -> None:
     """Killed while the server has taken a part of what it was sent, and said nothing: it goes on from there."""
+    root = tmp_path / "online"  # of its own: what a server has, W&B is not given offline once more
+    shutil.copytree(ended.root, root, ignore=shutil.ignore_patterns("wandb"))
     monkeypatch.delenv("WANDB_MODE")
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     with serving() as server:
         monkeypatch.setenv("WANDB_BASE_URL", server.url)
         for takes in parts:
             reached, server.takes = len(server.rows), takes
-            process = _track(ended.root, "wandb")
+            process = _track(root, "wandb")
             _wait_for_rows(process, lambda: len(server.rows), reached + 1)
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             assert len(server.rows) == reached + takes
         server.takes = None
-        told = tiw(ended.root, "track", "--tracker", "wandb")
+        told = tiw(root, "track", "--tracker", "wandb")
         assert told.returncode == ExitCode.PASSED, told.stderr
         assert [row["_step"] for row in server.rows] == list(range(len(server.rows)))
         assert tracked.losses_in(server.rows) == tracked.committed(ended)
