@@ -20,7 +20,7 @@ from tiw_fsm.config.schema import (
     TrainingFile,
 )
 from tiw_fsm.tinyworlds.config import DecoderContext, Masking, OptimizerName, StageConfig
-from tiw_fsm.values.frozen import FrozenModel
+from tiw_fsm.values.frozen import FrozenModel, meanings
 
 WORDS = {
     "Positive": "integer from 1",
@@ -75,10 +75,10 @@ def rows(
     annotations = {key: kind for cls in reversed(schema.__mro__) for key, kind in inspect.get_annotations(cls).items()}
     yield "| key | value | default | meaning |"
     yield "| --- | --- | --- | --- |"
-    for key, field in schema.model_fields.items():
+    for key in schema.model_fields:
         if any(key in other.model_fields for other in beside):
             continue
-        meaning = (field.description or "TinyWorlds' own; without effect here.").replace("|", "\\|")
+        meaning = (meanings(schema).get(key) or "TinyWorlds' own; without effect here.").replace("|", "\\|")
         known = (effective or schema).model_fields.get(key)
         default = known.default if known and not known.is_required() else None
         shown = f"`{plain(default)}`" if isinstance(default, SHOWN) else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -15,8 +16,8 @@ import pytest
 from tests.support.processes import children, process_state
 from tests.support.waiting import wait_for
 from tiw_fsm.errors import StateDamaged, UsageProblem
-from tiw_fsm.system import signals
-from tiw_fsm.system.child import Child
+from tiw_fsm.system import signals, starter
+from tiw_fsm.system.child import Child, Spare
 from tiw_fsm.values.death import Killer
 
 WAITS = "import sys; sys.stdin.read()"
@@ -24,6 +25,12 @@ WAITS = "import sys; sys.stdin.read()"
 HEEDLESS = "import signal; signal.pause()"
 """It does not care about its standard input."""
 ECHOES = "import os, sys\nfor line in sys.stdin.buffer: os.write(int(sys.argv[1]), line)"
+STARTS_ONE_AND_DIES = """
+import os
+from tiw_fsm.system.child import Spare
+print(Spare(environment=os.environ).process.pid, flush=True)
+os._exit(0)
+"""
 
 
 def child(tmp_path: Path, code: str, *arguments: str, max_silence: float = 60, pass_fds: Sequence[int] = ()) -> Child:
@@ -139,3 +146,53 @@ def test_a_link_in_the_place_of_its_output_is_not_followed(tmp_path: Path) -> No
     with pytest.raises(StateDamaged, match="is a symbolic link"):
         child(tmp_path, "print('own')")
     assert not (tmp_path / "elsewhere").exists()
+
+
+def spare(tmp_path: Path, *modules: str) -> Spare:
+    return Spare(*modules, environment=os.environ | {"PYTHONPATH": str(tmp_path)})
+
+
+def made_of(spare: Spare, program: Path, *arguments: str, output: Path) -> Child:
+    command = starter.command(program, os.getpid(), *arguments)
+    return Child(command, output=output, max_silence=60, environment=os.environ, pass_fds=[spare.pipe[1]], spare=spare)
+
+
+def test_a_child_that_is_made_of_a_spare_has_imported_and_is_like_any_other(tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text("print('imported')")
+    program, output = tmp_path / "program.py", tmp_path / "output"
+    program.write_text(
+        "import os, sys\nassert 'slow' in sys.modules\nprint(*sys.argv)\n"
+        "os.write(int(sys.argv[2]), sys.stdin.buffer.readline())\nsys.exit(3)"
+    )
+    output.write_text("before\n")
+    ready = spare(tmp_path, "slow", "there_is_no_such_module")
+    with os.fdopen(ready.pipe[0], "rb", buffering=0) as pipe:
+        with made_of(ready, program, str(ready.pipe[1]), output=output) as child:
+            os.close(ready.pipe[1])
+            child.tell(b"hello\n")
+            assert (child.speaks(pipe), pipe.readline()) == (True, b"hello\n")
+            assert (child.how_it_ended(), child.failed_by_itself()) == ("ended with status 3", True)
+            said = f"imported\n{program} {os.getpid()} {ready.pipe[1]}\n"
+            assert child.last_words() == said
+    assert output.read_text() == f"before\n{said}"
+
+
+def test_a_child_that_is_made_of_a_spare_that_has_ended_has_ended(tmp_path: Path) -> None:
+    ready = spare(tmp_path)
+    ready.process.kill()
+    ready.process.wait()
+    with made_of(ready, tmp_path / "program.py", output=tmp_path / "output") as child:
+        assert child.how_it_ended().startswith("was ended by SIGKILL")
+    for end in ready.pipe:
+        os.close(end)
+
+
+def test_a_spare_that_nobody_needs_ends(tmp_path: Path) -> None:
+    ready = spare(tmp_path)
+    assert ready.process.pid in children(os.getpid())
+    ready.close()
+    assert ready.process.pid not in children(os.getpid())
+    orphan = subprocess.run(
+        [sys.executable, "-c", STARTS_ONE_AND_DIES], capture_output=True, text=True, check=True, timeout=60
+    )
+    wait_for("it ends", lambda: process_state(int(orphan.stdout)) in (None, "Z"), 30)

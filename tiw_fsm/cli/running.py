@@ -16,6 +16,7 @@ from tiw_fsm.cli.options import (
     StateDir,
     argument,
     complete_run,
+    folder_of,
     option,
     store_of,
     store_to_write,
@@ -52,18 +53,22 @@ def run(
     **flags: Any,
 ) -> None:
     """Start a run, or resume it exactly where it stopped."""
-    from tiw_fsm.run.launch import run_once
+    from tiw_fsm.engines.native import starting
 
-    store = store_to_write(run_name, repo_root, state_dir)
-    code = run_once(
-        store,
-        typed_flags(flags),
-        repo_root=repo_root,
-        err=err,
-        out=out,
-        accept_changes=accept_changes,
-        require_exact=require_exact,
-    )
+    typed = typed_flags(flags)
+    with starting.ahead(folder_of(run_name, repo_root, state_dir), typed):
+        from tiw_fsm.run.launch import run_once
+
+        store = store_to_write(run_name, repo_root, state_dir)
+        code = run_once(
+            store,
+            typed,
+            repo_root=repo_root,
+            err=err,
+            out=out,
+            accept_changes=accept_changes,
+            require_exact=require_exact,
+        )
     raise typer.Exit(code)
 
 

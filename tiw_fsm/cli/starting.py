@@ -66,14 +66,18 @@ def demo(
     """Train the demo's small world until it passes: write its configs and record its frames where they are missing,
     then start the run, or resume it."""
     from tiw_fsm.config.profiles import PROFILES
-    from tiw_fsm.run.launch import run_once
+    from tiw_fsm.engines.native import starting
 
     store, profile = store_to_write(run_name, repo_root, state_dir), PROFILES["demo"]
     before = store.load()
     if before and os.path.normpath(before.flags.get("config_dir", "configs")) != str(profile.folder):
         raise UsageProblem(f"run {run_name!r} is none of the demo's; name another with --run")
     prepare(store, repo_root)
-    code = run_once(store, {"config_dir": str(profile.folder)}, repo_root=repo_root, err=err, out=out)
+    typed = {"config_dir": str(profile.folder)}
+    with starting.ahead(store.paths.folder, typed):
+        from tiw_fsm.run.launch import run_once
+
+        code = run_once(store, typed, repo_root=repo_root, err=err, out=out)
     if code == ExitCode.PASSED:
         named = [run_name] if run_name != "default" else []
         play = shlex.join(["tiw-fsm", "play", *named, *places_typed(repo_root, state_dir)])

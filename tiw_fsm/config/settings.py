@@ -30,7 +30,7 @@ from tiw_fsm.stages import STAGES, Stage
 from tiw_fsm.system import durable
 from tiw_fsm.system.needs import installed
 from tiw_fsm.tinyworlds.config import DataSource, InferenceConfig, OptimizerName, StageConfig
-from tiw_fsm.values.frozen import FrozenModel
+from tiw_fsm.values.frozen import FrozenModel, meanings
 from tiw_fsm.values.plain import JsonObject
 from tiw_fsm.values.printable import excerpt, quoted
 
@@ -262,7 +262,7 @@ def _given(data: Any, location: tuple[int | str, ...]) -> Any:
 
 
 def _meaning(schema: type[FrozenModel], key: str) -> str | None:
-    return schema.model_fields[key].description if key in schema.model_fields else None
+    return meanings(schema).get(key)
 
 
 def _deep_merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
-from tiw_fsm.config.settings import Draft, Settings
 from tiw_fsm.errors import RunChanged
 from tiw_fsm.fsm.inference_gate import InferenceResult
 from tiw_fsm.fsm.run_state import Host
@@ -16,6 +15,9 @@ from tiw_fsm.storage.paths import StatePaths
 from tiw_fsm.tinyworlds.config import DataSource, InferenceConfig, OptimizerName, StageConfig
 from tiw_fsm.values.frozen import CheckpointRef, FrozenModel, LearningRateSchedule, Tuning
 from tiw_fsm.values.plain import JsonObject
+
+if TYPE_CHECKING:
+    from tiw_fsm.config.settings import Draft, Settings  # which the training process has no use for
 
 OTHER_FRAMES = (
     "the frames in use are not those the run began with; nothing that was made of them is kept. Put the file back and "

@@ -10,13 +10,15 @@ import os
 import select
 import signal
 import subprocess
+import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
 from tiw_fsm.errors import EngineCrashed, UsageProblem, disk_errors
-from tiw_fsm.system import durable, killer, signals
+from tiw_fsm.system import durable, killer, signals, starter
 from tiw_fsm.system.silence import Silence
 from tiw_fsm.values.death import Killer
 
@@ -33,6 +35,46 @@ BY = {
 """Who it was, to follow how it ended."""
 
 
+class Spare:
+    """A process that is started before anybody knows what for, and imports meanwhile: a ``Child`` may be made of it.
+
+    Args:
+        modules: what it imports.
+
+    Attributes:
+        pipe: both ends of a pipe; it has inherited the second.
+
+    Raises:
+        UsageProblem, EngineCrashed: as ``Child``.
+    """
+
+    def __init__(self, *modules: str, environment: Mapping[str, str]) -> None:
+        self.pipe = os.pipe()
+        with tempfile.TemporaryFile() as words:
+            self.process = _started(
+                starter.without_program(os.getpid(), *modules),
+                env=dict(environment),
+                stdin=subprocess.PIPE,
+                stdout=words,
+                stderr=words,
+                pass_fds=[self.pipe[1]],
+            )
+
+    def become(self, command: Sequence[str], output: Path) -> subprocess.Popen[bytes]:
+        """Have it run what ``command`` would start."""
+        assert self.process.stdin is not None
+        with suppress(BrokenPipeError):  # it has ended, which whoever asks it for something finds out
+            os.write(self.process.stdin.fileno(), starter.order(command, output))
+        return self.process
+
+    def close(self) -> None:
+        """End it; nothing became of it."""
+        self.process.kill()
+        self.process.communicate()
+        for end in self.pipe:
+            os.close(end)
+
+
 class Child:
     """A process started by this one, from its start to its end.
 
@@ -40,6 +82,7 @@ class Child:
         output: file that its standard output and error are appended to.
         max_silence: seconds without a sign of life after which it hangs.
         pass_fds: descriptors that it inherits beside the standard ones.
+        spare: what ``command`` is given to, instead of to a new process.
 
     Raises:
         UsageProblem: the command cannot be executed.
@@ -57,21 +100,25 @@ class Child:
         environment: Mapping[str, str],
         cwd: Path | None = None,
         pass_fds: Sequence[int] = (),
+        spare: Spare | None = None,
     ) -> None:
         durable.require_plain(output)
         with disk_errors("opening", output), open(output, "ab") as sink:
             self._begins = sink.tell()
             self._output = open(output, "rb")  # noqa: SIM115 - for as long as it lives
             self._output.seek(self._begins)
-            self._process = _started(
-                command,
-                cwd=cwd,
-                env=dict(environment),
-                stdin=subprocess.PIPE,
-                stdout=sink,
-                stderr=sink,
-                pass_fds=pass_fds,
-            )
+            if spare is not None:
+                self._process = spare.become(command, output)
+            else:
+                self._process = _started(
+                    command,
+                    cwd=cwd,
+                    env=dict(environment),
+                    stdin=subprocess.PIPE,
+                    stdout=sink,
+                    stderr=sink,
+                    pass_fds=pass_fds,
+                )
         self._max_silence = max_silence
         self._silence = Silence(self._process.pid, max_silence)
         self._memory = killer.MemoryKills(self._process.pid)

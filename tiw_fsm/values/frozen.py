@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
+from functools import cache
+from itertools import pairwise
+from textwrap import dedent
 from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -16,13 +21,32 @@ Share = Annotated[float, Field(gt=0, le=1)]
 
 
 class FrozenModel(BaseModel):
-    """A frozen, strictly typed value; unknown fields are refused. The docstring below a field is its description."""
+    """A frozen, strictly typed value; unknown fields are refused."""
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", defer_build=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", defer_build=True)
 
     def evolve(self, **changes: Any) -> Self:
         """This value with some fields changed."""
         return self.model_copy(update=changes)
+
+
+@cache
+def meanings(model: type[FrozenModel]) -> dict[str, str]:
+    """What the docstrings below a model's fields say, by field.
+
+    Read when somebody asks for them: pydantic could have them in the fields, and would read every model's source at
+    each start.
+    """
+    found = {}
+    for part in reversed(model.__mro__):
+        if issubclass(part, FrozenModel):
+            [definition] = ast.parse(dedent(inspect.getsource(part))).body
+            assert isinstance(definition, ast.ClassDef)
+            for field, below in pairwise(definition.body):
+                match field, below:
+                    case ast.AnnAssign(target=ast.Name(name)), ast.Expr(value=ast.Constant(str(text))):
+                        found[name] = inspect.cleandoc(text)
+    return found
 
 
 class Tuning(FrozenModel):

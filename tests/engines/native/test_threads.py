@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.cgroups import made_cgroup
-from tiw_fsm.engines.native.engine import environment
+from tiw_fsm.engines.native.starting import environment
 from tiw_fsm.system import processors
 
 CGROUPS = Path("/sys/fs/cgroup")

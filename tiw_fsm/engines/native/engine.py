@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -16,6 +17,7 @@ from types import MappingProxyType
 from typing import IO, Any, ClassVar
 
 from tiw_fsm.engines.native import child as child_program
+from tiw_fsm.engines.native import starting
 from tiw_fsm.engines.native.settings import Launch, NativeSettings
 from tiw_fsm.engines.protocol import (
     Hello,
@@ -44,17 +46,15 @@ from tiw_fsm.stages import Stage
 from tiw_fsm.storage import checkpoints
 from tiw_fsm.storage.paths import StatePaths
 from tiw_fsm.system import child as child_process
-from tiw_fsm.system import durable, processors, short_log, starter
+from tiw_fsm.system import durable, short_log, starter
 from tiw_fsm.system.child import Child
-from tiw_fsm.tinyworlds import determinism, division
+from tiw_fsm.tinyworlds import division
 from tiw_fsm.tinyworlds.config import StageConfig
 from tiw_fsm.values.death import Killer
 from tiw_fsm.values.frozen import FrozenModel
 
 STOP, END = b'{"kind": "stop"}\n', b'{"kind": "end"}\n'
 ANSWERED = b"answered\n"
-QUIET = {"TORCH_CPP_LOG_LEVEL": "ERROR"}
-"""Of torch's own words, where nobody wants more: what it warns of is expected between machines that come and go."""
 GOODBYE = 5.0
 """Seconds for which machines that have joined are waited for when all is over."""
 
@@ -198,23 +198,31 @@ class NativeEngine:
     def _started(self, request: HelloRequest) -> Hello:
         self._let_go()
         short_log.begin_anew_if_long(self._paths.child_log)
-        read_end, write_end = os.pipe()
         launch = self._launch(request)
+        spare = starting.taken() if launch is None and self._python == sys.executable else None
+        read_end, write_end = spare.pipe if spare else os.pipe()
         told = [str(write_end), str(self._paths.child_result), *([launch.model_dump_json()] if launch else [])]
         try:
             self._child = Child(
                 starter.command(child_program.__file__, os.getpid(), *told, python=self._python),
                 output=self._paths.child_log,
                 max_silence=self._max_silence,
-                environment=environment(),
+                environment=starting.environment(),
                 pass_fds=[write_end],
+                spare=spare,
             )
         finally:
             os.close(write_end)
             self._pipe = os.fdopen(read_end, "rb", buffering=0)  # what is heard must not hide from select
         if self._called_off:
             self._child.end()
-        hello = Hello.model_validate(self._exchange(request, lambda done, total, loss: None))
+        try:
+            answer = self._exchange(request, lambda done, total, loss: None)
+        except EngineCrashed:
+            if spare is None:
+                raise
+            return self._started(request)  # why it cannot begin, one that was started for the purpose tells
+        hello = Hello.model_validate(answer)
         return hello.evolve(meant_for=self._processes.meant_for or hello.processes)
 
     def _ask(self, request: FrozenModel, progress: Progress) -> Mapping[str, Any]:
@@ -281,16 +289,6 @@ class NativeEngine:
         self._failed_by_itself = child.failed_by_itself()
         self._let_go()
         return crashed
-
-
-def environment() -> dict[str, str]:
-    """The child's: ours, but that no module is looked for in the working directory, which an empty entry names too.
-
-    So have its ranks, if it is their launcher.
-    """
-    path = os.pathsep.join(filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)))
-    defaults = QUIET | processors.wait_policy(os.environ)
-    return defaults | os.environ | determinism.ENVIRONMENT | {"PYTHONSAFEPATH": "1", "PYTHONPATH": path}
 
 
 REFUSALS: dict[str, Callable[[Any], TiwFsmError]] = {

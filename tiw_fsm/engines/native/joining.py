@@ -16,7 +16,8 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from tiw_fsm.engines.native import child as child_program
-from tiw_fsm.engines.native.engine import STOP, environment
+from tiw_fsm.engines.native import starting
+from tiw_fsm.engines.native.engine import STOP
 from tiw_fsm.engines.native.settings import REFUSED, Launch, NativeSettings
 from tiw_fsm.errors import Interrupted, UsageProblem
 from tiw_fsm.storage.paths import StatePaths
@@ -99,7 +100,7 @@ class _Launcher:
                 starter.command(child_program.__file__, os.getpid(), *told, python=joiner.python_exec),
                 stdin=subprocess.PIPE,
                 stdout=sys.stderr,
-                env=environment(),
+                env=starting.environment(),
                 pass_fds=[write_end],
             )
         os.close(write_end)

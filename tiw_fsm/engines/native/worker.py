@@ -17,7 +17,6 @@ from typing import Any
 import torch
 
 from tiw_fsm.data.h5 import Undecodable, reading
-from tiw_fsm.engines.native import strips
 from tiw_fsm.engines.native.ranks import Agreed, Ranks
 from tiw_fsm.engines.protocol import (
     OTHER_FRAMES,
@@ -140,6 +139,8 @@ class Worker:
         shown = trainer.show() if request.picture and completed == request.stop_at else None
 
         def keep() -> str:
+            from tiw_fsm.engines.native import strips  # brings PIL, for which no update waits
+
             folder = Path(request.checkpoint)
             durable.clear(folder)
             write_checkpoint(folder, files)
@@ -273,6 +274,8 @@ class Worker:
                 self.ranks.beat()
                 beaten = time.monotonic()
             self.tell(json.dumps([step, request.inference.generation_steps, None]))
+
+        from tiw_fsm.engines.native import strips
 
         data = self._frames(request)
         found = evaluate(world, data, request.inference, request.clips, say, each_step)

@@ -15,6 +15,7 @@ from tiw_fsm.reporting.markdown.report_data import ReportData, overview
 from tiw_fsm.reporting.markdown.tables import Lines, bullets, code, escaped, table
 from tiw_fsm.reporting.wording import shown
 from tiw_fsm.storage.store import document_of
+from tiw_fsm.values.frozen import meanings
 from tiw_fsm.values.plain import JsonObject
 
 
@@ -51,17 +52,18 @@ def runtime_report(data: ReportData) -> Lines:
     ]
 
 
-FIGURES = {
-    name: field.description
-    for name, field in InferenceResult.model_fields.items()
-    if field.annotation in (int, float, int | None, float | None) and field.description
-}
-"""Keys of an attempt's result file that hold one figure → what they mean."""
+def _meanings_of_figures() -> dict[str, str]:
+    """Keys of an attempt's result file that hold one figure → what they mean."""
+    return {
+        name: meaning
+        for name, meaning in meanings(InferenceResult).items()
+        if InferenceResult.model_fields[name].annotation in (int, float, int | None, float | None)
+    }
 
 
 def _attempt_section(data: ReportData, attempt: Attempt) -> Lines:
     result, document = data.result(attempt), attempt.model_dump()
-    found = {key: meaning for key, meaning in FIGURES.items() if result.get(key) is not None}
+    found = {key: meaning for key, meaning in _meanings_of_figures().items() if result.get(key) is not None}
     rows = [(meaning, result[key], _interval(result, key), code(key)) for key, meaning in found.items()]
     rows += [(f"MSE of baseline {name}", mse, "", code(f"baselines.{name}")) for name, mse in attempt.baselines.items()]
     gate = gate_of(document)
