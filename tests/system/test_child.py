@@ -158,7 +158,7 @@ def made_of(spare: Spare, program: Path, *arguments: str, output: Path) -> Child
 
 
 def test_a_child_that_is_made_of_a_spare_has_imported_and_is_like_any_other(tmp_path: Path) -> None:
-    (tmp_path / "slow.py").write_text("print('imported')")
+    (tmp_path / "slow.py").write_text("print('is lost')")
     program, output = tmp_path / "program.py", tmp_path / "output"
     program.write_text(
         "import os, sys\nassert 'slow' in sys.modules\nprint(*sys.argv)\n"
@@ -166,14 +166,16 @@ def test_a_child_that_is_made_of_a_spare_has_imported_and_is_like_any_other(tmp_
     )
     output.write_text("before\n")
     ready = spare(tmp_path, "slow", "there_is_no_such_module")
-    with os.fdopen(ready.pipe[0], "rb", buffering=0) as pipe:
-        with made_of(ready, program, str(ready.pipe[1]), output=output) as child:
-            os.close(ready.pipe[1])
-            child.tell(b"hello\n")
-            assert (child.speaks(pipe), pipe.readline()) == (True, b"hello\n")
-            assert (child.how_it_ended(), child.failed_by_itself()) == ("ended with status 3", True)
-            said = f"imported\n{program} {os.getpid()} {ready.pipe[1]}\n"
-            assert child.last_words() == said
+    with (
+        os.fdopen(ready.pipe[0], "rb", buffering=0) as pipe,
+        made_of(ready, program, str(ready.pipe[1]), output=output) as child,
+    ):
+        os.close(ready.pipe[1])
+        child.tell(b"hello\n")
+        assert (child.speaks(pipe), pipe.readline()) == (True, b"hello\n")
+        assert (child.how_it_ended(), child.failed_by_itself()) == ("ended with status 3", True)
+        said = f"{program} {os.getpid()} {ready.pipe[1]}\n"
+        assert child.last_words() == said
     assert output.read_text() == f"before\n{said}"
 
 

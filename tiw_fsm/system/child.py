@@ -10,7 +10,6 @@ import os
 import select
 import signal
 import subprocess
-import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -39,26 +38,26 @@ class Spare:
     """A process that is started before anybody knows what for, and imports meanwhile: a ``Child`` may be made of it.
 
     Args:
-        modules: what it imports.
+        modules: what it imports. What it says meanwhile is lost: nobody has asked it for anything.
 
     Attributes:
         pipe: both ends of a pipe; it has inherited the second.
 
     Raises:
         UsageProblem, EngineCrashed: as ``Child``.
+        OSError: this process has no descriptor left.
     """
 
     def __init__(self, *modules: str, environment: Mapping[str, str]) -> None:
         self.pipe = os.pipe()
-        with tempfile.TemporaryFile() as words:
-            self.process = _started(
-                starter.without_program(os.getpid(), *modules),
-                env=dict(environment),
-                stdin=subprocess.PIPE,
-                stdout=words,
-                stderr=words,
-                pass_fds=[self.pipe[1]],
-            )
+        self.process = _started(
+            starter.without_program(os.getpid(), *modules),
+            env=dict(environment),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            pass_fds=[self.pipe[1]],
+        )
 
     def become(self, command: Sequence[str], output: Path) -> subprocess.Popen[bytes]:
         """Have it run what ``command`` would start."""

@@ -44,7 +44,7 @@ def order(started_by: Sequence[str], output: Path) -> bytes:
 
 
 def _ordered(modules: Sequence[str]) -> list[str]:
-    """Program, parent's number and arguments, once they are told; what was said until then stands in the output, too.
+    """Program, parent's number and arguments, once they are told.
 
     What cannot be imported the program itself will miss, and tell of.
     """
@@ -56,7 +56,6 @@ def _ordered(modules: Sequence[str]) -> list[str]:
         os._exit(0)  # nobody has any use for it
     output, *words = map(str, json.loads(line))
     sink = os.open(output, os.O_WRONLY | os.O_APPEND)
-    os.write(sink, os.pread(1, os.fstat(1).st_size, 0))
     os.dup2(sink, 1)
     os.dup2(sink, 2)
     os.close(sink)

@@ -16,7 +16,7 @@ from tiw_fsm.tinyworlds.keys import RecordedKeys
 from tiw_fsm.tinyworlds.used_rows import UsedRows
 
 SUM_ROWS = 256
-"""Rows summed at a time, in float64."""
+"""Rows summed at a time, in integers: exactly, and faster than in float64."""
 
 
 class FrameData:
@@ -105,7 +105,7 @@ class FrameData:
         rows = self.training.nonzero().flatten()
         total = torch.zeros(self.frames.shape[1:], dtype=torch.float64, device=self.device)
         for block in torch.split(rows.to(self.device), SUM_ROWS):
-            total += self.frames[self.place[block]].sum(0, dtype=torch.float64)
+            total += self.frames[self.place[block]].sum(0, dtype=torch.int32)
         return (total / len(rows) / 255).float().permute(2, 0, 1)
 
 

@@ -46,7 +46,7 @@ def ahead(folder: Path, typed: Mapping[str, Any]) -> Iterator[None]:
     Args:
         typed: flags that were typed at this start, by name.
     """
-    with suppress(TiwFsmError):  # whatever is wrong is told of where it matters
+    with suppress(TiwFsmError, OSError):  # whatever is wrong is told of where it matters
         if _wanted(StateFolder(folder), typed):
             _ready.append(Spare(*IMPORTED, environment=environment()))
     try:
