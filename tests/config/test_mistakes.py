@@ -141,7 +141,7 @@ def test_frames_that_cannot_be_used_exit_2_and_nothing_is_begun(root: Path, tiw:
     harm(root / "frames.h5")
     done = tiw(root, "run")
     assert (done.returncode, said in done.stderr) == (ExitCode.USAGE, True), done.stderr
-    assert not (root / "state/default/state.json").exists()
+    assert not (root / "state").exists()
     assert not (root / "results").exists()
 
 
@@ -257,9 +257,21 @@ def test_a_wrapper_that_stays_between_is_told_to_exec(root: Path, tiw: Tiw) -> N
     assert "have what starts it `exec` it" in done.stderr
 
 
-def test_a_first_start_whose_configs_are_refused_leaves_nothing(root: Path, tiw: Tiw) -> None:
-    assert tiw(root, "run", "--set", "dynamics.nope=1").returncode == ExitCode.USAGE
-    assert not (root / "state").exists()
+REFUSED = [
+    ("--set", "dynamics.nope=1"),
+    ("--dataset", "gone.h5"),
+    ("--video-checkpoint", "nowhere"),
+    ("--python-exec", "/bin/false"),
+    ("--engine", "simulated", "--dataset", "gone.h5", "--latent-checkpoint", "nowhere"),
+]
+
+
+@pytest.mark.parametrize("typed", REFUSED)
+def test_a_first_start_that_is_refused_leaves_nothing(root: Path, tiw: Tiw, typed: tuple[str, ...]) -> None:
+    before = sorted(root.rglob("*"))
+    done = tiw(root, "run", *typed, "--state-dir", "kept/states")
+    assert done.returncode == ExitCode.USAGE, done.stderr
+    assert sorted(root.rglob("*")) == before
 
 
 def test_an_unknown_flag_exits_2(root: Path, tiw: Tiw) -> None:

@@ -57,7 +57,7 @@ def status(folder: StateFolder, now: datetime | None = None) -> JsonObject:
         StateDamaged: neither generation of the state can be read.
     """
     for _ in range(LOOKS):
-        alive, found = folder.alive(), folder.document()
+        alive, (found, damage) = folder.alive(), folder.told()
         if alive == folder.alive():  # else a runner began or ended meanwhile, and the state may be of before
             break
     name = folder.paths.folder.name
@@ -66,7 +66,7 @@ def status(folder: StateFolder, now: datetime | None = None) -> JsonObject:
     refused = None if alive else folder.refused()
     with telling_of(name):
         told = _told(found.state, folder.recent(found), now or datetime.now(UTC), alive, refused)
-        return {**told, "trackers": _trackers(folder, found.state["generation"])}
+        return {**told, "damage": damage, "trackers": _trackers(folder, found.state["generation"])}
 
 
 @contextmanager
