@@ -56,7 +56,7 @@ def run_findings(store: Store, typed: Mapping[str, Any], repo_root: Path) -> lis
     without = f"; without effect: {'; '.join(settings.unheard)}" if settings.unheard else ""
     findings = [
         Finding(f"configs are aligned{without}", []),
-        _frames_finding(settings, kind),
+        _frames_finding(settings, kind, begun=run is not None),
     ]
     for stage, progress in run.stages.items() if run else ():
         if ref := progress.checkpoint:
@@ -64,9 +64,9 @@ def run_findings(store: Store, typed: Mapping[str, Any], repo_root: Path) -> lis
     return findings
 
 
-def _frames_finding(settings: Settings, kind: EngineKind) -> Finding:
+def _frames_finding(settings: Settings, kind: EngineKind, *, begun: bool) -> Finding:
     what = f"frames {settings.data.path}"
-    if problems := data_problems(settings, kind) or _undecodable(settings):
+    if problems := data_problems(settings, kind, begun=begun) or _undecodable(settings):
         return Finding(what, problems)
     return Finding(f"{what}: {data_supply(settings)}" if settings.needs_frames else what, [])
 

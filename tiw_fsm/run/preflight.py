@@ -77,8 +77,9 @@ def align(ctx: Context, run: RunState) -> Outcome:
     return Outcome(Event.ALIGNED, run, facts)
 
 
-def data_problems(settings: Settings, kind: EngineKind) -> list[str]:
-    """Why the frames cannot be trained and judged on, as far as can be told without reading them all.
+def data_problems(settings: Settings, kind: EngineKind, *, begun: bool = False) -> list[str]:
+    """Why the frames cannot be trained and judged on, as far as can be told without reading them all, by a run that has
+    ``begun`` or is to begin.
 
     Empty when they can, or when nobody reads them.
     """
@@ -92,6 +93,7 @@ def data_problems(settings: Settings, kind: EngineKind) -> list[str]:
         training_length=config.context_length,
         held_out=_held_out(settings),
         key_hints=settings.stages[Stage.LATENT].key_hint_weight > 0 and settings.trains(Stage.LATENT),
+        begun=begun,
     )
     return problems or kind.data_problems(settings)
 
