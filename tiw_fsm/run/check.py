@@ -15,7 +15,7 @@ from tiw_fsm.config.settings import Settings
 from tiw_fsm.data import content
 from tiw_fsm.engines.protocol import EngineKind
 from tiw_fsm.errors import UsageProblem
-from tiw_fsm.run import warm_starts
+from tiw_fsm.run import pace, warm_starts
 from tiw_fsm.run.display import Display
 from tiw_fsm.run.preflight import data_problems, data_supply
 from tiw_fsm.run.session import configured
@@ -58,6 +58,8 @@ def run_findings(store: Store, typed: Mapping[str, Any], repo_root: Path) -> lis
         Finding(f"configs are aligned{without}", []),
         _frames_finding(settings, kind, begun=run is not None),
     ]
+    if run is None and (slow := pace.told_here(settings, kind)):
+        findings.append(Finding(f"pace: {slow}", []))
     for stage, progress in run.stages.items() if run else ():
         if ref := progress.checkpoint:
             findings.append(Finding(f"{stage} {ref.path}", checkpoints.problems(Path(ref.path), sha256=ref.sha256)))

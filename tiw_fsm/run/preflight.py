@@ -15,7 +15,7 @@ from tiw_fsm.fsm.events import Aligned, Event
 from tiw_fsm.fsm.run_state import RunState, StageProgress
 from tiw_fsm.reporting.history import WORDS
 from tiw_fsm.reporting.wording import near
-from tiw_fsm.run import fingerprint, sharing, warm_starts
+from tiw_fsm.run import fingerprint, pace, sharing, warm_starts
 from tiw_fsm.run.ahead import FrameReading
 from tiw_fsm.run.outcome import Outcome
 from tiw_fsm.run.session import Context
@@ -40,6 +40,10 @@ def align(ctx: Context, run: RunState) -> Outcome:
         named = {stage: _warm_start(ctx, stage, Path(path), unpacked, problems) for stage, path in paths}
         if problems:
             raise UsageProblem(problems)
+        if ctx.hello.device.startswith("cpu"):
+            threads = ctx.hello.threads * ctx.hello.processes
+            if slow := pace.told(settings, ctx.session.kind, threads):
+                ctx.log.warning(slow)
         read = frames_read(ctx)
         ctx.claim_run_root(run)
         begun_from = {stage: _kept(ctx, stage, checkpoint) for stage, checkpoint in named.items() if checkpoint}
