@@ -344,7 +344,10 @@ def _read_sources(flags: Mapping[str, Any], repo_root: Path, problems: list[str]
         sources[name] = Source(label=str(path), is_read=kind.optional and not flags.get(kind.flag))
         if not sources[name].is_read:
             option = FLAGS[kind.flag].option
-            problems.append(f"{path}: no such file; create it, or name another with {option} or --config-dir")
+            problems.append(
+                f"{path}: no such file; copy it from the folder that `tiw-fsm init FOLDER` makes, or name another with "
+                f"{option} or --config-dir"
+            )
     return sources
 
 
