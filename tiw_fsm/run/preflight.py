@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -135,11 +136,13 @@ def _warm_start(ctx: Context, stage: Stage, path: Path, unpacked: ExitStack, pro
     """The newest valid checkpoint at ``path``, be it ``unpacked`` for a while; if there is none that can be used,
     ``problems`` say why."""
     found = warm_starts.find(path, stage, unpacked)
-    for shown, reasons in found.passed_over:
-        ctx.log.warning(f"{shown} is not used: {reasons[0]}")
     newest = found.folder
+    for shown, reasons in found.passed_over if newest else ():
+        ctx.log.warning(f"{shown} is not used: {reasons[0]}")
     if newest is None:
-        why = "; ".join(f"{shown.name}: {reasons[0]}" for shown, reasons in found.passed_over) or "none found"
+        why = "; ".join(f"{shown.name}: {reasons[0]}" for shown, reasons in found.passed_over) or (
+            "none found" if os.path.exists(path) else "no such folder or file"
+        )
         problems.append(
             f"{path}: no valid {stage} checkpoint to start from ({why}); name another folder, or begin without one"
         )
