@@ -39,9 +39,9 @@ def told(settings: Settings, kind: EngineKind, threads: int) -> str | None:
     updates = sum(settings.stages[stage].n_updates for stage in known)
     cpus = "one CPU" if threads == 1 else f"{threads} CPUs"
     return (
-        f"by its sizes, on {cpus} an update of {longest} will take about {_about(known[longest])}, and all {updates:,} "
-        f"of the run about {_about(total)}: use a GPU, or begin with configs/demo, which takes minutes (`tiw-fsm init "
-        "--demo` writes it)"
+        f"by its sizes, on {cpus} an update of {longest} will take about {_about(known[longest])} at best, and all "
+        f"{updates:,} of the run about {_about(total)}: use a GPU, or begin with configs/demo, which takes minutes "
+        "(`tiw-fsm init --demo` writes it)"
     )
 
 
