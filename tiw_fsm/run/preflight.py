@@ -155,24 +155,26 @@ def _warm_start(ctx: Context, stage: Stage, path: Path, unpacked: ExitStack, pro
         return None
     config = ctx.settings.stages[stage]
     if wrong := ctx.engine.problems(stage, config, newest, None):
-        problems += [f"{found.told(reason)}{_other_sizes(newest, config)}" for reason in wrong]
+        differing = other_sizes(newest, config)
+        made = f" It was made with {differing}." if differing else ""
+        problems += [f"{found.told(reason)}{made}" for reason in wrong]
         return None
     return newest
 
 
-def _other_sizes(checkpoint: Path, config: StageConfig) -> str:
-    """In which sizes a checkpoint's own config differs from this one, as the end of a sentence."""
+def other_sizes(checkpoint: Path, config: StageConfig) -> str | None:
+    """In which sizes a checkpoint's own config differs from this one, in words; None if in none, or nobody knows."""
     try:
         made = checkpoints.saved_config(checkpoint)
     except UnreadableFile:
-        return ""
+        return None
     ours = config.model_dump()
     differing = [
         f"{key} {quoted(made[key])}, in the configs {ours[key]}"
         for key in (*FROM_TRAINING, *BACKBONE)
         if made.get(key) is not None and key in ours and made[key] != ours[key]
     ]
-    return f" It was made with {'; '.join(differing)}." if differing else ""
+    return "; ".join(differing) or None
 
 
 def _kept(ctx: Context, stage: Stage, checkpoint: Path) -> CheckpointRef:
