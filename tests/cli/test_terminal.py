@@ -11,8 +11,11 @@ from tests.support.simulation import Simulation
 from tiw_fsm.errors import ExitCode
 
 PRINTING = [
+    ["--help"],
+    ["runs", "--help"],
     ["--version"],
     ["init"],
+    ["status"],
     ["status", "--json"],
     ["history", "--json"],
     ["check", "--json"],

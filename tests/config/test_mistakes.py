@@ -16,6 +16,7 @@ import pytest
 import torch
 import yaml
 
+from tests.support.amounts import whole_too
 from tests.support.configs import LENIENT, write_configs, write_frames
 from tests.support.native_runs import PASSING
 from tests.support.processes import Tiw
@@ -141,7 +142,7 @@ def test_frames_that_cannot_be_used_exit_2_and_nothing_is_begun(root: Path, tiw:
     harm(root / "frames.h5")
     done = tiw(root, "run")
     assert (done.returncode, said in done.stderr) == (ExitCode.USAGE, True), done.stderr
-    assert not (root / "state/default/state.json").exists()
+    assert not (root / "state").exists()
     assert not (root / "results").exists()
 
 
@@ -248,18 +249,31 @@ def test_an_interpreter_without_torch_exits_2_and_says_what_it_lacks(root: Path,
     assert again == done.stderr, "a later start tells its own child's words alone"
 
 
-def test_a_wrapper_that_stays_between_is_told_to_exec(root: Path, tiw: Tiw) -> None:
+@pytest.mark.parametrize("status", ["0", whole_too("$?")])
+def test_a_wrapper_that_stays_between_is_told_to_exec(root: Path, tiw: Tiw, status: str) -> None:
     wrapper = root / "wrapper"
-    wrapper.write_text(f'#!/bin/sh\n{sys.executable} "$@"\nexit $?\n')
+    wrapper.write_text(f'#!/bin/sh\n{sys.executable} "$@"\nexit {status}\n')
     wrapper.chmod(0o755)
     done = tiw(root, "run", "--python-exec", "wrapper")
     assert done.returncode == ExitCode.USAGE, done.stderr
-    assert "have what starts it `exec` it" in done.stderr
+    assert done.stderr.count("have what starts it `exec` it") == 1
 
 
-def test_a_first_start_whose_configs_are_refused_leaves_nothing(root: Path, tiw: Tiw) -> None:
-    assert tiw(root, "run", "--set", "dynamics.nope=1").returncode == ExitCode.USAGE
-    assert not (root / "state").exists()
+REFUSED = [
+    ("--set", "dynamics.nope=1"),
+    ("--dataset", "gone.h5"),
+    ("--engine", "simulated", "--latent-checkpoint", "nowhere"),
+    whole_too(("--video-checkpoint", "nowhere")),
+    whole_too(("--python-exec", "/bin/false")),
+]
+
+
+@pytest.mark.parametrize("typed", REFUSED)
+def test_a_first_start_that_is_refused_leaves_nothing(root: Path, tiw: Tiw, typed: tuple[str, ...]) -> None:
+    before = sorted(root.rglob("*"))
+    done = tiw(root, "run", *typed, "--state-dir", "kept/states")
+    assert done.returncode == ExitCode.USAGE, done.stderr
+    assert sorted(root.rglob("*")) == before
 
 
 def test_an_unknown_flag_exits_2(root: Path, tiw: Tiw) -> None:

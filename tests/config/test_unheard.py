@@ -39,7 +39,7 @@ def test_where_all_keys_are_heard_nothing_is_said(tiw: Tiw) -> None:
 
 def test_files_as_tinyworlds_has_them_are_refused_once_with_all_there_is_to_do(tmp_path: Path, tiw: Tiw) -> None:
     stock = {
-        "training": {"dataset": "PICODOOM", "device": None, "num_blocks": None},
+        "training": {"dataset": "PICODOOM", "device": None, "num_blocks": None, "a_key_of_tomorrow": 1},
         "video_tokenizer": {"num_blocks": 4},
         "latent_actions": {"num_blocks": 2},
         "dynamics": {"num_blocks": 8},
@@ -50,5 +50,11 @@ def test_files_as_tinyworlds_has_them_are_refused_once_with_all_there_is_to_do(t
         done = tiw(tmp_path, command)
         told = done.stdout + done.stderr
         assert done.returncode == 2
-        for what in ("give cpu", "give all stages one value", "give --dataset for both", "tiw-fsm download PICODOOM"):
+        for what in (
+            "unknown key",
+            "give cpu",
+            "give all stages one value",
+            "give --dataset for both",
+            "tiw-fsm download PICODOOM",
+        ):
             assert told.count(what) == 1, (command, what)

@@ -83,7 +83,7 @@ def test_a_simulated_run(simulation: Simulation, tiw: Tiw) -> None:
 
 def test_frames_that_are_gone(passed_root: Path, tiw: Tiw) -> None:
     with without(passed_root / "frames.h5"):
-        assert "frames.h5: no such file; record one with" in refused(tiw, passed_root)
+        assert "frames.h5: no such file; make it of" in refused(tiw, passed_root)
 
 
 def test_frames_without_episodes_or_keys_are_played_all_the_same(passed_root: Path) -> None:

@@ -171,3 +171,5 @@ def test_status_of_a_run_that_never_ran_names_those_that_did(several: Path, tiw:
     done = tiw(several, "status", "--run", "goood")
     assert done.returncode == ExitCode.PASSED
     assert "`tiw-fsm run --run goood` begins it. Runs that have begun: bad, damaged, good." in done.stdout
+    elsewhere = tiw(several / "state", "status").stdout
+    assert f"None has begun in {several / 'state/state'}; of runs elsewhere --repo-root says where." in elsewhere

@@ -66,8 +66,8 @@ class Ending(StateFolder):
         self._runner = os.open(self.paths.lock, os.O_RDONLY)
         fcntl.flock(self._runner, fcntl.LOCK_EX)
 
-    def document(self) -> Document | None:
-        found = super().document()
+    def told(self) -> tuple[Document | None, list[str]]:
+        found = super().told()
         if self._ended:
             self.paths.state.write_bytes(self._ended)
             os.close(self._runner)
@@ -117,7 +117,11 @@ def test_a_state_that_names_no_journal_is_damaged_and_the_one_before_it_counts(
     del vouched["checksum"]
     digest = hashlib.sha256(json.dumps(vouched, sort_keys=True).encode()).hexdigest()
     paths.state.write_text(json.dumps({**vouched, "checksum": digest}))
-    assert json.loads(tiw(simulation.root, "status", "--json").stdout)["generation"] == before.generation
+    found = json.loads(tiw(simulation.root, "status", "--json").stdout)
+    assert (found["generation"], len(found["damage"])) == (before.generation, 1)
+    for command in ("status", "runs"):
+        told = tiw(simulation.root, command).stdout
+        assert told.count("state.json is damaged: it does not say on which journal it stands. This is the gener") == 1
     assert "does not say on which journal it stands" in tiw(simulation.root, "verify").stdout.replace("\n", " ")
     assert tiw(simulation.root, "run").returncode == ExitCode.PASSED
 
@@ -147,6 +151,7 @@ STATUS = {
     "next",
     "command",
     "refused",
+    "damage",
     "stages",
     "inference",
     "retunes",
@@ -186,7 +191,7 @@ def test_status_as_json_has_the_fields_scripts_rely_on(simulation: Simulation, t
     simulation.run(Script(mse=[0.5, 0.01]))
     found = json.loads(tiw(simulation.root, "status", "--json").stdout)
     assert found.keys() == STATUS
-    assert (found["state"], found["outcome"], found["alive"]) == ("PASSED", "passed", False)
+    assert (found["state"], found["outcome"], found["alive"], found["damage"]) == ("PASSED", "passed", False, [])
     assert list(found["stages"]) == ["video_tokenizer", "latent_actions", "dynamics"]
     for stage in found["stages"].values():
         assert stage.keys() == STATUS_OF_A_STAGE

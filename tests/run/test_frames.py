@@ -250,7 +250,7 @@ def test_check_and_run_say_what_the_frames_have(tmp_path: Path, tiw: Tiw) -> Non
 
 
 @pytest.mark.parametrize("label", ["dones", "is_first"])
-def test_what_begins_episodes_and_is_not_read_is_told_with_the_command_that_reads_it(
+def test_what_begins_episodes_and_is_not_read_is_refused_with_the_command_that_reads_it(
     tmp_path: Path, tiw: Tiw, label: str
 ) -> None:
     write_configs(tmp_path / "configs")
@@ -259,9 +259,39 @@ def test_what_begins_episodes_and_is_not_read_is_told_with_the_command_that_read
         begins = np.diff(file["episode"][:], prepend=-1) != 0
         del file["episode"]
         file[label] = begins if label == "is_first" else np.roll(begins, -1)
-    line = next(line for line in tiw(tmp_path, "check").stdout.splitlines() if "frames.h5" in line)
-    command = line.partition(f"`{label}` is not read, but `tiw-fsm ")[2].partition("`")[0]
-    assert "no episodes" in line
+    checked = tiw(tmp_path, "check")
+    told = checked.stdout.partition(f"`{label}` tells where episodes begin")[2]
+    assert (checked.returncode, told != "") == (ExitCode.USAGE, True), checked.stdout
+    command = told.partition("`tiw-fsm ")[2].partition("`")[0]
     assert tiw(tmp_path, *shlex.split(command)).returncode == 0
     made = "frames-episodes.h5"
     assert "20 episodes, 2 of them held out" in tiw(tmp_path, "check", "--dataset", f"./{made}").stdout
+
+
+def test_a_run_that_has_begun_without_its_episodes_may_go_on(passed_root: Path, tmp_path: Path, tiw: Tiw) -> None:
+    """As an older version let it begin."""
+    root = shutil.copytree(passed_root, tmp_path / "root")
+    with h5py.File(root / "frames.h5", "a") as file:
+        file["dones"] = np.diff(file["episode"][:], append=-1) != 0
+        del file["episode"]
+    assert tiw(root, "check").returncode == ExitCode.PASSED
+    assert tiw(root, "check", "--run", "another").returncode == ExitCode.USAGE
+
+
+NO_FRAMES = {
+    "data/x.zip": "since it is none; if it should be, copy it again; `tiw-fsm frames` makes",
+    " ": "is no name",
+    "mine.h5": "make it of a video, pictures, arrays or an environment with `tiw-fsm frames SOURCE -o ",
+    "data/planet_frames.h5": "record it with `tiw-fsm record ",
+    "data/zelda_frames.h5": "fetch it with `tiw-fsm download ZELDA`",
+    "MAZE": "or give the path of an h5 file, which `tiw-fsm frames` makes of other frames",
+}
+
+
+@pytest.mark.parametrize("dataset", NO_FRAMES)
+def test_a_dataset_that_is_none_is_answered_with_the_way_to_one(tmp_path: Path, tiw: Tiw, dataset: str) -> None:
+    write_configs(tmp_path / "configs")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/x.zip").write_bytes(b"PK")
+    done = tiw(tmp_path, "check", "--dataset", dataset)
+    assert (done.returncode, NO_FRAMES[dataset] in done.stdout) == (ExitCode.USAGE, True), done.stdout

@@ -169,6 +169,8 @@ def test_what_cannot_be_used_is_said_by_run_and_by_check_alike(root: Path, tiw: 
 def test_of_another_architecture_tensors_and_sizes_are_named_on_both_sides(root: Path, tiw: Tiw) -> None:
     file = save(root, Stage.VIDEO, "an object for a config", root / "given/video.pth")
     write_configs(root / "configs", {"training": {"hidden_dim": 48}, "loop": LENIENT})
+    checked = tiw(root, "check", str(file))
+    assert "made with hidden_dim 24, in the configs 48, so a run with these configs cannot start" in checked.stdout
     told = refused(root, tiw, file)
     assert f"{file}" in told
     assert "is of another architecture" in told

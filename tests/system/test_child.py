@@ -46,7 +46,7 @@ def child(tmp_path: Path, code: str, *arguments: str, max_silence: float = 60, p
 def test_how_it_ended_and_what_it_said_last_are_known(tmp_path: Path) -> None:
     with child(tmp_path, "import sys; print('all'); print('is lost', file=sys.stderr); sys.exit(3)") as dying:
         assert dying.how_it_ended() == "ended with status 3"
-        assert (dying.killed_by(), dying.failed_by_itself()) == (Killer.OWN, True)
+        assert (dying.killed_by(), dying.ended_by_itself()) == (Killer.OWN, True)
         assert sorted(dying.last_words().split("\n")) == ["", "all", "is lost"]
         assert dying.last_words(3) == dying.last_words()[-3:]
 
@@ -96,11 +96,11 @@ def test_one_that_heeds_nothing_is_killed(tmp_path: Path) -> None:
     assert heedless.poll() == -signal.SIGKILL
 
 
-def test_one_that_somebody_kills_has_not_failed_by_itself(tmp_path: Path) -> None:
+def test_one_that_somebody_kills_has_not_ended_by_itself(tmp_path: Path) -> None:
     with child(tmp_path, WAITS) as waiting:
         os.kill(waiting.pid, signal.SIGKILL)
         assert waiting.how_it_ended().startswith("was ended by SIGKILL, from outside")
-        assert (waiting.killed_by(), waiting.failed_by_itself()) == (Killer.OUTSIDE, False)
+        assert (waiting.killed_by(), waiting.ended_by_itself()) == (Killer.OUTSIDE, False)
 
 
 @pytest.mark.parametrize("pause", ["child", "grandchild", "both"])

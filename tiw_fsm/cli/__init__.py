@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from tiw_fsm.cli import checking, exporting, gathering, looking, many, playing, running, scheduling, starting, tracking
-from tiw_fsm.cli.terminal import err, out
+from tiw_fsm.cli.terminal import err, help_told, out
 from tiw_fsm.errors import ExitCode, Interrupted, RunHeld, TiwFsmError, refusal
 from tiw_fsm.system import killer
 from tiw_fsm.version import __version__
@@ -79,7 +79,7 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a letter shall not cost the answer
     try:
-        with permission_told():
+        with permission_told(), help_told():
             app()
     except TiwFsmError as exc:
         if isinstance(exc, RunHeld) and "--if-idle" in sys.argv:

@@ -73,6 +73,24 @@ def standard_output() -> Iterator[TextIO]:
         raise refusal("writing", STANDARD_OUTPUT, exc) from exc
 
 
+@contextmanager
+def help_told() -> Iterator[None]:
+    """What typer prints by itself, such as the help, is refused by a full disk in the same words as the rest.
+
+    Raises:
+        DiskRefused: the disk behind standard output is full, or fails.
+    """
+    try:
+        yield
+    except OSError as exc:
+        try:
+            os.write(sys.stdout.fileno(), b"\n")
+        except OSError:  # a single byte is refused, too: so this is what failed
+            _give_up(sys.stdout)
+            raise refusal("writing", STANDARD_OUTPUT, exc) from exc
+        raise
+
+
 def print_json(value: Any) -> None:
     """What ``--json`` prints.
 

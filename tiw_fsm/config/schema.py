@@ -26,7 +26,7 @@ MOST_CODE_BITS = 31
 
 
 def _tried(device: object) -> object:
-    if device == "mps":
+    if isinstance(device, str) and device.lower().startswith("mps"):
         raise ValueError("Apple's GPUs (mps) were never tried, and exact resume is not known to hold on them; give cpu")
     return device
 

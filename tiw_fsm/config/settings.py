@@ -169,8 +169,9 @@ def _load_settings(
     own = engine.read_settings(Draft(flags, typed, repo_root, run_root, sources, parsed), problems)
     stages = _stage_configs(parsed, sources, picked, problems)
     data = None
-    if isinstance(training, TrainingFile):
-        data = _data_source(training, sources, repo_root, problems)
+    said_of_data = training or _without_mistakes(TrainingFile, sources["training"].data)
+    if isinstance(said_of_data, TrainingFile):
+        data = _data_source(said_of_data, sources, repo_root, problems)
     if problems and data and engine.needs_frames:  # else who checks the frames will say so
         problems += frames.missing(data)
     warm_starts = {
@@ -229,6 +230,16 @@ def _validated(schema: type[V], data: Mapping[str, Any], source: Source, problem
         places = [source.where(error["loc"] or (_sentence(error["msg"]).split()[0],)) for error in errors]
         problems += told([f"{place}: {mistake}" for place, mistake in zip(places, mistakes, strict=True)], source.label)
         return None
+
+
+def _without_mistakes(schema: type[V], data: Mapping[str, Any]) -> V | None:
+    """What a file says beside its mistakes, so that what is wrong with that is told with them; None if nothing."""
+    try:
+        return schema.model_validate_json(json.dumps(data))
+    except ValidationError as exc:
+        wrong = {error["loc"][0] for error in exc.errors() if error["loc"]}
+    sound = {key: value for key, value in data.items() if key not in wrong}
+    return _without_mistakes(schema, sound) if sound and len(sound) < len(data) else None
 
 
 def _mistake(
@@ -344,7 +355,10 @@ def _read_sources(flags: Mapping[str, Any], repo_root: Path, problems: list[str]
         sources[name] = Source(label=str(path), is_read=kind.optional and not flags.get(kind.flag))
         if not sources[name].is_read:
             option = FLAGS[kind.flag].option
-            problems.append(f"{path}: no such file; create it, or name another with {option} or --config-dir")
+            problems.append(
+                f"{path}: no such file; copy it from the folder that `tiw-fsm init FOLDER` makes, or name another with "
+                f"{option} or --config-dir"
+            )
     return sources
 
 
@@ -384,7 +398,8 @@ def _data_source(
     problems: list[str],
 ) -> DataSource | None:
     if training.dataset is None:
-        problems.append(f"{sources['training'].label}: training.yaml names no dataset; {frames.known_datasets()}")
+        if not sources["training"].data.get("dataset"):  # else what it says is a mistake of its own
+            problems.append(f"{sources['training'].label}: training.yaml names no dataset; {frames.known_datasets()}")
         return None
     judged_on = sources["inference"].data.get("dataset")  # also where something else in the file is wrong
     if judged_on is not None and judged_on != training.dataset:

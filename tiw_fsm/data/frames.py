@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import shlex
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ import h5py
 import numpy as np
 
 from tiw_fsm.data import sources
+from tiw_fsm.data.games import GAMES
 from tiw_fsm.data.h5 import Undecodable, reading
 from tiw_fsm.data.intake import kinds
 from tiw_fsm.data.intake.arrays import BEGINNINGS
@@ -74,8 +76,6 @@ class Supply(NamedTuple):
     """Clips to train on."""
     judged: int
     seconds: float | None
-    unread: str | None = None
-    """What tells where episodes begin and is not read, with the command that reads it."""
 
     def __str__(self) -> str:
         play = "" if self.seconds is None else f", {self.seconds:,.0f} s of play"
@@ -84,13 +84,14 @@ class Supply(NamedTuple):
             episodes = f"{self.episodes:,} episodes, {self.held_out:,} of them held out"
         return (
             f"{self.rows:,} rows{play}, {episodes}; with stride {self.stride} {self.training:,} clips to train on, "
-            f"{self.judged:,} to judge on{'; ' + self.unread if self.unread else ''}"
+            f"{self.judged:,} to judge on"
         )
 
 
 def known_datasets() -> str:
     """The known names, in words."""
-    return f"known are {', '.join(KNOWN)} (data/<name>_frames.h5), or give the path of an h5 file"
+    path = "give the path of an h5 file, which `tiw-fsm frames` makes of other frames"
+    return f"known are {', '.join(KNOWN)} (data/<name>_frames.h5), or {path}"
 
 
 def resolve_dataset(name: str, repo_root: Path, fps: int | None, preload_ratio: float | None = None) -> DataSource:
@@ -106,6 +107,8 @@ def resolve_dataset(name: str, repo_root: Path, fps: int | None, preload_ratio: 
         path = repo_root / "data" / known.file
         stride = stride or SOURCE_FPS // known.fps
         return DataSource(path=str(path), skip=known.skip, stride=stride, preload_ratio=preload_ratio)
+    if not name.strip():
+        raise UsageProblem(f"dataset {quoted(name)} is no name; {known_datasets()}")
     path = repo_root / name
     if other := kinds.instead(name, path):
         raise UsageProblem(other)
@@ -149,11 +152,9 @@ def supply(source: DataSource, *, training_length: int, held_out: HeldOut) -> Su
     """
     path = Path(source.path)
     with reading(path), h5py.File(path, "r") as file:
-        rows, size = file["frames"].shape[:2]
+        rows = file["frames"].shape[0]
         episode = file["episode"][:] if "episode" in file else None
         rate = _rate(file.attrs)
-        labels = [label for label, _ in BEGINNINGS if label in file and episode is None]
-    made = kinds.command(str(path), str(path.with_name(f"{path.stem}-episodes.h5")), int(size))
     numbers, kept_back = split_rows(rows, episode, source.skip)
     starts = partial(clip_starts, numbers, kept_back, stride=source.stride, preload_ratio=source.preload_ratio)
     return Supply(
@@ -164,7 +165,6 @@ def supply(source: DataSource, *, training_length: int, held_out: HeldOut) -> Su
         training=len(starts(length=training_length, for_evaluation=False)),
         judged=len(first_share(starts(length=held_out.length, for_evaluation=True), held_out.share)),
         seconds=rate and rows / rate,
-        unread=f"`{labels[0]}` is not read, but `{made}` makes episodes of it" if labels else None,
     )
 
 
@@ -183,7 +183,13 @@ def missing(source: DataSource) -> list[str]:
 
 
 def inspect(
-    source: DataSource, *, frame_size: int, training_length: int, held_out: HeldOut, key_hints: bool = False
+    source: DataSource,
+    *,
+    frame_size: int,
+    training_length: int,
+    held_out: HeldOut,
+    key_hints: bool = False,
+    begun: bool = False,
 ) -> list[str]:
     """Why ``source`` cannot be trained and judged on, each problem with its remedy; empty when it can.
 
@@ -192,6 +198,7 @@ def inspect(
         training_length: frames of a training clip.
         held_out: what the gate wants.
         key_hints: whether recorded keys are wanted as a hint to the latent actions.
+        begun: whether a run has begun on it: then what it might have been made of more is no matter any more.
 
     Raises:
         DiskRefused: the operating system failed to read it.
@@ -204,12 +211,14 @@ def inspect(
             problems = _shape_problems(file, path, frame_size)
             if key_hints:
                 problems += _key_problems(file, path)
+            if not problems and not begun:
+                problems += _unread_episodes(file, path)
         if problems:
             return problems
         found = supply(source, training_length=training_length, held_out=held_out)
     except UsageProblem as exc:
         return exc.problems
-    apart = "row after row" if stride == 1 else f"{stride} rows apart"
+    apart = "row after row" if stride == 1 else f"{stride} rows apart (the file's attribute `stride` may say otherwise)"
     if found.training == 0:
         problems.append(
             f"{path}: no training clip of {training_length} frames, {apart}, fits into its {found.rows} "
@@ -226,8 +235,12 @@ def inspect(
 
 def _whence(path: Path) -> str:
     """How to come by a file of frames that is not there."""
-    known = [name for name, dataset in KNOWN.items() if dataset.file == path.name]
-    return f"fetch it with `tiw-fsm download {known[0]}`" if known else "record one with `tiw-fsm record`"
+    made = shlex.quote(str(path))
+    if known := [name for name, dataset in KNOWN.items() if dataset.file == path.name]:
+        return f"fetch it with `tiw-fsm download {known[0]}`"
+    if played := [game for game in GAMES if path.name == f"{game}_frames.h5"]:
+        return f"record it with `tiw-fsm record {made} --game {played[0]}`"
+    return f"make it of a video, pictures, arrays or an environment with `tiw-fsm frames SOURCE -o {made}`"
 
 
 def _shape_problems(file: h5py.File, path: Path, frame_size: int) -> list[str]:
@@ -257,6 +270,25 @@ def _shape_problems(file: h5py.File, path: Path, frame_size: int) -> list[str]:
         if not isinstance(labels, h5py.Dataset) or labels.shape != frames.shape[:1] or labels.dtype.kind not in "iu":
             problems.append(f"{path}: `{name}` must hold one integer per frame, {frames.shape[0]} of them")
     return problems
+
+
+def _unread_episodes(file: h5py.File, path: Path) -> list[str]:
+    """That something else than `episode` tells where episodes begin: clips would cross them."""
+    rows, size = file["frames"].shape[:2]
+    found = () if "episode" in file else ((label, begins, file.get(label)) for label, begins in BEGINNINGS)
+    told = [
+        label
+        for label, begins, values in found
+        if isinstance(values, h5py.Dataset) and values.shape in ((rows,), (rows, 1)) and values.dtype.kind in "biuf"
+        if begins(values[:].reshape(-1))[1:].any()
+    ]
+    if not told:
+        return []
+    made = kinds.command(str(path), str(path.with_name(f"{path.stem}-episodes.h5")), int(size))
+    return [
+        f"{path}: `{told[0]}` tells where episodes begin, of which only `episode` is read, so that clips would cross "
+        f"them; `{made}` makes a file with `episode` of it"
+    ]
 
 
 def _key_problems(file: h5py.File, path: Path) -> list[str]:

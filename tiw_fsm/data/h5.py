@@ -65,6 +65,11 @@ def _translated(path: Path, exc: Exception) -> UsageProblem | DiskRefused:
         return DiskRefused(
             f"reading {path} failed: {os.strerror(number)}. Nothing committed was lost; mend the disk and run again."
         )
+    if "file signature not found" in said and path.stat().st_size:
+        return Undecodable(
+            f"{path}: not readable as HDF5, since it is none; if it should be, copy it again; `tiw-fsm frames` makes "
+            "h5 files of videos, pictures, arrays and environments"
+        )
     return Undecodable(f"{path}: not readable as HDF5 ({said}); it may be cut short: copy or record it again")
 
 

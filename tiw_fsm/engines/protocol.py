@@ -267,6 +267,10 @@ class EngineKind(ABC):
         """What a start of the ``run`` waits for before it can begin, in a sentence; None if for nothing."""
         return None
 
+    def seconds_of_update(self, stage: Stage, config: StageConfig, threads: int) -> float | None:
+        """About how long an update takes on so many ``threads`` of a CPU, before one was made; None if nobody knows."""
+        return None
+
     @abstractmethod
     def make(self, settings: Settings, paths: StatePaths) -> Engine:
         """An engine for one start of a run whose state lies at ``paths``."""

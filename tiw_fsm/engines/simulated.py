@@ -180,6 +180,9 @@ class SimulatedKind(NativeKind):
     def waits_for(self, settings: Settings, run: str) -> str | None:
         return None
 
+    def seconds_of_update(self, stage: Stage, config: StageConfig, threads: int) -> None:
+        return None
+
     def make(self, settings: Settings, paths: StatePaths) -> Engine:
         return SimulatedEngine()
 

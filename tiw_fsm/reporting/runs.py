@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tiw_fsm.errors import TiwFsmError
 from tiw_fsm.reporting.status import status, telling_of
-from tiw_fsm.reporting.wording import aligned, duration
+from tiw_fsm.reporting.wording import aligned, duration, passed_over
 from tiw_fsm.storage.state_folder import StateFolder, folders_in
 from tiw_fsm.system import durable
 from tiw_fsm.values.plain import JsonObject
@@ -63,6 +63,7 @@ def _fields(name: str, found: JsonObject) -> JsonObject:
         "skill": last.get("skill"),
         "updated_at": found.get("updated_at"),
         "age_seconds": None,
+        "damage": found.get("damage", []),
         "problem": None,
     }
 
@@ -81,7 +82,8 @@ def table(found: Sequence[JsonObject]) -> list[str]:
 def _cells(run: JsonObject) -> list[str]:
     if run["problem"]:
         return [printable(run["run"]), excerpt(run["problem"])]
-    return [printable(run["run"]), _state(run), _updates(run), _verdict(run), _age(run)]
+    last = "; ".join(filter(None, (_age(run), passed_over(run["damage"]))))
+    return [printable(run["run"]), _state(run), _updates(run), _verdict(run), printable(last)]
 
 
 def _state(run: JsonObject) -> str:

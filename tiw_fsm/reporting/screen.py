@@ -14,7 +14,7 @@ from tiw_fsm.config.flags import as_typed
 from tiw_fsm.fsm.states import TERMINAL, State
 from tiw_fsm.reporting import advice, processes
 from tiw_fsm.reporting.status import telling_of
-from tiw_fsm.reporting.wording import duration, near
+from tiw_fsm.reporting.wording import duration, near, passed_over
 from tiw_fsm.stages import Stage
 from tiw_fsm.values.plain import JsonObject
 
@@ -83,6 +83,7 @@ def _rows(found: JsonObject) -> list[tuple[str, Any]]:
     rows: list[tuple[str, Any]] = [("run", found["run"]), ("state", _state_line(found))]
     if found["state"]:
         rows.append(("machine", _machine(found["state"])))
+    rows.append(("damage", passed_over(found.get("damage", ()))))
     rows.append(("processes", processes.where(found)))
     rows += [
         (stage, _stage_line(progress, processes.shared(found, stage))) for stage, progress in found["stages"].items()

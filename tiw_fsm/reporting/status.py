@@ -57,16 +57,16 @@ def status(folder: StateFolder, now: datetime | None = None) -> JsonObject:
         StateDamaged: neither generation of the state can be read.
     """
     for _ in range(LOOKS):
-        alive, found = folder.alive(), folder.document()
+        alive, (found, damage) = folder.alive(), folder.told()
         if alive == folder.alive():  # else a runner began or ended meanwhile, and the state may be of before
             break
     name = folder.paths.folder.name
     if found is None:
-        return _nothing_yet(name, alive, runs_in(folder.paths.folder.parent))
+        return _nothing_yet(name, alive, folder.paths.folder.parent)
     refused = None if alive else folder.refused()
     with telling_of(name):
         told = _told(found.state, folder.recent(found), now or datetime.now(UTC), alive, refused)
-        return {**told, "trackers": _trackers(folder, found.state["generation"])}
+        return {**told, "damage": damage, "trackers": _trackers(folder, found.state["generation"])}
 
 
 @contextmanager
@@ -148,13 +148,15 @@ def _attempt(document: JsonObject | None) -> Any:
     return {**attempt, "gate": gate_of(attempt)}
 
 
-def _nothing_yet(name: str, alive: bool, others: list[str]) -> JsonObject:
+def _nothing_yet(name: str, alive: bool, where: Path) -> JsonObject:
+    others = runs_in(where)
+    elsewhere = "" if others else f" None has begun in {where}; of runs elsewhere --repo-root says where."
     return {
         "run": name,
         "state": None,
         "outcome": None,
         "alive": alive,
-        "next": "ALIGN" if alive else not_begun(name, others),
+        "next": "ALIGN" if alive else not_begun(name, others) + elsewhere,
         "command": f"tiw-fsm run --run {name}",
         "refused": None,
         "stages": {},

@@ -36,6 +36,11 @@ def not_begun(run: str, others: Sequence[str] = ()) -> str:
     return f"The run has not begun: `tiw-fsm run --run {run}` begins it.{hint}"
 
 
+def passed_over(damage: Sequence[str]) -> str | None:
+    """What there is to say of a state that is told as it was before its newest generation was damaged."""
+    return f"{' '.join(damage)} This is the generation before, from which `tiw-fsm run` goes on." if damage else None
+
+
 def near(path: str | None) -> str | None:
     """``path`` as seen from the working directory, if it lies below."""
     return path and path.removeprefix(f"{os.getcwd()}{os.sep}")

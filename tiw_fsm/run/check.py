@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,10 +14,10 @@ from tiw_fsm.config.alignment import FROM_TRAINING
 from tiw_fsm.config.settings import Settings
 from tiw_fsm.data import content
 from tiw_fsm.engines.protocol import EngineKind
-from tiw_fsm.errors import UsageProblem
-from tiw_fsm.run import warm_starts
+from tiw_fsm.errors import TiwFsmError, UsageProblem
+from tiw_fsm.run import pace, warm_starts
 from tiw_fsm.run.display import Display
-from tiw_fsm.run.preflight import data_problems, data_supply
+from tiw_fsm.run.preflight import data_problems, data_supply, other_sizes
 from tiw_fsm.run.session import configured
 from tiw_fsm.stages import Stage, stage_of
 from tiw_fsm.storage import checkpoints, exports, packed
@@ -35,7 +35,12 @@ def findings(store: Store, typed: Mapping[str, Any], repo_root: Path, path: Path
     """What is ready and what is not: the export or the checkpoints at ``path``, or all that the run needs."""
     if path is None:
         return run_findings(store, typed, repo_root)
-    return export_findings(path) if exports.is_export(path) else checkpoint_findings(path)
+    if exports.is_export(path):
+        return export_findings(path)
+    settings = None
+    with suppress(TiwFsmError):  # without configs a checkpoint is looked at by itself
+        settings = configured(store, store.load(), typed, repo_root)[2]
+    return checkpoint_findings(path, settings)
 
 
 def show(out: Console, found: Sequence[Finding], good: str, bad: str) -> None:
@@ -56,17 +61,19 @@ def run_findings(store: Store, typed: Mapping[str, Any], repo_root: Path) -> lis
     without = f"; without effect: {'; '.join(settings.unheard)}" if settings.unheard else ""
     findings = [
         Finding(f"configs are aligned{without}", []),
-        _frames_finding(settings, kind),
+        _frames_finding(settings, kind, begun=run is not None),
     ]
+    if run is None and (slow := pace.told_here(settings, kind)):
+        findings.append(Finding(f"pace: {slow}", []))
     for stage, progress in run.stages.items() if run else ():
         if ref := progress.checkpoint:
             findings.append(Finding(f"{stage} {ref.path}", checkpoints.problems(Path(ref.path), sha256=ref.sha256)))
     return findings
 
 
-def _frames_finding(settings: Settings, kind: EngineKind) -> Finding:
+def _frames_finding(settings: Settings, kind: EngineKind, *, begun: bool) -> Finding:
     what = f"frames {settings.data.path}"
-    if problems := data_problems(settings, kind) or _undecodable(settings):
+    if problems := data_problems(settings, kind, begun=begun) or _undecodable(settings):
         return Finding(what, problems)
     return Finding(f"{what}: {data_supply(settings)}" if settings.needs_frames else what, [])
 
@@ -96,8 +103,9 @@ def export_findings(path: Path) -> list[Finding]:
     return found
 
 
-def checkpoint_findings(path: Path) -> list[Finding]:
-    """Every stage's newest checkpoint under a checkpoint folder, a folder of them, or a run root.
+def checkpoint_findings(path: Path, settings: Settings | None = None) -> list[Finding]:
+    """Every stage's newest checkpoint under a checkpoint folder, a folder of them, or a run root; and whether it was
+    made with other sizes than the ``settings`` have, which is no fault of its own.
 
     A run root is ready for inference when it has all three stages, and they were made for each other.
     """
@@ -105,13 +113,15 @@ def checkpoint_findings(path: Path) -> list[Finding]:
         missing = "no such folder or file; give a checkpoint, a folder of them, a run root, or an export"
         return [Finding(str(path), [missing])]
     with ExitStack() as holding:
-        return _checkpoint_findings(path, holding)
+        return _checkpoint_findings(path, holding, settings)
 
 
-def _checkpoint_findings(path: Path, holding: ExitStack) -> list[Finding]:
+def _checkpoint_findings(path: Path, holding: ExitStack, settings: Settings | None) -> list[Finding]:
     if packed.files_in(path):
-        found = warm_starts.find(path, stage_of(str(path)) or Stage.VIDEO, holding)
-        return [Finding(str(found.shown), [problem for _, told in found.passed_over for problem in told])]
+        stage = stage_of(str(path)) or Stage.VIDEO  # in the sizes that are compared all stages agree
+        found = warm_starts.find(path, stage, holding)
+        unfit = _unfit(found.folder, stage, settings)
+        return [Finding(f"{found.shown}{unfit}", [problem for _, told in found.passed_over for problem in told])]
     folders = {stage: path / stage / "checkpoints" for stage in Stage}
     is_run_root = any(folder.is_dir() for folder in folders.values())
     findings, ready = [], {}
@@ -119,13 +129,21 @@ def _checkpoint_findings(path: Path, holding: ExitStack) -> list[Finding]:
         found = warm_starts.find(folder if is_run_root else path, stage, holding)
         findings += [Finding(str(shown), problems) for shown, problems in found.passed_over]
         if found.folder:
-            findings.append(Finding(f"{stage} {found.shown}", []))
+            findings.append(Finding(f"{stage} {found.shown}{_unfit(found.folder, stage, settings)}", []))
             ready[stage] = checkpoints.saved_config(found.folder)
         elif is_run_root:
             findings.append(Finding(f"{stage} {folder}", ["no valid checkpoint; inference needs all three models"]))
     if clashes := _clashes(ready):
         findings.append(Finding(f"{path} as one world model", clashes))
     return findings or [Finding(str(path), ["no checkpoint folder (<stage>_step_<N>) found"])]
+
+
+def _unfit(folder: Path | None, stage: Stage, settings: Settings | None) -> str:
+    """That a run with these settings cannot start from a checkpoint, as the end of a line."""
+    if folder is None or settings is None:
+        return ""
+    differing = other_sizes(folder, settings.stages[stage])
+    return f": made with {differing}, so a run with these configs cannot start from it" if differing else ""
 
 
 def _clashes(configs: Mapping[Stage, Mapping[str, Any]]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from tiw_fsm.fsm.events import Aligned, Event
 from tiw_fsm.fsm.run_state import RunState, StageProgress
 from tiw_fsm.reporting.history import WORDS
 from tiw_fsm.reporting.wording import near
-from tiw_fsm.run import fingerprint, sharing, warm_starts
+from tiw_fsm.run import fingerprint, pace, sharing, warm_starts
 from tiw_fsm.run.ahead import FrameReading
 from tiw_fsm.run.outcome import Outcome
 from tiw_fsm.run.session import Context
@@ -40,6 +41,10 @@ def align(ctx: Context, run: RunState) -> Outcome:
         named = {stage: _warm_start(ctx, stage, Path(path), unpacked, problems) for stage, path in paths}
         if problems:
             raise UsageProblem(problems)
+        if ctx.hello.device.startswith("cpu"):
+            threads = ctx.hello.threads * ctx.hello.processes
+            if slow := pace.told(settings, ctx.session.kind, threads):
+                ctx.log.warning(slow)
         read = frames_read(ctx)
         ctx.claim_run_root(run)
         begun_from = {stage: _kept(ctx, stage, checkpoint) for stage, checkpoint in named.items() if checkpoint}
@@ -77,8 +82,9 @@ def align(ctx: Context, run: RunState) -> Outcome:
     return Outcome(Event.ALIGNED, run, facts)
 
 
-def data_problems(settings: Settings, kind: EngineKind) -> list[str]:
-    """Why the frames cannot be trained and judged on, as far as can be told without reading them all.
+def data_problems(settings: Settings, kind: EngineKind, *, begun: bool = False) -> list[str]:
+    """Why the frames cannot be trained and judged on, as far as can be told without reading them all, by a run that has
+    ``begun`` or is to begin.
 
     Empty when they can, or when nobody reads them.
     """
@@ -92,6 +98,7 @@ def data_problems(settings: Settings, kind: EngineKind) -> list[str]:
         training_length=config.context_length,
         held_out=_held_out(settings),
         key_hints=settings.stages[Stage.LATENT].key_hint_weight > 0 and settings.trains(Stage.LATENT),
+        begun=begun,
     )
     return problems or kind.data_problems(settings)
 
@@ -129,11 +136,13 @@ def _warm_start(ctx: Context, stage: Stage, path: Path, unpacked: ExitStack, pro
     """The newest valid checkpoint at ``path``, be it ``unpacked`` for a while; if there is none that can be used,
     ``problems`` say why."""
     found = warm_starts.find(path, stage, unpacked)
-    for shown, reasons in found.passed_over:
-        ctx.log.warning(f"{shown} is not used: {reasons[0]}")
     newest = found.folder
+    for shown, reasons in found.passed_over if newest else ():
+        ctx.log.warning(f"{shown} is not used: {reasons[0]}")
     if newest is None:
-        why = "; ".join(f"{shown.name}: {reasons[0]}" for shown, reasons in found.passed_over) or "none found"
+        why = "; ".join(f"{shown.name}: {reasons[0]}" for shown, reasons in found.passed_over) or (
+            "none found" if os.path.exists(path) else "no such folder or file"
+        )
         problems.append(
             f"{path}: no valid {stage} checkpoint to start from ({why}); name another folder, or begin without one"
         )
@@ -146,24 +155,26 @@ def _warm_start(ctx: Context, stage: Stage, path: Path, unpacked: ExitStack, pro
         return None
     config = ctx.settings.stages[stage]
     if wrong := ctx.engine.problems(stage, config, newest, None):
-        problems += [f"{found.told(reason)}{_other_sizes(newest, config)}" for reason in wrong]
+        differing = other_sizes(newest, config)
+        made = f" It was made with {differing}." if differing else ""
+        problems += [f"{found.told(reason)}{made}" for reason in wrong]
         return None
     return newest
 
 
-def _other_sizes(checkpoint: Path, config: StageConfig) -> str:
-    """In which sizes a checkpoint's own config differs from this one, as the end of a sentence."""
+def other_sizes(checkpoint: Path, config: StageConfig) -> str | None:
+    """In which sizes a checkpoint's own config differs from this one, in words; None if in none, or nobody knows."""
     try:
         made = checkpoints.saved_config(checkpoint)
     except UnreadableFile:
-        return ""
+        return None
     ours = config.model_dump()
     differing = [
         f"{key} {quoted(made[key])}, in the configs {ours[key]}"
         for key in (*FROM_TRAINING, *BACKBONE)
         if made.get(key) is not None and key in ours and made[key] != ours[key]
     ]
-    return f" It was made with {'; '.join(differing)}." if differing else ""
+    return "; ".join(differing) or None
 
 
 def _kept(ctx: Context, stage: Stage, checkpoint: Path) -> CheckpointRef:

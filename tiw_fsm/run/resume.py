@@ -49,7 +49,7 @@ def resumed(ctx: Context, before: RunState, config_sha256: str) -> tuple[RunStat
         StateDamaged: metrics, or all checkpoints of a stage, are not what the state vouches for.
     """
     session = ctx.session
-    if problems := data_problems(session.settings, session.kind):
+    if problems := data_problems(session.settings, session.kind, begun=True):
         raise UsageProblem(problems)
     run, changed = reconciled(ctx, found_again(session, before))
     run = run.evolve(hosts=ctx.hello.hosts)

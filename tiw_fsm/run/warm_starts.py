@@ -12,6 +12,7 @@ from tiw_fsm.run.workshop import workshop
 from tiw_fsm.stages import Stage
 from tiw_fsm.storage import checkpoints, packed
 from tiw_fsm.storage.torch_files import UnreadableFile
+from tiw_fsm.tinyworlds.checkpoint_files import MODEL
 
 
 class Found(NamedTuple):
@@ -30,12 +31,13 @@ class Found(NamedTuple):
     def told(self, problem: str) -> str:
         """A problem of ``folder``, as one of what people know: each of its files is made of the single one."""
         if self.folder in (None, self.shown):
-            return f"{self.shown}: {problem}"
+            return problem if problem.startswith(str(self.shown)) else f"{self.shown}: {problem}"
         return re.sub(rf"{re.escape(str(self.folder))}(/[\w.]+)?", lambda name: str(self.shown), problem)
 
 
 def find(path: Path, stage: Stage, holding: ExitStack) -> Found:
     """The newest valid checkpoint of ``stage`` at ``path``: a folder, a folder of them, a run root, or a single file.
+    One that a compiled or distributed model was saved to is taken as its single file is.
 
     Args:
         holding: for how long a temporary folder is there.
@@ -44,12 +46,16 @@ def find(path: Path, stage: Stage, holding: ExitStack) -> Found:
         UnreadableFile, NotPermitted: the folder cannot be listed.
         DiskRefused: a single file cannot be unpacked.
     """
-    if os.path.isdir(own := path / stage / "checkpoints"):  # a run root, or an export
-        path = own
+    for own in (path / stage / "checkpoints", path / "checkpoints"):  # of a run root or an export, and of its stage
+        if os.path.isdir(own):
+            path = own
+            break
     files = packed.files_in(path)
     if not files:
         newest, passed_over = checkpoints.newest_valid(path, stage)
-        return Found(newest, newest or path, passed_over)
+        if newest is None or not packed.is_wrapped(newest):
+            return Found(newest, newest or path, passed_over)
+        files = [newest / MODEL]
     if len(files) > 1:
         names = ", ".join(file.name for file in files[:3])
         return Found(None, path, [(path, [f"{len(files)} files are there ({names}), so name one of them"])])

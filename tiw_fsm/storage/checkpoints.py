@@ -14,6 +14,7 @@ import re
 import secrets
 import shutil
 from contextlib import suppress
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -344,16 +345,17 @@ def _candidates(path: Path, stage: str) -> list[Path]:
         return [path] if name is None or name["stage"] == stage else []
     of_stage = [
         (int(name["last"]), folder)
-        for folder in _folders(path)
+        for folder in _folders(path, linked=True)
         if (name := _NAME.fullmatch(folder.name)) and name["stage"] == stage
     ]
     return [folder for _, folder in sorted(of_stage, reverse=True)]
 
 
-def _folders(directory: Path) -> list[Path]:
-    """The folders in ``directory``, which need not exist. Links are somebody else's."""
+def _folders(directory: Path, *, linked: bool = False) -> list[Path]:
+    """The folders in ``directory``, which need not exist. Links are somebody else's: good to read, if ``linked``, and
+    those to what is not there are among them then, to be told of."""
     try:
-        return [path for path in directory.iterdir() if path.is_dir() and not path.is_symlink()]
+        return [path for path in directory.iterdir() if (linked if path.is_symlink() else path.is_dir())]
     except FileNotFoundError:
         return []
     except PermissionError as exc:
@@ -398,7 +400,7 @@ def _listed(path: Path) -> tuple[FileHashes | None, list[str]]:
     if not os.path.lexists(path):
         return None, []
     try:
-        content = durable.read_small(path)
+        content = durable.read_small(Path(os.path.realpath(path)))  # a hub's cache is a folder of links
         manifest = json.loads(content)
         schema, completed = manifest["schema"], manifest["completed"]
         files = {name: {key: manifest["files"][name][key] for key in ("sha256", "bytes")} for name in FILES}
@@ -471,11 +473,11 @@ def _architecture_problems(path: Path, model: dict[Any, Any], expect: dict[str, 
         if name in shapes and shapes[name] != tuple(shape)
     ]
     unknown = [f"{shown_key(name)} is not expected" for name in shapes if name not in expect]
-    differing = [*reshaped, *lacking, *unknown]
-    if not differing:
+    if not (reshaped or lacking or unknown):
         return []
+    named = [one for each in zip_longest(reshaped, lacking, unknown) for one in each if one]
     counts = f"{len(reshaped)} tensors differ in shape, {len(lacking)} are missing, {len(unknown)} unknown"
-    return [f"{path} is of another architecture: {counts} ({'; '.join(differing[:_DIFFERENCES_NAMED])})."]
+    return [f"{path} is of another architecture: {counts} ({'; '.join(named[:_DIFFERENCES_NAMED])})."]
 
 
 def _hash_files(folder: Path) -> FileHashes:

@@ -37,8 +37,18 @@ def files_in(path: Path) -> list[Path]:
     return [child for child in inside if child.suffix in PACKED and child.is_file()]
 
 
+def is_wrapped(folder: Path) -> bool:
+    """Whether the names of a checkpoint's tensors have in them what a single file's may have, and a model's have not.
+
+    Raises:
+        UnreadableFile: the model cannot be read.
+    """
+    return any(isinstance(name, str) and WRAPPERS.search(name) for name in read(folder / MODEL))
+
+
 def unpack(file: Path, stage: Stage, folder: Path) -> Path:
-    """Make a checkpoint of ``stage`` in ``folder`` of a single file's weights and plain config.
+    """Make a checkpoint of ``stage`` in ``folder`` of a single file's weights and plain config; of a file that is one
+    of a checkpoint's three, that config and update are those beside it.
 
     Raises:
         UnreadableFile: it holds no weights, or cannot be read.
@@ -53,14 +63,15 @@ def unpack(file: Path, stage: Stage, folder: Path) -> Path:
         raise UnreadableFile(f"{file} holds no weights: no tensors by name, nor under {', '.join(WEIGHTS)}.")
     if problems := checkpoints.tensor_problems(file, weights):
         raise UnreadableFile(problems[0])
-    step = _step(content.get("step"), file.stem)
+    step = _step(content.get("step"), file)
     unpacked = folder / checkpoints.folder_name(stage, step + 1)
     with disk_errors("writing", unpacked):
         unpacked.mkdir(parents=True)
         write_tensors(unpacked / MODEL, {name: tensor.array() for name, tensor in weights.items()})
         begun = {"state": {}, "param_groups": [{"lr": 0.0, "params": list(range(len(weights)))}]}
         write_plain(unpacked / OPTIMIZER, begun)
-        config = checkpoints.plain_config(content.get("config"))
+        beside = {} if file.name != MODEL or "config" in content else _beside(file)
+        config = beside or checkpoints.plain_config(content.get("config"))
         write_plain(unpacked / STATE, {"config": config, "step": step, "scheduler_state_dict": None})
     return unpacked
 
@@ -69,8 +80,15 @@ def _is_weight(name: object, value: object) -> bool:
     return isinstance(name, str) and isinstance(value, StoredTensor)
 
 
-def _step(said: object, name: str) -> int:
-    """The zero-based update that it was saved after, as it says itself or its name does; else 0."""
+def _beside(file: Path) -> dict[str, Any]:
+    try:
+        return checkpoints.saved_config(file.parent)
+    except UnreadableFile:
+        return {}
+
+
+def _step(said: object, file: Path) -> int:
+    """The zero-based update that it was saved after, as it, its name or that of its folder says; else 0."""
     if isinstance(said, int) and 0 <= said < LARGEST_STEP:
         return said
-    return step_of(name) or 0
+    return step_of(file.stem) or (checkpoints.completed_of(file.parent) or 1) - 1

@@ -75,6 +75,14 @@ class StateFolder:
         Raises:
             StateDamaged: neither generation can be read, or a newer version wrote it.
         """
+        return self.told()[0]
+
+    def told(self) -> tuple[Document | None, list[str]]:
+        """As ``document``, and the damage that was passed over to find it.
+
+        Raises:
+            StateDamaged: as ``document``.
+        """
         return self._newest(self._generations(read))
 
     def journal(self) -> list[JsonObject]:
@@ -158,14 +166,14 @@ class StateFolder:
                 except ValueError as exc:
                     yield f"{path} is damaged: {exc}."
 
-    def _newest(self, generations: Iterator[Found | str]) -> Found | None:
-        damage = []
+    def _newest(self, generations: Iterator[Found | str]) -> tuple[Found | None, list[str]]:
+        damage: list[str] = []
         for found in generations:
             if not isinstance(found, str):
-                return found
+                return found, damage
             damage.append(found)
         self._refuse_to_begin_anew(damage)
-        return None
+        return None, []
 
     def _refuse_to_begin_anew(self, damage: list[str]) -> None:
         """Raise StateDamaged where no state can be used, but there is damage, or the journal tells of commits."""

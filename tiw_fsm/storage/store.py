@@ -11,8 +11,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from tiw_fsm.config.settings import Settings
-from tiw_fsm.errors import DiskRefused, ExitCode, RunHeld, StateDamaged, disk_errors
+from tiw_fsm.errors import DiskRefused, ExitCode, RunHeld, StateDamaged, UsageProblem, disk_errors
 from tiw_fsm.fsm.run_state import RunState
 from tiw_fsm.storage import places
 from tiw_fsm.storage.state_folder import StateFolder, read, written
@@ -84,7 +84,8 @@ class Store(StateFolder):
 
     @contextmanager
     def hold(self) -> Iterator[None]:
-        """Be the runner of this run for the length of the block.
+        """Be the runner of this run for the length of the block. Of a run that was refused before it began nothing is
+        left.
 
         Raises:
             RunHeld: another process is.
@@ -92,6 +93,7 @@ class Store(StateFolder):
             DiskRefused: the state folder, or the lock in it, cannot be made.
             StateDamaged: no plain file stands in the lock's place.
         """
+        missing = [path for path in (self.paths.folder, *self.paths.folder.parents) if not path.exists()]
         durable.make_folder(self.paths.folder)
         with locking.held(self.paths.lock) as lock:
             if lock is None:
@@ -103,11 +105,28 @@ class Store(StateFolder):
             try:
                 with durable.kept_to(self.paths.folder, lock.folder):
                     yield
+            except UsageProblem:
+                self._leave_nothing(missing)
+                raise
             except DiskRefused:
                 lock.require()  # what is gone with its folder is no fault of the disk's
                 raise
             finally:
                 self._lock = None
+
+    def _leave_nothing(self, made: Sequence[Path]) -> None:
+        """Remove what a start made that never became a run: its files, and the folders for them, the inner ones first.
+
+        The lock goes last: whoever waits for it finds that it bears the name no more.
+        """
+        paths = self.paths
+        if any(map(durable.is_there, (paths.state, paths.previous, paths.journal))):
+            return
+        with suppress(OSError):
+            for path in (paths.child_log, paths.child_result, paths.log, paths.lock):
+                path.unlink(missing_ok=True)
+            for folder in made:
+                folder.rmdir()
 
     def require_lock(self) -> None:
         """Make sure that nobody else can be the runner now: before anything is done that a state vouches for.
@@ -129,7 +148,7 @@ class Store(StateFolder):
 
     def newest(self) -> Generation | None:
         """As ``load``, with the journal that the state stands on."""
-        return self._newest(self.generations())
+        return self._newest(self.generations())[0]
 
     def resume(self) -> tuple[RunState | None, list[str]]:
         """The state to go on from, and the damage that was passed over to find it.

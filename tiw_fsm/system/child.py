@@ -200,9 +200,9 @@ class Child:
             return Killer.OWN
         return killer.judge(self._process.wait(), self._tail(JUDGED_WORDS), self._memory.seen())
 
-    def failed_by_itself(self) -> bool:
-        """Whether it ended with an error, and not by a signal. Waits for its end, unless it hung."""
-        return not self._hung and self._process.wait() != 0 and killer.signal_of(self._process.wait()) is None
+    def ended_by_itself(self) -> bool:
+        """Whether it ended with whatever status, and not by a signal. Waits for its end, unless it hung."""
+        return not self._hung and killer.signal_of(self._process.wait()) is None
 
     def how_it_ended(self) -> str:
         """What became of it, to follow its name. Waits for its end, unless it hung."""

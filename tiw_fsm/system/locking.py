@@ -48,6 +48,7 @@ class Lock:
         Raises:
             DiskRefused: the file cannot be made.
             NoLocks: the file system keeps none.
+            LockLost: the folder was removed meanwhile.
         """
         free = _takes_folder(self.folder, fcntl.LOCK_EX)
         self._has_folder = bool(free)
@@ -59,11 +60,7 @@ class Lock:
         Raises:
             LockLost: it is not, and cannot be put right.
         """
-        if not bears(self._path.parent, self.folder):
-            raise LockLost(
-                f"{self._path.parent} was moved or removed while this process worked in it, so it ends. All progress "
-                "that was committed is saved in that folder, wherever it lies now: put it back, and run again."
-            )
+        self._require_folder()
         if self._file is not None and bears(self._path, self._file):
             return
         if not (self._has_folder and self._take_file()):
@@ -71,6 +68,13 @@ class Lock:
                 f"{self._path} was removed while this process held it (do systemd-tmpfiles or a purge of scratch space "
                 "tidy there?), and another process may work on this run now; so this one ends. All progress that was "
                 "committed is saved: run again."
+            )
+
+    def _require_folder(self) -> None:
+        if not bears(self._path.parent, self.folder):
+            raise LockLost(
+                f"{self._path.parent} was moved or removed while this process worked in it, so it ends. All progress "
+                "that was committed is saved in that folder, wherever it lies now: put it back, and run again."
             )
 
     def close(self) -> None:
@@ -81,6 +85,7 @@ class Lock:
     def _take_file(self) -> bool:
         """Hold the file that bears the name, as long as it does so."""
         while True:
+            self._require_folder()
             durable.require_plain(self._path)
             with disk_errors("locking", self._path):
                 flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW

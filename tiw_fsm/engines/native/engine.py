@@ -79,8 +79,8 @@ class NativeEngine:
         self._processes, self._stages = processes or NativeSettings(), stages
         self._child: Child | None = None
         self._pipe: IO[bytes] | None = None
-        self._failed_by_itself = False
-        """The last child that died had ended with an error, not by a signal."""
+        self._ended_by_itself = False
+        """The last child that died had ended, with whatever status, before it was told to, and not by a signal."""
         self._request: HelloRequest | None = None
         self._hello: Hello | None = None
         """What the newest child said of itself, of which the controller knows."""
@@ -101,7 +101,7 @@ class NativeEngine:
         try:
             self._hello = self._start(request)
         except EngineCrashed as exc:
-            if self._failed_by_itself and exc.killed_by == Killer.OWN:
+            if self._ended_by_itself and exc.killed_by == Killer.OWN:
                 raise UsageProblem(
                     f"{self._python} cannot run the training process; name an interpreter that has torch and what else "
                     f"tiw_fsm needs with --python-exec. {exc}"
@@ -266,7 +266,7 @@ class NativeEngine:
             raise EngineCrashed(f"{content['what']}{child_process.BY[by]}", killed_by=by)
         if status == "lost":
             raise EngineCrashed(content, killed_by=Killer.UNKNOWN)
-        self._failed_by_itself = True
+        self._ended_by_itself = True
         raise EngineCrashed(content, killed_by=Killer.MEMORY if status == "out_of_memory" else Killer.OWN)
 
     def _next_line(self) -> bytes:
@@ -286,7 +286,7 @@ class NativeEngine:
         assert child is not None
         message = f"the child {child.how_it_ended()}\n{child.last_words().strip()}"
         crashed = EngineCrashed(message, killed_by=child.killed_by())
-        self._failed_by_itself = child.failed_by_itself()
+        self._ended_by_itself = child.ended_by_itself()
         self._let_go()
         return crashed
 

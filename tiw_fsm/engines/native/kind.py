@@ -7,9 +7,12 @@ import socket
 from tiw_fsm.config import processes
 from tiw_fsm.config.schema import TrainingFile
 from tiw_fsm.config.settings import Draft, Settings
+from tiw_fsm.engines.native import cost
 from tiw_fsm.engines.native.settings import NativeSettings, endpoint
 from tiw_fsm.engines.protocol import Engine, EngineKind
+from tiw_fsm.stages import Stage
 from tiw_fsm.storage.paths import StatePaths
+from tiw_fsm.tinyworlds.config import StageConfig
 from tiw_fsm.values.frozen import FrozenModel
 
 
@@ -44,6 +47,9 @@ class NativeKind(EngineKind):
             return None
         there = "the other machine" if asked.nodes == 2 else f"{asked.nodes - 1} other machines"
         return f"waiting for {there}: there, in the same working root, tiw-fsm join {asked.endpoint} --run {run}"
+
+    def seconds_of_update(self, stage: Stage, config: StageConfig, threads: int) -> float | None:
+        return cost.seconds_of_update(stage, config, threads)
 
     def make(self, settings: Settings, paths: StatePaths) -> Engine:
         from tiw_fsm.engines.native.engine import NativeEngine
