@@ -145,8 +145,6 @@ class TrainRequest(FrozenModel):
     """Completed updates at the beginning."""
     stop_at: int
     """Completed updates at which to save and return."""
-    ahead: int = 0
-    """So many further updates are likely to be asked for next, and may be begun with."""
     inputs: dict[Stage, CheckpointRef] = {}
     """Checkpoints of the stages that this one is trained against."""
     checkpoint: str

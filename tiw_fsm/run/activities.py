@@ -95,7 +95,6 @@ def _train_request(ctx: Context, run: RunState, stage: Stage, end: int) -> Train
         weights_only=progress.warm_start and progress.checkpoint == progress.accepted,
         start=progress.completed,
         stop_at=stop_at,
-        ahead=min(end - stop_at, interval),
         inputs={needed: ref for needed, ref in _named(run).items() if needed in STAGES[stage].inputs},
         checkpoint=str(checkpoints.temporary_name(folder, stage, stop_at)),
         picture=str(picture) if stop_at == end else None,

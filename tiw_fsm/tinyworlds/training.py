@@ -166,10 +166,7 @@ class Trainer:
         return truth, self.objective.show(truth)
 
     def checkpoint(self, completed: int, tuning: Tuning) -> dict[str, Any]:
-        """What a checkpoint's files hold, by their names: as TinyWorlds has them, however many processes there are.
-
-        A copy: it stays as it is while training goes on.
-        """
+        """What a checkpoint's files hold, by their names: as TinyWorlds has them, however many processes there are."""
         groups = len(self.optimizer.param_groups)
         scheduler = {
             "base_lrs": [tuning.learning_rate] * groups,
@@ -198,7 +195,7 @@ class Trainer:
     def _whole(self, state: Any) -> Any:
         """The state of a model or optimizer as one process would hold it, on the CPU."""
         if isinstance(state, Tensor):
-            return self.peers.whole(state).to("cpu", copy=True)
+            return self.peers.whole(state).cpu()
         if isinstance(state, dict):
             return {key: self._whole(item) for key, item in state.items()}
         return [self._whole(item) for item in state] if isinstance(state, list) else state

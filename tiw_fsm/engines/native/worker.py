@@ -10,7 +10,6 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ from typing import Any
 import torch
 
 from tiw_fsm.data.h5 import Undecodable, reading
-from tiw_fsm.engines.native.live_trainer import LiveTrainer
 from tiw_fsm.engines.native.ranks import Agreed, Ranks
 from tiw_fsm.engines.protocol import (
     OTHER_FRAMES,
@@ -79,7 +77,9 @@ class Worker:
         self.data: tuple[DataSource, FrameData] | None = None
         self.expected: DataSource | None = None
         """Frames that a request to come will need."""
-        self.live: LiveTrainer | None = None
+        self.trainer: Trainer | None = None
+        self.standing: tuple[Any, ...] | None = None
+        """What the live trainer stands for: stage, config, and the checkpoint it is exactly at."""
 
     # --- hello ---
 
@@ -121,13 +121,20 @@ class Worker:
 
     def train(self, request: TrainRequest) -> dict[str, Any]:
         folders = self.ranks.together(lambda: self._prepared(request), judge)
-        live = self._trainer_at(request, folders)
-        rows, seconds = live.train(
-            request, self.stop.is_set, lambda done, loss: self.tell(json.dumps([done, request.stop_at, loss]))
+        trainer = self._trainer_at(request, folders)
+        began = time.monotonic()
+        rows = trainer.train(
+            request.start,
+            request.stop_at,
+            request.tuning,
+            request.schedule,
+            self.stop.is_set,
+            lambda done, loss: self.tell(json.dumps([done, request.stop_at, loss])),
         )
+        seconds = time.monotonic() - began
         if not rows:
             raise Stopped
-        completed, trainer = request.start + len(rows), live.trainer
+        completed = request.start + len(rows)
         files = trainer.checkpoint(completed, request.tuning)
         shown = trainer.show() if request.picture and completed == request.stop_at else None
 
@@ -142,14 +149,8 @@ class Worker:
                 strips.draw_chunk(request, completed, *shown)
             return sha256
 
-        if self.ranks.size == 1:
-            with ThreadPoolExecutor(1) as other:
-                kept = other.submit(keep)
-                self._go_ahead(kept.done)
-            sha256 = kept.result()
-        else:
-            sha256 = self.ranks.first_alone(keep, judge)
-        live.stands_at(sha256)
+        sha256 = self.ranks.first_alone(keep, judge)
+        self.standing = (*self._identity(request), sha256)
         used = [trainer.data.digest]
         return {"completed": completed, "sha256": sha256, "rows": rows, "seconds": seconds, "frames": used}
 
@@ -170,18 +171,22 @@ class Worker:
             named[None] = request.resume
         return {stage: checkpoints.verified(ref) for stage, ref in named.items()}
 
-    def _stands_at(self, request: TrainRequest) -> bool:
-        """Whether there is a trainer that stands exactly where the request begins."""
-        return self.live is not None and self.live.is_at(request)
+    def _identity(self, request: TrainRequest) -> tuple[Any, ...]:
+        return request.stage, request.config, request.seed, request.inputs, request.processes
 
-    def _trainer_at(self, request: TrainRequest, folders: Mapping[Stage | None, Path]) -> LiveTrainer:
+    def _stands_at(self, request: TrainRequest) -> bool:
+        """Whether the live trainer stands exactly where the request begins."""
+        wanted = (*self._identity(request), request.resume and request.resume.sha256)
+        return self.trainer is not None and self.standing == wanted
+
+    def _trainer_at(self, request: TrainRequest, folders: Mapping[Stage | None, Path]) -> Trainer:
         """The live trainer if it stands exactly where the request begins, else one loaded from there."""
         if self._stands_at(request):
-            assert self.live is not None
-            return self.live
-        self.live = None  # let go of the old stage before the new one is built
+            assert self.trainer is not None
+            return self.trainer
+        self.trainer = self.standing = None  # let go of the old stage before the new one is built
         inputs = {stage: load_frozen(stage, request.config, folders[stage], self.device) for stage in request.inputs}
-        trainer = Trainer(
+        self.trainer = Trainer(
             request.stage,
             request.config,
             self._frames(request),
@@ -192,25 +197,15 @@ class Worker:
             request.processes,
         )
         if request.resume is not None:
-            trainer.load(folders[None], weights_only=request.weights_only)
-        self.live = LiveTrainer(trainer)
-        return self.live
+            self.trainer.load(folders[None], weights_only=request.weights_only)
+        return self.trainer
 
-    def get_ready(self, wanted: Callable[[], bool]) -> None:
-        """Do what is expected to be asked for, until something is wanted."""
+    def get_ready(self) -> None:
+        """Load the frames that are expected, while there is nothing else to do."""
         source, self.expected = self.expected, None
         if source is not None:
             with suppress(Exception):  # whoever asks for them will hear of it
                 self._loaded(source)
-        if self.ranks.size == 1:
-            self._go_ahead(wanted)
-
-    def _go_ahead(self, until: Callable[[], bool]) -> None:
-        if self.live is not None:
-            try:
-                self.live.go_ahead(lambda: until() or self.stop.is_set())
-            except Exception:  # whoever asks for these updates will hear of it
-                self.live = None
 
     def _frames(self, request: TrainRequest | InferRequest) -> FrameData:
         """The frames, loaded once.
@@ -380,5 +375,5 @@ def answer(worker: Worker, line: bytes) -> tuple[str, Any]:
     else:
         raise AssertionError(request)
     if status not in TOLERATED:
-        worker.live = None
+        worker.trainer = worker.standing = None
     return status, content
