@@ -6,33 +6,30 @@ needs is read by that engine: ``load_settings`` is given its rules.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import sys
 from collections.abc import Mapping, Set
-from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar
-
-from pydantic import ValidationError
+from typing import Any, NamedTuple, Protocol
 
 from tiw_fsm.config import alignment, chosen
-from tiw_fsm.config.files import FILES, is_secret
+from tiw_fsm.config.files import FILES
 from tiw_fsm.config.flags import FLAGS, unfit_paths
 from tiw_fsm.config.loop import LoopConfig
 from tiw_fsm.config.schema import InferenceFile, StageFile, TrainingFile
 from tiw_fsm.config.unheard import unheard
-from tiw_fsm.config.yaml_source import Source, told
+from tiw_fsm.config.validation import validated, without_mistakes
+from tiw_fsm.config.yaml_source import Source
 from tiw_fsm.data import frames
 from tiw_fsm.errors import UsageProblem
 from tiw_fsm.stages import STAGES, Stage
 from tiw_fsm.system import durable
 from tiw_fsm.system.needs import installed
 from tiw_fsm.tinyworlds.config import DataSource, InferenceConfig, OptimizerName, StageConfig
-from tiw_fsm.values.frozen import FrozenModel, meanings
+from tiw_fsm.values.frozen import FrozenModel
 from tiw_fsm.values.plain import JsonObject
-from tiw_fsm.values.printable import excerpt, quoted
+from tiw_fsm.values.printable import excerpt
 
 
 class Settings(FrozenModel):
@@ -114,11 +111,6 @@ class EngineRules(Protocol):
         """What only this engine needs, if anything; what is wrong for it is added to ``problems``."""
 
 
-V = TypeVar("V", bound=FrozenModel)
-KEY = "[key]"
-"""With what pydantic's location of a mistake ends where the key is wrong, and not the value."""
-
-
 def load_settings(
     flags: Mapping[str, Any], *, run: str, repo_root: Path, engine: EngineRules, typed: Set[str] | None = None
 ) -> Settings:
@@ -159,7 +151,7 @@ def _load_settings(
         if not source.is_read:
             continue
         defaults = _deep_merge(LoopConfig().model_dump(mode="json"), engine.loop_defaults) if name == "loop" else {}
-        parsed[name] = _validated(FILES[name].schema, _deep_merge(defaults, source.data), source, problems)
+        parsed[name] = validated(FILES[name].schema, _deep_merge(defaults, source.data), source, problems)
     if len(parsed) < len(sources):  # of what a file would have said nothing can be told
         raise UsageProblem(dict.fromkeys(problems))
     problems += alignment.misaligned(said, lambda name, key: sources[name].where((key,)))
@@ -169,7 +161,7 @@ def _load_settings(
     own = engine.read_settings(Draft(flags, typed, repo_root, run_root, sources, parsed), problems)
     stages = _stage_configs(parsed, sources, picked, problems)
     data = None
-    said_of_data = training or _without_mistakes(TrainingFile, sources["training"].data)
+    said_of_data = training or without_mistakes(TrainingFile, sources["training"].data)
     if isinstance(said_of_data, TrainingFile):
         data = _data_source(said_of_data, sources, repo_root, problems)
     if problems and data and engine.needs_frames:  # else who checks the frames will say so
@@ -220,62 +212,6 @@ def _missing_checkpoints(train_stage: str, warm_starts: Mapping[Stage, str]) -> 
     ]
 
 
-def _validated(schema: type[V], data: Mapping[str, Any], source: Source, problems: list[str]) -> V | None:
-    try:
-        return schema.model_validate_json(json.dumps(data))
-    except ValidationError as exc:
-        errors = exc.errors(include_url=False, include_context=False, include_input=False)
-        mistakes = [_mistake(schema, data, error["loc"], error["type"], error["msg"]) for error in errors]
-        # What is wrong with several values together is told of the one that the sentence begins with.
-        places = [source.where(error["loc"] or (_sentence(error["msg"]).split()[0],)) for error in errors]
-        problems += told([f"{place}: {mistake}" for place, mistake in zip(places, mistakes, strict=True)], source.label)
-        return None
-
-
-def _without_mistakes(schema: type[V], data: Mapping[str, Any]) -> V | None:
-    """What a file says beside its mistakes, so that what is wrong with that is told with them; None if nothing."""
-    try:
-        return schema.model_validate_json(json.dumps(data))
-    except ValidationError as exc:
-        wrong = {error["loc"][0] for error in exc.errors() if error["loc"]}
-    sound = {key: value for key, value in data.items() if key not in wrong}
-    return _without_mistakes(schema, sound) if sound and len(sound) < len(data) else None
-
-
-def _mistake(
-    schema: type[FrozenModel], data: Mapping[str, Any], location: tuple[int | str, ...], kind: str, message: str
-) -> str:
-    """What is wrong at a ``location``, in a sentence that quotes it; but nothing of what may be a secret."""
-    name = excerpt(".".join(str(part) for part in location if part != KEY))
-    meaning = _meaning(schema, str(location[0])) if location else None
-    if kind == "extra_forbidden":
-        message = "unknown key; remove it, or correct its spelling"
-    else:
-        unsaid = not location or kind == "missing" or is_secret(schema, str(location[0]))
-        message = _sentence(message) + ("" if unsaid else f", not {quoted(_given(data, location))}")
-    return (f"{name}: " if name else "") + message + (f" ({meaning})" if meaning else "")
-
-
-def _sentence(message: str) -> str:
-    return message.removeprefix("Value error, ")
-
-
-def _given(data: Any, location: tuple[int | str, ...]) -> Any:
-    """What stands at a ``location``; for a key that is wrong itself, the key."""
-    for part, after in pairwise([*location, None]):
-        if after == KEY:
-            return part
-        inside = isinstance(data, Mapping) and part in data
-        if not inside and not (isinstance(data, list) and isinstance(part, int) and part < len(data)):
-            return data  # the rest of the location is pydantic's: which of several types it tried
-        data = data[part]
-    return data
-
-
-def _meaning(schema: type[FrozenModel], key: str) -> str | None:
-    return meanings(schema).get(key)
-
-
 def _deep_merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in over.items():
@@ -301,7 +237,7 @@ def _stage_configs(
                 keys: line for keys, line in sources["training"].lines.items() if keys[0] in shared
             }
             merged = Source(sources[stage.value].label, lines=said)
-            config = _validated(StageConfig, {**own, **shared}, merged, problems)
+            config = validated(StageConfig, {**own, **shared}, merged, problems)
             if config is not None:
                 stages[stage] = config
     return stages
