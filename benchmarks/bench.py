@@ -30,7 +30,7 @@ from tiw_fsm.engines.protocol import HelloRequest
 from tiw_fsm.tinyworlds import determinism
 
 MEASUREMENTS = (
-    runs.first_update,
+    runs.starts,
     runs.whole_run,
     runs.training,
     updates.bare_updates,

@@ -38,29 +38,46 @@ POLL_SECONDS = 0.01
 # --- through the real command -----------------------------------------------------------------------------------
 
 
-def first_update(bench: Bench) -> list[Figure]:
-    """From spawning ``tiw-fsm run`` on a fresh run to the end of its first update.
+def starts(bench: Bench) -> list[Figure]:
+    """From spawning ``tiw-fsm run`` to the end of the first update that it makes: of a fresh run, and of one that was
+    killed while it trained dynamics. Each in turns with a process that imports torch and nothing else.
 
-    With one update per stage the first checkpoint holds exactly the first update, and its first file is written as
-    soon as that is done: the file's modification time is the moment, to a few milliseconds. Then the run is killed.
+    With a checkpoint after every update the next checkpoint holds exactly that update, and its first file is written as
+    soon as it is done: the file's modification time is the moment, to a few milliseconds. Then the run is killed.
     """
-    repeats = bench.amount(3, 1)
-    seconds = []
+    repeats = bench.amount(5, 1)
+    bare, fresh, resumed = [], [], []
+    going = bench.root({**dict.fromkeys(STAGES, 1), Stage.DYNAMICS: 10**6}, chunk=10**6, interval=1)
+    first_checkpoint(bench, going, Stage.DYNAMICS)
     for _ in range(repeats):
-        root = bench.root(dict.fromkeys(STAGES, 1))
-        folder = RunPaths(root / "results" / RUN, root).checkpoints(Stage.VIDEO)
-        first = folder / checkpoints.folder_name(Stage.VIDEO, 1) / checkpoints.MODEL
-        began = time.time()
-        with open(root / "output", "wb") as output:
-            process = subprocess.Popen(bench.command(), cwd=root, stdout=output, stderr=output)
-        while not first.exists() and process.poll() is None:
-            time.sleep(POLL_SECONDS)
-        if not first.exists():
-            raise RuntimeError((root / "output").read_text())
-        seconds.append(first.stat().st_mtime - began)
-        process.kill()
-        process.wait()
-    return [Figure("process start to first update", median(seconds), "s", f"median of {repeats}, fresh runs")]
+        began = time.perf_counter()
+        subprocess.run([sys.executable, "-c", "import torch"], check=True)
+        bare.append(time.perf_counter() - began)
+        fresh.append(first_checkpoint(bench, bench.root(dict.fromkeys(STAGES, 1)), Stage.VIDEO))
+        resumed.append(first_checkpoint(bench, going, Stage.DYNAMICS))
+    of, limit = f"median of {repeats}", median(bare)
+    return [
+        Figure("bare import torch", limit, "s", f"{of}: the limit of the next two"),
+        Figure("start to first update", median(fresh), "s", f"{of}, fresh runs", limit + 0.6),
+        Figure("start to first update of resumed dynamics", median(resumed), "s", f"{of}, killed", limit + 1.1),
+    ]
+
+
+def first_checkpoint(bench: Bench, root: Path, stage: Stage) -> float:
+    """Seconds from a start in ``root`` until it has made its first update of ``stage``; then it is killed."""
+    folder, names = RunPaths(root / "results" / RUN, root).checkpoints(stage), f"*{stage}_step_*/{checkpoints.MODEL}"
+    before = set(folder.glob(names))
+    began = time.time()
+    with open(root / "output", "wb") as output:
+        process = subprocess.Popen(bench.command(), cwd=root, stdout=output, stderr=output)
+    while not (new := set(folder.glob(names)) - before) and process.poll() is None:
+        time.sleep(POLL_SECONDS)
+    made = [path.stat().st_mtime for path in new if path.exists()]
+    process.kill()
+    process.wait()
+    if not made:
+        raise RuntimeError((root / "output").read_text())
+    return min(made) - began
 
 
 def whole_run(bench: Bench) -> list[Figure]:
