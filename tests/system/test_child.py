@@ -173,7 +173,7 @@ def test_a_child_that_is_made_of_a_spare_has_imported_and_is_like_any_other(tmp_
         os.close(ready.pipe[1])
         child.tell(b"hello\n")
         assert (child.speaks(pipe), pipe.readline()) == (True, b"hello\n")
-        assert (child.how_it_ended(), child.failed_by_itself()) == ("ended with status 3", True)
+        assert (child.how_it_ended(), child.ended_by_itself()) == ("ended with status 3", True)
         said = f"{program} {os.getpid()} {ready.pipe[1]}\n"
         assert child.last_words() == said
     assert output.read_text() == f"before\n{said}"

@@ -17,8 +17,8 @@ PASSING, SCORE, PRODUCT = 280e-9, 6e-9, 0.05e-9
 """Seconds of a thread for each, through both transformers of a model, forward and backward."""
 LEAST = 8e-3
 """Seconds of a block in a micro-batch, however little there is to compute."""
-PART = {Stage.VIDEO: 1.0, Stage.LATENT: 1.0, Stage.DYNAMICS: 0.6}
-"""Of that, what a stage has: dynamics are one transformer, and the choice among all tokens."""
+PART = {Stage.DYNAMICS: 0.6}
+"""Of that, what a stage has that is not two transformers: dynamics are one, and the choice among all tokens."""
 SCALING = 0.9
 """Power of the number of threads by which they are faster than one."""
 
@@ -31,4 +31,4 @@ def seconds_of_update(stage: Stage, config: StageConfig, threads: int) -> float:
     of_token = PASSING * width + SCORE * patches * config.num_heads + PRODUCT * products
     tokens = config.batch_size_per_gpu * config.context_length * patches
     of_block = max(LEAST, tokens * of_token / math.pow(threads, SCALING))
-    return PART[stage] * config.gradient_accumulation_steps * config.num_blocks * of_block
+    return PART.get(stage, 1.0) * config.gradient_accumulation_steps * config.num_blocks * of_block

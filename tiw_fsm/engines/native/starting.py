@@ -20,7 +20,7 @@ from tiw_fsm.tinyworlds import determinism
 
 QUIET = {"TORCH_CPP_LOG_LEVEL": "ERROR"}
 """Of torch's own words, where nobody wants more: what it warns of is expected between machines that come and go."""
-IMPORTED = ("torch", "numpy", "h5py", "pydantic", "yaml")
+IMPORTED = ("torch", "numpy", "h5py", "pydantic")
 """What every training process imports of other packages and takes long."""
 NOT_SPARE = frozenset({"python_exec", "nproc_per_node", "nnodes"})
 """Flags with which the training process may be another, or several."""

@@ -52,7 +52,7 @@ def runtime_report(data: ReportData) -> Lines:
     ]
 
 
-def _meanings_of_figures() -> dict[str, str]:
+def meanings_of_figures() -> dict[str, str]:
     """Keys of an attempt's result file that hold one figure → what they mean."""
     return {
         name: meaning
@@ -63,7 +63,7 @@ def _meanings_of_figures() -> dict[str, str]:
 
 def _attempt_section(data: ReportData, attempt: Attempt) -> Lines:
     result, document = data.result(attempt), attempt.model_dump()
-    found = {key: meaning for key, meaning in _meanings_of_figures().items() if result.get(key) is not None}
+    found = {key: meaning for key, meaning in meanings_of_figures().items() if result.get(key) is not None}
     rows = [(meaning, result[key], _interval(result, key), code(key)) for key, meaning in found.items()]
     rows += [(f"MSE of baseline {name}", mse, "", code(f"baselines.{name}")) for name, mse in attempt.baselines.items()]
     gate = gate_of(document)
