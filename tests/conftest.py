@@ -34,7 +34,26 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--checkout-python", metavar="PATH", help="its interpreter [default: its .venv/bin/python]")
 
 
+LONG = (
+    "torture/",
+    "run/",
+    "engines/",
+    "test_",
+    "tracking/",
+    "export/",
+    "play/",
+    "cli/test_starting",
+    "data/test_recording",
+)
+"""What takes long comes first, so that workers have all done about as much when nothing is left."""
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    def place(item: pytest.Item) -> int:
+        name = item.path.relative_to(Path(__file__).parent).as_posix()
+        return next((n for n, prefix in enumerate(LONG) if name.startswith(prefix)), len(LONG))
+
+    items.sort(key=place)
     if config.getoption("--kills") is None:
         for item in items:
             if item.get_closest_marker("whole"):

@@ -19,7 +19,7 @@ from tiw_fsm.data import frames, recording
 from tiw_fsm.data.games import GAMES
 from tiw_fsm.errors import UsageProblem
 
-SHORT = {"planet": ["--frames", "90"], "crafter": ["--frames", "230", "--size", "56", "--episode-length", "200"]}
+SHORT = {"planet": ["--frames", "90"], "crafter": ["--frames", "110", "--size", "56", "--episode-length", "100"]}
 """For each game two episodes or more, the last one cut short."""
 
 

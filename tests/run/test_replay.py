@@ -127,6 +127,7 @@ def test_more_updates_than_are_kept_are_said_to_be_too_many(native: Native) -> N
     assert "bitwise equal" in done.stdout
 
 
+@pytest.mark.whole
 def test_a_forged_weight_that_no_hash_tells_is_found_out_and_elsewhere_is_within_the_tolerance(forger: Forger) -> None:
     tensor = forger.weight(Stage.DYNAMICS)
     forger.metric(Stage.VIDEO)

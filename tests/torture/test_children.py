@@ -147,6 +147,7 @@ def test_killed_at_its_very_start_it_is_counted_and_waited_for_until_it_is_let_l
     figures["kills of the child at its very start"] += 2
 
 
+@pytest.mark.whole
 def test_killed_on_sight_a_run_that_has_not_begun_says_run_again(place: Place, interpreter: Path) -> None:
     (interpreter / "dies").touch()
     place.bench.begin()

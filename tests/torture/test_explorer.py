@@ -44,7 +44,7 @@ from tiw_fsm.stages import Stage
 BUDGETS = Size(retries=1, crashes=1, retunes=1, starts=1, updates=(1, 1, 1), chunk=1, interval=1)
 GIVEN = BUDGETS._replace(retries=0, crashes=0, starts=0, train_stage="none")
 ROT = Size(retries=0, crashes=0, retunes=0, starts=0, updates=(2, 1, 1), chunk=2, interval=1, rots=1)
-SHORT = {"budgets of training": BUDGETS._replace(retunes=0), "rot": ROT, "three models given": GIVEN}
+SHORT = {"rot": ROT, "three models given": GIVEN}
 LONG = {
     "budgets": BUDGETS,
     "larger budgets": BUDGETS._replace(retries=2, crashes=2, starts=2),
@@ -330,6 +330,7 @@ def test_the_graph_alone_shows_a_run_that_may_never_end_or_never_pass(
     found_out(BY_THE_GRAPH[name], tmp_path, monkeypatch)
 
 
+@pytest.mark.whole
 def test_nodes_merged_by_too_little_are_found_out(tmp_path: Path) -> None:
     with world(GIVEN, tmp_path) as place, pytest.raises(Violation, match="merged nodes differ"):
         Forgetful(place, GIVEN, twins=1).explore()
@@ -400,6 +401,7 @@ class Lives(RuleBasedStateMachine):
         self.to_come = []
 
 
+@pytest.mark.whole
 def test_long_lives_keep_every_promise_with_the_default_budgets(
     tmp_path: Path, figures: Counter[str], amount: Amount
 ) -> None:

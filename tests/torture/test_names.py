@@ -39,6 +39,7 @@ def sweep(launcher: Launcher, root: Path, number: int, clock: str) -> list[str]:
     return troubles
 
 
+@pytest.mark.whole
 def test_fifty_runs_that_end_in_one_second_keep_their_reports_and_pictures(
     launcher: Launcher, tmp_path: Path, figures: Counter[str]
 ) -> None:

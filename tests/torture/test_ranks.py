@@ -153,6 +153,7 @@ def test_memory_that_does_not_suffice_one_rank_halves_the_batch_of_all(bench: Be
     assert "killed" not in events(short)
 
 
+@pytest.mark.whole
 def test_the_failing_ranks_own_error_is_the_one_that_is_told(bench: Bench) -> None:
     failing = bench.in_variant("rank_fails")
     failing.begin()

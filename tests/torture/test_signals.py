@@ -123,6 +123,7 @@ def test_a_second_signal_that_ends_at_once_each_time_would_be_noticed(inferring:
     assert troubles(hasty, stopped(hasty, "inference", signal.SIGTERM, group=True, twice=True)) != []
 
 
+@pytest.mark.whole
 def test_signals_at_random_instants_in_saves_and_commits_lose_nothing(
     launcher: Launcher, tmp_path: Path, amount: Amount, figures: Counter[str]
 ) -> None:

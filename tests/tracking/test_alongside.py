@@ -179,6 +179,7 @@ def test_use_wandb_of_a_tinyworlds_file(tmp_path: Path, tiw: Tiw, monkeypatch: p
     assert tracked.wandb_rows(tmp_path) == tracked.committed(RunFolder(tmp_path))
 
 
+@pytest.mark.whole
 def test_one_that_has_everything_is_given_time_to_send_it(
     tmp_path: Path, simulation: Simulation, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -94,6 +94,7 @@ def test_a_silent_fall_back_fails_the_gate_with_that_reason(checkout: MakeChecko
     assert "fell back" in done.stderr
 
 
+@pytest.mark.whole
 def test_faults_of_scripts_are_told_apart(checkout: MakeCheckout) -> None:
     """NaN rejects the chunk, running out of memory halves the batch, a hang is ended and counted as a crash."""
     tiny = checkout(changes={"loop": {"max_silence": 15}})  # our own inference is silent while it imports torch
@@ -160,6 +161,7 @@ def test_frames_replaced_while_a_script_reads_them_are_not_trained_on(checkout: 
     assert tiny.journal("saved")[0].get("notes", []) == [], "nothing that the first script left was taken up"
 
 
+@pytest.mark.whole
 def test_what_is_set_for_a_file_is_told_to_the_script_that_reads_it(checkout: MakeCheckout) -> None:
     tiny = checkout()
     words = ("training.amp=false", "dynamics.amp=true", "training.run_dynamics=true", "inference.fps=8")
