@@ -6,6 +6,7 @@ from collections import Counter
 from fnmatch import fnmatch
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
 from tests.support.configs import write_configs
