@@ -76,7 +76,6 @@ def serve(pipe_descriptor: int, result_file: Path) -> None:
             except OSError as exc:
                 print(json.dumps(str(refusal("writing", result_file, exc))), file=pipe)
             print("answered", file=pipe)
-            worker.get_ready()
     os._exit(0)
 
 

@@ -10,7 +10,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -74,9 +74,8 @@ class Worker:
         self.code, self.ranks = code, ranks
         self.stop = threading.Event()
         self.device = torch.device("cpu")
-        self.data: tuple[DataSource, FrameData] | None = None
-        self.expected: DataSource | None = None
-        """Frames that a request to come will need."""
+        self.frames: tuple[DataSource, Future[FrameData]] | None = None
+        """Those loaded, or being loaded."""
         self.trainer: Trainer | None = None
         self.standing: tuple[Any, ...] | None = None
         """What the live trainer stands for: stage, config, and the checkpoint it is exactly at."""
@@ -85,7 +84,6 @@ class Worker:
 
     def hello(self, request: HelloRequest) -> dict[str, Any]:
         self.ranks.share(request.sharded)
-        self.expected = request.data
         self.device = self.ranks.together(lambda: _device(request.device, self.ranks.here), judge)
         if lacking := missing(request.optimizers):
             raise Agreed("usage", lacking)
@@ -98,6 +96,8 @@ class Worker:
         for other, (name, _) in everyones:
             if other != everyones[0][0]:
                 raise Agreed("changed", _unlike(everyones[0][0], other, name))
+        if request.data is not None:
+            self._load(request.data)
         hosts: dict[tuple[str, str], int] = Counter((name, device) for _, (name, device) in everyones)
         return {
             **own,
@@ -200,13 +200,6 @@ class Worker:
             self.trainer.load(folders[None], weights_only=request.weights_only)
         return self.trainer
 
-    def get_ready(self) -> None:
-        """Load the frames that are expected, while there is nothing else to do."""
-        source, self.expected = self.expected, None
-        if source is not None:
-            with suppress(Exception):  # whoever asks for them will hear of it
-                self._loaded(source)
-
     def _frames(self, request: TrainRequest | InferRequest) -> FrameData:
         """The frames, loaded once.
 
@@ -220,17 +213,17 @@ class Worker:
         return found
 
     def _loaded(self, source: DataSource) -> FrameData:
-        if self.data is None or self.data[0] != source:
-            self.data = None
-            try:
-                with reading(Path(source.path)):
-                    self.data = (source, FrameData(source, self.device))
-            except Undecodable as exc:
-                if isinstance(exc.__cause__, RuntimeError):  # torch's: there is no memory for them
-                    raise exc.__cause__ from None
-                # The run has read them before, to the last row.
-                raise RunChanged(f"{exc}. {OTHER_FRAMES}") from exc
-        return self.data[1]
+        known, loading = self.frames or (None, None)
+        if loading is None or known != source or (loading.done() and loading.exception()):
+            loading = self._load(source)
+        return loading.result()
+
+    def _load(self, source: DataSource) -> Future[FrameData]:
+        """Begin to load frames, in a thread of its own: requests that need none do not wait for them."""
+        self.frames = None  # lets go of others first
+        loading = ThreadPoolExecutor(1).submit(_read, source, self.device)
+        self.frames = source, loading
+        return loading
 
     # --- infer ---
 
@@ -282,6 +275,23 @@ class Worker:
         strips.draw_attempt(request, found)
         say(f"Visualization saved to: {request.picture}")
         return {**found.figures, "png": request.picture, "frames": [data.digest]}
+
+
+def _read(source: DataSource, device: torch.device) -> FrameData:
+    """The frames.
+
+    Raises:
+        RunChanged: they cannot be decoded, which they could be when the run began.
+        UsageProblem, DiskRefused: they cannot be read now.
+    """
+    try:
+        with reading(Path(source.path)):
+            return FrameData(source, device)
+    except Undecodable as exc:
+        if isinstance(exc.__cause__, RuntimeError):  # torch's: there is no memory for them
+            raise exc.__cause__ from None
+        # The run has read them before, to the last row.
+        raise RunChanged(f"{exc}. {OTHER_FRAMES}") from exc
 
 
 def _device(wanted: str, here: int) -> torch.device:
