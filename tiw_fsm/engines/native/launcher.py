@@ -248,16 +248,20 @@ class _Machine:
         return "died", {"by": by.value, "what": f"one of its processes{where} was ended by {number.name}"}
 
     def _why(self, dead: Sequence[os.waitid_result]) -> tuple[str, Any]:
-        """What ended them all: the word that was left first, else what was seen here."""
-        until = time.monotonic() + GRACE
+        """What ended them all: the word that was left first, else what was seen here.
+
+        Where one was ended by SIGKILL, an error of the others comes of that, whoever told of it first.
+        """
+        until, killed = time.monotonic() + GRACE, _killed(dead)
         while self.meeting.word is not None:
             with suppress(RuntimeError):
-                if (left := ranks.word_left(self.meeting.word)) is not None:
+                left = ranks.word_left(self.meeting.word)
+                if left is not None and not (killed is signal.SIGKILL and left[0] == "error"):
                     return left
             if not self.several or time.monotonic() > until:
                 break
             time.sleep(LOOKS)
-        if (killed := _killed(dead)) is not None:
+        if killed is not None:
             return self._of_killed(killed)
         if self.error is not None and not isinstance(self.error, DistError):
             return "error", f"torchrun's agent: {self.error!r}"
