@@ -53,6 +53,7 @@ def bench(launcher: Launcher, tmp_path_factory: pytest.TempPathFactory) -> Bench
     return Bench(launcher, tmp_path_factory.mktemp("ranks"), TOGETHER)
 
 
+@pytest.mark.whole
 def test_ranks_killed_at_random_instants_end_as_if_nobody_had_touched_them(
     bench: Bench, amount: Amount, whole_bench: bool, seed: int, figures: Counter[str]
 ) -> None:
