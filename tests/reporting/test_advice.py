@@ -72,7 +72,7 @@ def test_a_stage_that_was_never_held_to_a_threshold_is_named(simulation: Simulat
     simulation.run(Script(mse=[0.5]), max_inference_retries=0)
     target = simulation.state.stages["dynamics"].target
     (told,) = [step for step in next_steps(simulation.state) if "no threshold was ever held" in step]
-    assert f"dynamics (10000 of {target} updates)" in told
+    assert f"dynamics (they hold from update 10000 on, of {target})" in told
     assert "video_tokenizer" not in told
 
 

@@ -175,7 +175,7 @@ def next_steps(run: RunState) -> Lines:
 def _never_held(run: RunState) -> Lines:
     """Of stages whose gate has let everything through, since its thresholds begin where they do not get to."""
     free = [
-        f"{stage} ({held_from} of {progress.target} updates)"
+        f"{stage} (they hold from update {held_from} on, of {progress.target})"
         for stage, progress in run.stages.items()
         if progress.completed and (held_from := run.loop.gates[stage].from_update) >= progress.target
     ]
