@@ -5,6 +5,8 @@ VALIDATORS := build/validators
 KILLS := 60
 SEED := 0
 LIFE :=
+# Workers take whole files, in the order in which conftest.py puts them.
+BY_FILES = --dist loadfile --no-loadscope-reorder
 RANDOM_KILLS = --kills $(KILLS) --torture-seed $(SEED) --torture-record build/torture.jsonl
 CHECKOUT_PYTHON = $(CHECKOUT)/.venv/bin/python
 
@@ -28,12 +30,12 @@ run: $(VENV)/plays
 	$(BIN)/tiw-fsm demo
 
 test: install
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 3 $(BY_FILES)
 
 # What takes its time is left out: the torture bench, whole runs as processes, playing, engines, recording, copies of the
 # package.
 test-quick: install
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --ignore tests/torture --ignore tests/engines --ignore tests/run \
+	$(BIN)/python -m pytest -n 3 $(BY_FILES) --ignore tests/torture --ignore tests/engines --ignore tests/run \
 		--ignore tests/play --ignore tests/cli/test_starting.py \
 		--ignore tests/config/test_mistakes.py --ignore tests/data/test_recording.py --ignore tests/test_api.py \
 		--deselect tests/fsm/test_machine.py::test_wherever_the_runner_dies_the_run_ends_with_the_same_checkpoints \
@@ -41,7 +43,7 @@ test-quick: install
 
 # Nothing left out: all examples of what `make test` tries by one.
 test-whole: install
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(RANDOM_KILLS)
+	$(BIN)/python -m pytest -n 2 $(BY_FILES) $(RANDOM_KILLS)
 
 check: install
 	$(BIN)/ruff check .

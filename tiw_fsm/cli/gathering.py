@@ -98,10 +98,11 @@ def frames(
     """Make frames to train on of a video, pictures, arrays, a recording or an environment; the same for the same."""
     if output.parts[:1] == ("~",):  # --output=~/x.h5, of which the shell makes nothing
         output = output.expanduser()
-    if output.suffix.lower() not in (".h5", ".hdf5"):
-        raise UsageProblem(f"--output {printable(str(output))}: has to end in .h5")
     from tiw_fsm.data import writing
+    from tiw_fsm.data.intake import kinds
 
+    if output.suffix.lower() not in kinds.H5:
+        raise UsageProblem(f"--output {printable(str(output))}: has to end in .h5")
     writing.require_file(output)
     if output.exists() and not force:
         raise UsageProblem(f"{output} is already there; --force writes over it, or name another file with --output")

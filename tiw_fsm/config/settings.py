@@ -132,26 +132,14 @@ def load_settings(
 def _load_settings(
     flags: Mapping[str, Any], typed: Set[str], run: str, repo_root: Path, engine: EngineRules
 ) -> Settings:
-    texts = {FLAGS[name].option: value for name, value in flags.items() if isinstance(value, str) and name in FLAGS}
-    problems = unfit_paths({"--run": run, "--repo-root": repo_root, **texts})
-    problems += [
-        f"{FLAGS[name].option}: {value} is no finite number; give one"
-        for name, value in flags.items()
-        if isinstance(value, float) and not math.isfinite(value)
-    ]
-    if problems:
+    if problems := _unfit(flags, run, repo_root):
         raise UsageProblem(problems)
     sources = _read_sources(flags, repo_root, problems)
     picked = flags.get("set", {})
     chosen.apply(picked, sources)
     said = chosen.said(picked, sources)
     _apply_flags(sources, flags)
-    parsed = {}
-    for name, source in sources.items():
-        if not source.is_read:
-            continue
-        defaults = _deep_merge(LoopConfig().model_dump(mode="json"), engine.loop_defaults) if name == "loop" else {}
-        parsed[name] = validated(FILES[name].schema, _deep_merge(defaults, source.data), source, problems)
+    parsed = _parsed(sources, engine.loop_defaults, problems)
     if len(parsed) < len(sources):  # of what a file would have said nothing can be told
         raise UsageProblem(dict.fromkeys(problems))
     problems += alignment.misaligned(said, lambda name, key: sources[name].where((key,)))
@@ -201,6 +189,28 @@ def _load_settings(
             said, lambda name, key: sources[name].where((key,)).removeprefix(f"{repo_root}{os.sep}")
         ),
     )
+
+
+def _unfit(flags: Mapping[str, Any], run: str, repo_root: Path) -> list[str]:
+    """What is wrong with flags by themselves."""
+    texts = {FLAGS[name].option: value for name, value in flags.items() if isinstance(value, str) and name in FLAGS}
+    return unfit_paths({"--run": run, "--repo-root": repo_root, **texts}) + [
+        f"{FLAGS[name].option}: {value} is no finite number; give one"
+        for name, value in flags.items()
+        if isinstance(value, float) and not math.isfinite(value)
+    ]
+
+
+def _parsed(
+    sources: Mapping[str, Source], loop_defaults: JsonObject, problems: list[str]
+) -> dict[str, FrozenModel | None]:
+    """What the files say that could be read; None for one with mistakes."""
+    parsed = {}
+    for name, source in sources.items():
+        if source.is_read:
+            defaults = _deep_merge(LoopConfig().model_dump(mode="json"), loop_defaults) if name == "loop" else {}
+            parsed[name] = validated(FILES[name].schema, _deep_merge(defaults, source.data), source, problems)
+    return parsed
 
 
 def _missing_checkpoints(train_stage: str, warm_starts: Mapping[Stage, str]) -> list[str]:
@@ -254,7 +264,7 @@ def _interpreter(flags: Mapping[str, Any], repo_root: Path, needs: str, problems
     return str(path)
 
 
-def require_some(flags: Mapping[str, Any], repo_root: Path) -> None:
+def _require_some(flags: Mapping[str, Any], repo_root: Path) -> None:
     """Have it that somebody configured something: of a folder without any file one sentence says enough.
 
     Raises:
@@ -281,7 +291,7 @@ def _paths(flags: Mapping[str, Any], repo_root: Path) -> dict[str, Path]:
 
 
 def _read_sources(flags: Mapping[str, Any], repo_root: Path, problems: list[str]) -> dict[str, Source]:
-    require_some(flags, repo_root)
+    _require_some(flags, repo_root)
     sources = {}
     for name, path in _paths(flags, repo_root).items():
         if path.is_file():

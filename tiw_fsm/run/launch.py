@@ -12,7 +12,6 @@ from typing import Any
 
 from rich.console import Console
 
-from tiw_fsm.config.settings import require_some
 from tiw_fsm.errors import (
     DiskRefused,
     ExitCode,
@@ -32,7 +31,7 @@ from tiw_fsm.reporting.html.current import PageWriter
 from tiw_fsm.reporting.screen import print_rows
 from tiw_fsm.reporting.wording import near
 from tiw_fsm.run.controller import Controller
-from tiw_fsm.run.session import Session, configured
+from tiw_fsm.run.session import Session
 from tiw_fsm.storage.store import Store
 from tiw_fsm.system import killer
 from tiw_fsm.tracking.alongside import Trackers
@@ -55,9 +54,6 @@ def run_once(
     """
     if accept_changes and require_exact:
         raise UsageProblem("--accept-changes takes changes in and --require-exact refuses them; give one of the two")
-    if not store.paths.state.exists():  # then nothing is left behind, not even a lock
-        require_some(typed, repo_root.resolve())
-        configured(store, None, typed, repo_root)
     with trackers_let_go(store, err) as trackers:
         with store.hold(), word_of_refusals(store):
             session = Session.open(

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from tiw_fsm.config.settings import Settings
-from tiw_fsm.errors import DiskRefused, ExitCode, RunHeld, StateDamaged, UsageProblem, disk_errors
+from tiw_fsm.errors import DiskRefused, ExitCode, NotPermitted, RunHeld, StateDamaged, UsageProblem, disk_errors
 from tiw_fsm.fsm.run_state import RunState
 from tiw_fsm.storage import places
 from tiw_fsm.storage.state_folder import StateFolder, read, written
@@ -108,8 +108,10 @@ class Store(StateFolder):
             except UsageProblem:
                 self._leave_nothing(missing)
                 raise
-            except DiskRefused:
+            except DiskRefused as exc:
                 lock.require()  # what is gone with its folder is no fault of the disk's
+                if isinstance(exc, NotPermitted):
+                    self._leave_nothing(missing)
                 raise
             finally:
                 self._lock = None

@@ -50,14 +50,18 @@ class Spare:
 
     def __init__(self, *modules: str, environment: Mapping[str, str]) -> None:
         self.pipe = os.pipe()
-        self.process = _started(
-            starter.without_program(os.getpid(), *modules),
-            env=dict(environment),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            pass_fds=[self.pipe[1]],
-        )
+        try:
+            self.process = _started(
+                starter.without_program(os.getpid(), *modules),
+                env=dict(environment),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                pass_fds=[self.pipe[1]],
+            )
+        except BaseException:
+            self._close_pipe()
+            raise
 
     def become(self, command: Sequence[str], output: Path) -> subprocess.Popen[bytes]:
         """Have it run what ``command`` would start."""
@@ -70,6 +74,9 @@ class Spare:
         """End it; nothing became of it."""
         self.process.kill()
         self.process.communicate()
+        self._close_pipe()
+
+    def _close_pipe(self) -> None:
         for end in self.pipe:
             os.close(end)
 

@@ -24,6 +24,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).absolute().parents[1]
 PR_SET_PDEATHSIG = 1
 LATER = "-"
+"""In the place of PROGRAM."""
 BETWEEN = 3
 """The exit status of a process that would not notice its parent's death."""
 
