@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import compileall
 import os
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from py_compile import PycInvalidationMode
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -32,6 +34,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--torture-life", type=int, help="repeat this one of the randomly killed runs, and no other")
     parser.addoption("--checkout", metavar="PATH", help="run the engines' suite over the TinyWorlds checkout there")
     parser.addoption("--checkout-python", metavar="PATH", help="its interpreter [default: its .venv/bin/python]")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Have the package compiled once for the thousands of processes that tests start, also where
+    PYTHONDONTWRITEBYTECODE keeps those from doing it. What was compiled is known by the source's content."""
+    if not hasattr(config, "workerinput"):
+        package = Path(__file__).parents[1] / "tiw_fsm"
+        compileall.compile_dir(package, quiet=2, invalidation_mode=PycInvalidationMode.CHECKED_HASH)
 
 
 LONG = (

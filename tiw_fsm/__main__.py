@@ -21,11 +21,16 @@ def main() -> None:
     from tiw_fsm.errors import ExitCode
     from tiw_fsm.system import killer, signals
 
-    if sys.argv[1:2] in (["run"], ["demo"]):
+    runs = sys.argv[1:2] in (["run"], ["demo"])
+    if runs:
         signals.exit_when_asked()
     try:
         if not killer.addresses_suffice():
             raise MemoryError("the address space is limited (ulimit -v)")
+        if runs:
+            from tiw_fsm.engines.native import starting
+
+            starting.get_ready()
         from tiw_fsm import cli
     except (ImportError, MemoryError) as exc:
         if not killer.is_shortage(exc):

@@ -56,19 +56,19 @@ def run(
     from tiw_fsm.engines.native import starting
 
     typed = typed_flags(flags)
-    with starting.ahead(folder_of(run_name, repo_root, state_dir), typed):
-        from tiw_fsm.run.launch import run_once
+    starting.end_unless_wanted(folder_of(run_name, repo_root, state_dir), typed)
+    from tiw_fsm.run.launch import run_once
 
-        store = store_to_write(run_name, repo_root, state_dir)
-        code = run_once(
-            store,
-            typed,
-            repo_root=repo_root,
-            err=err,
-            out=out,
-            accept_changes=accept_changes,
-            require_exact=require_exact,
-        )
+    store = store_to_write(run_name, repo_root, state_dir)
+    code = run_once(
+        store,
+        typed,
+        repo_root=repo_root,
+        err=err,
+        out=out,
+        accept_changes=accept_changes,
+        require_exact=require_exact,
+    )
     raise typer.Exit(code)
 
 

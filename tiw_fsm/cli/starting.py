@@ -67,6 +67,7 @@ def demo(
     then start the run, or resume it."""
     from tiw_fsm.config.profiles import PROFILES
     from tiw_fsm.engines.native import starting
+    from tiw_fsm.run.launch import run_once
 
     store, profile = store_to_write(run_name, repo_root, state_dir), PROFILES["demo"]
     before = store.load()
@@ -74,10 +75,8 @@ def demo(
         raise UsageProblem(f"run {run_name!r} is none of the demo's; name another with --run")
     prepare(store, repo_root)
     typed = {"config_dir": str(profile.folder)}
-    with starting.ahead(store.paths.folder, typed):
-        from tiw_fsm.run.launch import run_once
-
-        code = run_once(store, typed, repo_root=repo_root, err=err, out=out)
+    starting.end_unless_wanted(store.paths.folder, typed)
+    code = run_once(store, typed, repo_root=repo_root, err=err, out=out)
     if code == ExitCode.PASSED:
         named = [run_name] if run_name != "default" else []
         play = shlex.join(["tiw-fsm", "play", *named, *places_typed(repo_root, state_dir)])

@@ -33,11 +33,12 @@ Started = Callable[[], set[int]]
 
 
 def test_the_training_process_is_the_one_that_got_ready(tmp_path: Path, started: Started) -> None:
-    with starting.ahead(tmp_path / "state" / "none", {}):
-        ready = started()
-        engine = NativeEngine(sys.executable, StatePaths(tmp_path), 60)
-        engine.hello(HELLO)
-        assert started() == ready
+    starting.get_ready()
+    ready = started()
+    starting.end_unless_wanted(tmp_path / "state" / "none", {})
+    engine = NativeEngine(sys.executable, StatePaths(tmp_path), 60)
+    engine.hello(HELLO)
+    assert started() == ready
     assert engine.hello(HELLO).threads == 1  # another one: what was used once is not at hand again
     assert len(started()) == 1
     assert started() != ready
@@ -46,31 +47,47 @@ def test_the_training_process_is_the_one_that_got_ready(tmp_path: Path, started:
 
 
 def test_one_that_died_while_it_got_ready_costs_nothing(tmp_path: Path, started: Started) -> None:
-    with starting.ahead(tmp_path / "state" / "none", {}):
-        os.kill(started().pop(), signal.SIGKILL)
-        engine = NativeEngine(sys.executable, StatePaths(tmp_path), 60)
-        assert engine.hello(HELLO).threads == 1
-        engine.close()
+    starting.get_ready()
+    os.kill(started().pop(), signal.SIGKILL)
+    engine = NativeEngine(sys.executable, StatePaths(tmp_path), 60)
+    assert engine.hello(HELLO).threads == 1
+    engine.close()
+
+
+def test_one_of_another_interpreter_is_not_the_one_that_got_ready_which_ends(tmp_path: Path, started: Started) -> None:
+    other = tmp_path / "python"
+    other.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    other.chmod(0o755)
+    starting.get_ready()
+    ready = started()
+    engine = NativeEngine(str(other), StatePaths(tmp_path), 60)
+    assert engine.hello(HELLO).threads == 1
+    assert len(started()) == 1
+    assert started() != ready
+    engine.close()
 
 
 @pytest.mark.parametrize("typed", [{"engine": "simulated"}, {"python_exec": "python"}, {"nproc_per_node": 2}])
-def test_none_gets_ready_where_it_might_be_another_one(tmp_path: Path, started: Started, typed: dict[str, Any]) -> None:
-    with starting.ahead(tmp_path / "default", {}):
-        assert len(started()) == 1
+def test_it_ends_where_it_might_be_another_one(tmp_path: Path, started: Started, typed: dict[str, Any]) -> None:
+    starting.get_ready()
+    starting.end_unless_wanted(tmp_path / "default", {})
+    assert len(started()) == 1
+    starting.end_unless_wanted(tmp_path / "default", typed)
     assert not started()
-    with starting.ahead(tmp_path / "default", typed):
-        assert not started()
 
 
-def test_none_gets_ready_where_another_runner_is_at_work_or_nothing_is_left_to_do(
+def test_it_ends_where_another_runner_is_at_work_or_nothing_is_left_to_do(
     simulation: Simulation, started: Started
 ) -> None:
     folder = simulation.store.paths.folder
-    with simulation.store.hold(), starting.ahead(folder, {}):
-        assert not started()
+    starting.get_ready()
+    with simulation.store.hold():
+        starting.end_unless_wanted(folder, {})
+    assert not started()
     assert simulation.run() == ExitCode.PASSED
-    with starting.ahead(folder, {"engine": "native"}):
-        assert not started()
+    starting.get_ready()
+    starting.end_unless_wanted(folder, {"engine": "native"})
+    assert not started()
 
 
 def test_a_state_that_cannot_be_read_is_told_of_by_the_start_itself(
@@ -79,6 +96,7 @@ def test_a_state_that_cannot_be_read_is_told_of_by_the_start_itself(
     assert simulation.run() == ExitCode.PASSED
     for path in (simulation.store.paths.state, simulation.store.paths.previous):
         path.write_text("{")
-    with starting.ahead(simulation.store.paths.folder, {}):
-        assert not started()
+    starting.get_ready()
+    starting.end_unless_wanted(simulation.store.paths.folder, {})
+    assert not started()
     assert tiw(simulation.root, "run").returncode == ExitCode.DAMAGED

@@ -199,7 +199,9 @@ class NativeEngine:
         self._let_go()
         short_log.begin_anew_if_long(self._paths.child_log)
         launch = self._launch(request)
-        spare = starting.taken() if launch is None and self._python == sys.executable else None
+        if launch is not None or self._python != sys.executable:
+            starting.end()
+        spare = starting.taken()
         read_end, write_end = spare.pipe if spare else os.pipe()
         told = [str(write_end), str(self._paths.child_result), *([launch.model_dump_json()] if launch else [])]
         try:

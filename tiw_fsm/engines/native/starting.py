@@ -6,8 +6,8 @@ torch takes longer to be imported than all that the controller does until it nee
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,27 +38,38 @@ def environment() -> dict[str, str]:
     return defaults | os.environ | determinism.ENVIRONMENT | {"PYTHONSAFEPATH": "1", "PYTHONPATH": path}
 
 
-@contextmanager
-def ahead(folder: Path, typed: Mapping[str, Any]) -> Iterator[None]:
-    """Within the block a process gets ready to become the training process of the run in ``folder``, where this start
-    will want one, as far as a look at the run tells. It ends with the block if nobody took it.
+def get_ready() -> None:
+    """Have a process get ready to become the training process of whatever run this command will be about.
 
-    Args:
-        typed: flags that were typed at this start, by name.
+    It ends with this one at the latest, and before that where nobody wants it.
     """
     with suppress(TiwFsmError, OSError):  # whatever is wrong is told of where it matters
-        if _wanted(StateFolder(folder), typed):
-            _ready.append(Spare(*IMPORTED, environment=environment()))
-    try:
-        yield
-    finally:
-        if (spare := taken()) is not None:
-            spare.close()
+        _ready.append(Spare(*IMPORTED, environment=environment()))
+
+
+def end_unless_wanted(folder: Path, typed: Mapping[str, Any]) -> None:
+    """End the process that got ready where this start will not want it, as far as a look at the run tells.
+
+    Args:
+        folder: the run's state folder, which need not exist.
+        typed: flags that were typed at this start, by name.
+    """
+    wanted = False
+    with suppress(TiwFsmError, OSError):
+        wanted = _wanted(StateFolder(folder), typed)
+    if not wanted:
+        end()
 
 
 def taken() -> Spare | None:
     """The process that got ready, for the first who asks."""
     return _ready.pop() if _ready else None
+
+
+def end() -> None:
+    """End the process that got ready, if nobody took it."""
+    if (spare := taken()) is not None:
+        spare.close()
 
 
 def _wanted(folder: StateFolder, typed: Mapping[str, Any]) -> bool:
