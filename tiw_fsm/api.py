@@ -18,7 +18,7 @@ from tiw_fsm.reporting.wording import not_begun
 from tiw_fsm.run.controller import Controller
 from tiw_fsm.run.session import Session
 from tiw_fsm.stages import Stage
-from tiw_fsm.storage import checkpoints
+from tiw_fsm.storage import checkpoint_checks
 from tiw_fsm.storage.paths import StatePaths
 from tiw_fsm.storage.state_folder import runs_in
 from tiw_fsm.storage.store import Store
@@ -265,7 +265,7 @@ def _world_of(state: RunState, settings: Settings, device: str) -> WorldModel:
     refs = {stage: progress.checkpoint for stage, progress in state.stages.items() if progress.checkpoint}
     if missing := [stage.value for stage in Stage if stage not in refs]:
         raise UsageProblem(f"{', '.join(missing)}: no checkpoint yet; let the run go on until it has one of each")
-    folders = {stage: checkpoints.verified(ref) for stage, ref in refs.items()}
+    folders = {stage: checkpoint_checks.verified(ref) for stage, ref in refs.items()}
     return load_world(folders, settings.stages, device)
 
 

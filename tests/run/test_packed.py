@@ -17,7 +17,7 @@ from tests.support.processes import Tiw
 from tests.support.settings import settings_of
 from tiw_fsm.errors import ExitCode
 from tiw_fsm.stages import STAGES, Stage
-from tiw_fsm.storage import checkpoints, packed
+from tiw_fsm.storage import checkpoint_checks, checkpoints, packed
 from tiw_fsm.tinyworlds.objectives import make_model
 from tiw_fsm.tinyworlds.training import read_weights
 
@@ -78,9 +78,9 @@ def test_a_single_file_becomes_a_checkpoint_with_its_very_weights_and_nothing_is
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[name], found[name]) for name in expected)
     shapes = {name: tuple(tensor.shape) for name, tensor in expected.items()}
-    assert checkpoints.problems(first, expect=shapes) == []
+    assert checkpoint_checks.problems(first, expect=shapes) == []
     assert checkpoints.digest(first) == checkpoints.digest(again)
-    assert checkpoints.saved_config(first).get("num_blocks") == (None if form == "weights alone" else 1)
+    assert checkpoint_checks.saved_config(first).get("num_blocks") == (None if form == "weights alone" else 1)
     assert not (tmp_path / "pwned").exists()
 
 

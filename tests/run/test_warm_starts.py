@@ -13,7 +13,7 @@ from tests.support.native_runs import PASSING
 from tests.support.processes import Tiw
 from tiw_fsm.errors import ExitCode
 from tiw_fsm.stages import STAGES, Stage
-from tiw_fsm.storage import checkpoints
+from tiw_fsm.storage import checkpoint_checks
 from tiw_fsm.storage.checkpoints import FILES, MANIFEST
 from tiw_fsm.tinyworlds.checkpoint_files import MODEL
 from tiw_fsm.tinyworlds.training import read_weights
@@ -45,7 +45,7 @@ FOLDERS: dict[Stage, Callable[[Path, Path], None]] = {
 
 
 def newest(root: Path, stage: Stage) -> Path:
-    found = checkpoints.newest_valid(root / "results/default" / stage / "checkpoints", stage)[0]
+    found = checkpoint_checks.newest_valid(root / "results/default" / stage / "checkpoints", stage)[0]
     assert found is not None
     return found
 

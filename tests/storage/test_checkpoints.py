@@ -22,7 +22,7 @@ import tiw_fsm
 from tests.support.checkpoint_files import OWNER, STAGE, RunsCode, Training, save_checkpoint, tear
 from tests.support.models import dynamics
 from tiw_fsm.errors import DiskRefused
-from tiw_fsm.storage import checkpoints
+from tiw_fsm.storage import checkpoint_checks, checkpoints
 from tiw_fsm.storage.checkpoints import FILES, MANIFEST, MODEL, OPTIMIZER, STATE
 from tiw_fsm.storage.torch_files import UnreadableFile, read_with_globals
 from tiw_fsm.tinyworlds.config import OptimizerKeys
@@ -82,7 +82,7 @@ def test_the_manifest_lists_the_files_and_its_digest_is_that_of_the_bytes(tmp_pa
         name: (folder / name).stat().st_size for name in FILES
     }
     assert recorded == checkpoints.digest(folder)
-    assert checkpoints.problems(folder, sha256=recorded) == []
+    assert checkpoint_checks.problems(folder, sha256=recorded) == []
 
 
 def test_a_digest_of_an_incomplete_checkpoint_is_refused(folder: Path) -> None:
@@ -99,7 +99,7 @@ def test_publishing_replaces_a_leftover_of_the_same_name(tmp_path: Path) -> None
     tear(leftover / MODEL)
     temporary = save_checkpoint(tmp_path / "elsewhere", 10).rename(tmp_path / ".tmp-1")
     checkpoints.publish(temporary, leftover, OWNER)
-    assert checkpoints.problems(leftover) == []
+    assert checkpoint_checks.problems(leftover) == []
     assert [path.name for path in tmp_path.iterdir() if path.name != "elsewhere"] == [leftover.name]
 
 
@@ -118,7 +118,7 @@ def test_a_removal_cut_short_leaves_nothing_that_looks_like_a_checkpoint(
         patch.setattr(shutil, "rmtree", killed)
         with pytest.raises(KeyboardInterrupt):
             checkpoints.remove(folder)
-    assert checkpoints.newest_valid(folder.parent, STAGE) == (None, [])
+    assert checkpoint_checks.newest_valid(folder.parent, STAGE) == (None, [])
     save_checkpoint(folder.parent, 10)
     checkpoints.remove(folder)
     assert list(folder.parent.iterdir()) == []
@@ -149,7 +149,7 @@ def test_publishing_sets_aside_what_somebody_else_put_under_the_name(tmp_path: P
     checkpoints.publish(temporary, foreign, OWNER)
     assert checkpoints.owner_of(foreign) == OWNER
     assert (tmp_path / f"{foreign.name}.set-aside-1" / MODEL).read_bytes() == content
-    assert checkpoints.newest_valid(tmp_path, STAGE)[0] == foreign
+    assert checkpoint_checks.newest_valid(tmp_path, STAGE)[0] == foreign
 
 
 def test_a_sweep_of_a_directory_not_made_yet_does_nothing(tmp_path: Path) -> None:
@@ -162,20 +162,20 @@ def test_a_sweep_of_a_directory_not_made_yet_does_nothing(tmp_path: Path) -> Non
 def test_an_intact_checkpoint_is_ready_with_and_without_manifest(tmp_path: Path) -> None:
     ours, theirs = save_checkpoint(tmp_path, 10), save_checkpoint(tmp_path, 20, manifest=False)
     expect = Training.begun().shapes()
-    assert checkpoints.problems(ours, expect=expect, sha256=checkpoints.digest(ours)) == []
-    assert checkpoints.problems(theirs, expect=expect) == []
+    assert checkpoint_checks.problems(ours, expect=expect, sha256=checkpoints.digest(ours)) == []
+    assert checkpoint_checks.problems(theirs, expect=expect) == []
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_missing_file_is_named(folder: Path, name: str) -> None:
     (folder / name).unlink()
-    assert checkpoints.problems(folder) == [f"{folder / name} is missing."]
+    assert checkpoint_checks.problems(folder) == [f"{folder / name} is missing."]
 
 
 @pytest.mark.parametrize("name", [MODEL, OPTIMIZER])
 def test_a_file_too_small_to_hold_a_model_is_named(folder: Path, name: str) -> None:
     tear(folder / name, 499)
-    assert checkpoints.problems(folder) == [f"{folder / name} has only 499 bytes: it was not written to the end."]
+    assert checkpoint_checks.problems(folder) == [f"{folder / name} has only 499 bytes: it was not written to the end."]
 
 
 def test_the_first_tensor_with_nan_is_named(folder: Path) -> None:
@@ -184,7 +184,7 @@ def test_the_first_tensor_with_nan_is_named(folder: Path) -> None:
     training.model.state_dict()["2.bias"][0] = torch.inf
     torch.save(training.model.state_dict(), folder / MODEL)
     checkpoints.write_manifest(folder, STAGE, 10, OWNER)
-    (problem,) = checkpoints.problems(folder)
+    (problem,) = checkpoint_checks.problems(folder)
     assert problem == f"{folder / MODEL} has values that are NaN or infinite, first in 1.bias."
 
 
@@ -193,7 +193,7 @@ def test_nan_in_the_optimizer_is_named(folder: Path) -> None:
     training.optimizer.state[training.model[2].bias]["exp_avg"][0] = torch.inf  # type: ignore[index]
     torch.save(training.optimizer.state_dict(), folder / OPTIMIZER)
     checkpoints.write_manifest(folder, STAGE, 10, OWNER)
-    (problem,) = checkpoints.problems(folder)
+    (problem,) = checkpoint_checks.problems(folder)
     assert OPTIMIZER in problem
     assert "first in state.5.exp_avg." in problem
 
@@ -202,7 +202,7 @@ def test_another_architecture_is_told_in_words_with_three_differences(folder: Pa
     expect = Training.begun().shapes()
     del expect["1.bias"], expect["1.weight"]
     expect |= {"2.weight": (2, 32), "3.weight": (5,)}
-    (problem,) = checkpoints.problems(folder, expect=expect)
+    (problem,) = checkpoint_checks.problems(folder, expect=expect)
     assert problem == (
         f"{folder / MODEL} is of another architecture: 1 tensors differ in shape, 1 are missing, 2 unknown "
         "(2.weight is (2, 16) where (2, 32) is expected; 3.weight is missing; 1.weight is not expected)."
@@ -216,7 +216,7 @@ def test_a_checkpoint_that_would_run_code_is_refused_by_name(
     monkeypatch.chdir(folder)
     torch.save({"weights": torch.zeros(300), "evil": RunsCode()}, folder / name)
     checkpoints.write_manifest(folder, STAGE, 10, OWNER)
-    (problem,) = checkpoints.problems(folder)
+    (problem,) = checkpoint_checks.problems(folder)
     assert name in problem
     assert f"{os.system.__module__}.system" in problem
     assert not (folder / "marker").exists()
@@ -226,24 +226,24 @@ def test_a_checkpoint_that_would_run_code_is_refused_by_name(
 def test_a_file_without_a_state_dict_is_named(folder: Path, content: object) -> None:
     torch.save(content, folder / STATE)
     checkpoints.write_manifest(folder, STAGE, 10, OWNER)
-    assert checkpoints.problems(folder) == [f"{folder / STATE} holds nothing to load."]
+    assert checkpoint_checks.problems(folder) == [f"{folder / STATE} holds nothing to load."]
 
 
 def test_a_manifest_of_other_files_or_another_update_or_version_is_noticed(folder: Path) -> None:
     manifest = json.loads((folder / MANIFEST).read_text())
     torch.save({"config": {}}, folder / STATE)
-    assert checkpoints.problems(folder) == [
+    assert checkpoint_checks.problems(folder) == [
         f"{folder / STATE} was altered or damaged: its hash or size is not the one manifest.json lists."
     ]
     checkpoints.write_manifest(folder, STAGE, 11, OWNER)
-    assert "says 11 updates are done" in checkpoints.problems(folder)[0]
+    assert "says 11 updates are done" in checkpoint_checks.problems(folder)[0]
     (folder / MANIFEST).write_text(json.dumps(manifest | {"schema": 3}))
-    assert "schema 3" in checkpoints.problems(folder)[0]
+    assert "schema 3" in checkpoint_checks.problems(folder)[0]
     (folder / MANIFEST).write_text(json.dumps(manifest | {"owner": "somebody else"}))
-    assert "its checksum does not match" in checkpoints.problems(folder)[0]
+    assert "its checksum does not match" in checkpoint_checks.problems(folder)[0]
     for damaged in ("", "[]", "{}", '{"schema": 2, "completed": 10, "files": 3}', "[" * 100_000):
         (folder / MANIFEST).write_text(damaged)
-        assert checkpoints.problems(folder) == [f"{folder / MANIFEST} is damaged: it is not a manifest."]
+        assert checkpoint_checks.problems(folder) == [f"{folder / MANIFEST} is damaged: it is not a manifest."]
 
 
 @settings(max_examples=150, deadline=None)
@@ -257,7 +257,7 @@ def test_a_truncated_file_is_never_ready(
     if not known:
         del files[MANIFEST]
     put(folder, files)
-    found = checkpoints.problems(folder, sha256=digest if known else None)
+    found = checkpoint_checks.problems(folder, sha256=digest if known else None)
     assert any(name in problem for problem in found)
 
 
@@ -270,10 +270,10 @@ def test_a_single_altered_byte_is_detected_when_the_digest_is_known(
     altered = bytearray(files[name])
     altered[int(at * len(altered))] ^= flip
     put(folder, {**files, name: bytes(altered)})
-    assert any(name in problem for problem in checkpoints.problems(folder))
+    assert any(name in problem for problem in checkpoint_checks.problems(folder))
     (folder / MANIFEST).unlink()
-    assert any("not what was recorded" in problem for problem in checkpoints.problems(folder, sha256=digest))
-    checkpoints.problems(folder)  # may see no harm, but raises nothing
+    assert any("not what was recorded" in problem for problem in checkpoint_checks.problems(folder, sha256=digest))
+    checkpoint_checks.problems(folder)  # may see no harm, but raises nothing
 
 
 # --- Choosing ---
@@ -285,7 +285,7 @@ def test_a_torn_newest_checkpoint_is_passed_over_and_named(tmp_path: Path) -> No
         save_checkpoint(tmp_path, 100, manifest=False),
     )
     tear(newest / MODEL)
-    chosen, passed_over = checkpoints.newest_valid(tmp_path, STAGE)
+    chosen, passed_over = checkpoint_checks.newest_valid(tmp_path, STAGE)
     assert chosen == older
     ((folder, found),) = passed_over
     assert folder == newest
@@ -296,22 +296,22 @@ def test_newest_is_by_update_whatever_the_modification_times_say(tmp_path: Path)
     older, newer = save_checkpoint(tmp_path, 9), save_checkpoint(tmp_path, 11)  # by name 8 comes after 10
     os.utime(newer, (0, 0))
     os.utime(older)
-    assert checkpoints.newest_valid(tmp_path, STAGE) == (newer, [])
+    assert checkpoint_checks.newest_valid(tmp_path, STAGE) == (newer, [])
 
 
 def test_checkpoints_of_other_stages_are_not_considered(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, 10).rename(tmp_path / "dynamics_step_9")
-    assert checkpoints.newest_valid(tmp_path, STAGE) == (None, [])
-    assert checkpoints.newest_valid(tmp_path / "none", STAGE) == (None, [])
+    assert checkpoint_checks.newest_valid(tmp_path, STAGE) == (None, [])
+    assert checkpoint_checks.newest_valid(tmp_path / "none", STAGE) == (None, [])
 
 
 def test_a_checkpoint_folder_may_be_given_itself(tmp_path: Path) -> None:
     folder = save_checkpoint(tmp_path, 10)
-    assert checkpoints.newest_valid(folder, STAGE) == (folder, [])
+    assert checkpoint_checks.newest_valid(folder, STAGE) == (folder, [])
     renamed = folder.rename(tmp_path / "warm start")
-    assert checkpoints.newest_valid(renamed, STAGE) == (renamed, [])
+    assert checkpoint_checks.newest_valid(renamed, STAGE) == (renamed, [])
     tear(renamed / MODEL)
-    chosen, ((passed_over, _),) = checkpoints.newest_valid(renamed, STAGE)
+    chosen, ((passed_over, _),) = checkpoint_checks.newest_valid(renamed, STAGE)
     assert (chosen, passed_over) == (None, renamed)
 
 
@@ -334,7 +334,7 @@ def of_muon(folder: Path) -> tuple[Path, dict[str, Any]]:
 
 def test_a_checkpoint_of_muon_is_ready_and_holds_nothing_that_runs(of_muon: tuple[Path, dict[str, Any]]) -> None:
     folder, state = of_muon
-    assert checkpoints.problems(folder) == []
+    assert checkpoint_checks.problems(folder) == []
     assert read_with_globals(folder / OPTIMIZER)[1] == []
     assert torch.load(folder / OPTIMIZER, weights_only=True).keys() == state.keys() == {"muon", "adamw"}
 
@@ -344,10 +344,10 @@ def test_damage_in_a_checkpoint_of_muon_is_noticed(of_muon: tuple[Path, dict[str
     folder, state = of_muon
     next(iter(state[part]["state"][0].values())).view(-1)[0] = float("nan")
     torch.save(state, folder / OPTIMIZER)
-    (told,) = checkpoints.problems(folder)
+    (told,) = checkpoint_checks.problems(folder)
     assert f"NaN or infinite, first in {part}.state.0" in told
     torch.save({**state, part: RunsCode()}, folder / OPTIMIZER)
-    (told,) = checkpoints.problems(folder)
+    (told,) = checkpoint_checks.problems(folder)
     assert "refers to code that loading it could run" in told
 
 
@@ -382,20 +382,20 @@ CONFIG = {
 def test_the_saved_config_is_its_plain_values_and_the_values_of_enums(tmp_path: Path) -> None:
     config = {**CONFIG, "precision": MixedPrecision(), "sizes": [1, 2], "optimizer": torch.optim.AdamW}
     torch.save({"config": config}, tmp_path / STATE)
-    assert checkpoints.saved_config(tmp_path) == {**CONFIG, "device": "cuda"}
+    assert checkpoint_checks.saved_config(tmp_path) == {**CONFIG, "device": "cuda"}
 
 
 def test_a_config_saved_as_an_object_reads_like_its_dict(tmp_path: Path) -> None:
     torch.save({"config": StageConfig(4, DeviceType.CUDA, MixedPrecision())}, tmp_path / STATE)
-    assert checkpoints.saved_config(tmp_path) == {"num_blocks": 4, "device": "cuda"}
+    assert checkpoint_checks.saved_config(tmp_path) == {"num_blocks": 4, "device": "cuda"}
 
 
 def test_a_state_without_config_has_none_and_one_that_is_no_dict_is_refused(tmp_path: Path) -> None:
     torch.save({"step": 3}, tmp_path / STATE)
-    assert checkpoints.saved_config(tmp_path) == {}
+    assert checkpoint_checks.saved_config(tmp_path) == {}
     torch.save([1], tmp_path / STATE)
     with pytest.raises(UnreadableFile, match="no dict"):
-        checkpoints.saved_config(tmp_path)
+        checkpoint_checks.saved_config(tmp_path)
 
 
 # --- Starting fast ---
@@ -407,11 +407,11 @@ def imports_torch(statement: str) -> bool:
 
 
 def test_inspecting_checkpoints_never_imports_torch() -> None:
-    assert not imports_torch("import tiw_fsm.storage.checkpoints")
+    assert not imports_torch("import tiw_fsm.storage.checkpoint_checks")
 
 
 def test_an_import_of_torch_would_be_noticed() -> None:
-    assert imports_torch("import tiw_fsm.storage.checkpoints, torch")
+    assert imports_torch("import tiw_fsm.storage.checkpoint_checks, torch")
 
 
 # --- Manifests made to do harm ---
@@ -433,8 +433,8 @@ def test_a_hostile_manifest_is_refused_in_a_sentence(folder: Path, what: str) ->
     manifest = json.loads((folder / MANIFEST).read_bytes())
     del manifest["checksum"]
     MANIFESTS[what](manifest)
-    (folder / MANIFEST).write_bytes(checkpoints._manifest_bytes(manifest))
-    (problem,) = checkpoints.problems(folder)
+    (folder / MANIFEST).write_bytes(checkpoints.manifest_bytes(manifest))
+    (problem,) = checkpoint_checks.problems(folder)
     assert MANIFEST in problem
     assert len(problem) < 1000
 
@@ -442,5 +442,5 @@ def test_a_hostile_manifest_is_refused_in_a_sentence(folder: Path, what: str) ->
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"completed": ' + "9" * 5000 + "}", "NaN", "[]", '"', "{}", "\x00"])
 def test_a_manifest_that_is_none_is_refused_in_a_sentence(folder: Path, text: str) -> None:
     (folder / MANIFEST).write_text(text)
-    assert checkpoints.problems(folder) == [f"{folder / MANIFEST} is damaged: it is not a manifest."]
+    assert checkpoint_checks.problems(folder) == [f"{folder / MANIFEST} is damaged: it is not a manifest."]
     assert checkpoints.owner_of(folder) is None

@@ -20,7 +20,7 @@ from tiw_fsm.engines.protocol import Engine, Hello, HelloRequest, InferRequest, 
 from tiw_fsm.errors import EngineCrashed, Interrupted, disk_errors
 from tiw_fsm.fsm.inference_gate import InferenceResult, UsedCheckpoint, skill
 from tiw_fsm.stages import STAGES, Stage
-from tiw_fsm.storage import checkpoints
+from tiw_fsm.storage import checkpoint_checks, checkpoints
 from tiw_fsm.storage.paths import StatePaths
 from tiw_fsm.storage.torch_files import UnreadableFile
 from tiw_fsm.system import durable
@@ -76,7 +76,7 @@ class SimulatedEngine:
             raise Interrupted("asked to stop before the first update")
         stage = request.stage
         if request.resume:
-            checkpoints.verified(request.resume)
+            checkpoint_checks.verified(request.resume)
         self._fault(f"{stage} out of memory", self.script.out_of_memory.get(stage, 0), Killer.MEMORY)
         self._fault(f"{stage} killed", self.script.killed.get(stage, 0), Killer.OUTSIDE)
         self._fault(f"{stage} crash", self.script.crashes.get(stage, 0), Killer.OWN)
@@ -146,7 +146,7 @@ class SimulatedEngine:
 
     def problems(self, stage: Stage, config: StageConfig, folder: Path, sha256: str | None) -> list[str]:
         try:
-            return checkpoints.altered(folder, sha256 or checkpoints.digest(folder))
+            return checkpoint_checks.altered(folder, sha256 or checkpoints.digest(folder))
         except UnreadableFile as exc:
             return [str(exc)]
 

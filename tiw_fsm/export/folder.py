@@ -24,7 +24,7 @@ from tiw_fsm.export import card
 from tiw_fsm.fsm.inference_gate import Attempt
 from tiw_fsm.fsm.run_state import RunState
 from tiw_fsm.stages import Stage
-from tiw_fsm.storage import checkpoints, exports
+from tiw_fsm.storage import checkpoint_checks, checkpoints, exports
 from tiw_fsm.storage.exports import ExportConfig, ExportedCheckpoint, Provenance
 from tiw_fsm.system import whole_folder
 from tiw_fsm.tinyworlds.training import read_weights
@@ -173,12 +173,12 @@ def _copied(state: RunState, stage: Stage, target: Path) -> Path:
     """
     ref = state.stages[stage].checkpoint
     assert ref is not None
-    source = checkpoints.verified(ref)
+    source = checkpoint_checks.verified(ref)
     target.mkdir(parents=True)
     for name in (*checkpoints.FILES, checkpoints.MANIFEST):
         if (source / name).exists():
             shutil.copyfile(source / name, target / name)
-    if wrong := checkpoints.altered(target, ref.sha256):
+    if wrong := checkpoint_checks.altered(target, ref.sha256):
         raise StateDamaged(f"{source} changed while it was copied: {wrong[0]}")
     return target
 

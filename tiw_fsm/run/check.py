@@ -20,7 +20,7 @@ from tiw_fsm.run.display import Display
 from tiw_fsm.run.preflight import data_problems, data_supply, other_sizes
 from tiw_fsm.run.session import configured
 from tiw_fsm.stages import Stage, stage_of
-from tiw_fsm.storage import checkpoints, exports, packed
+from tiw_fsm.storage import checkpoint_checks, exports, packed
 from tiw_fsm.storage.store import Store
 
 
@@ -67,7 +67,9 @@ def run_findings(store: Store, typed: Mapping[str, Any], repo_root: Path) -> lis
         findings.append(Finding(f"pace: {slow}", []))
     for stage, progress in run.stages.items() if run else ():
         if ref := progress.checkpoint:
-            findings.append(Finding(f"{stage} {ref.path}", checkpoints.problems(Path(ref.path), sha256=ref.sha256)))
+            findings.append(
+                Finding(f"{stage} {ref.path}", checkpoint_checks.problems(Path(ref.path), sha256=ref.sha256))
+            )
     return findings
 
 
@@ -99,7 +101,7 @@ def export_findings(path: Path) -> list[Finding]:
     found = [Finding(f"{path}: export of run {config.run}, {verdict}, {exports.count(path)} files", [])]
     for stage, kept in config.provenance.checkpoints.items():
         folder = path / exports.checkpoint(stage, kept.updates)
-        found.append(Finding(f"{stage} {folder}", checkpoints.problems(folder, sha256=kept.sha256)))
+        found.append(Finding(f"{stage} {folder}", checkpoint_checks.problems(folder, sha256=kept.sha256)))
     return found
 
 
@@ -130,7 +132,7 @@ def _checkpoint_findings(path: Path, holding: ExitStack, settings: Settings | No
         findings += [Finding(str(shown), problems) for shown, problems in found.passed_over]
         if found.folder:
             findings.append(Finding(f"{stage} {found.shown}{_unfit(found.folder, stage, settings)}", []))
-            ready[stage] = checkpoints.saved_config(found.folder)
+            ready[stage] = checkpoint_checks.saved_config(found.folder)
         elif is_run_root:
             findings.append(Finding(f"{stage} {folder}", ["no valid checkpoint; inference needs all three models"]))
     if clashes := _clashes(ready):

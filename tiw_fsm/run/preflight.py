@@ -21,7 +21,7 @@ from tiw_fsm.run.ahead import FrameReading
 from tiw_fsm.run.outcome import Outcome
 from tiw_fsm.run.session import Context
 from tiw_fsm.stages import STAGES, Stage
-from tiw_fsm.storage import checkpoints
+from tiw_fsm.storage import checkpoint_checks, checkpoints
 from tiw_fsm.storage.torch_files import UnreadableFile
 from tiw_fsm.system import durable
 from tiw_fsm.tinyworlds.config import StageConfig
@@ -165,7 +165,7 @@ def _warm_start(ctx: Context, stage: Stage, path: Path, unpacked: ExitStack, pro
 def other_sizes(checkpoint: Path, config: StageConfig) -> str | None:
     """In which sizes a checkpoint's own config differs from this one, in words; None if in none, or nobody knows."""
     try:
-        made = checkpoints.saved_config(checkpoint)
+        made = checkpoint_checks.saved_config(checkpoint)
     except UnreadableFile:
         return None
     ours = config.model_dump()

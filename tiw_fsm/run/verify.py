@@ -17,7 +17,7 @@ from tiw_fsm.fsm.states import State
 from tiw_fsm.reporting.wording import not_begun
 from tiw_fsm.run.check import Finding
 from tiw_fsm.stages import Stage
-from tiw_fsm.storage import checkpoints
+from tiw_fsm.storage import checkpoint_checks
 from tiw_fsm.storage.paths import LARGEST_RESULT, RunPaths
 from tiw_fsm.storage.state_folder import migrated
 from tiw_fsm.storage.store import Generation, Store, document_of, merge
@@ -109,7 +109,7 @@ def _what_it_names(store: Store, run: RunState) -> Iterator[Finding]:
     yield Finding(str(store.paths.config), wrong)
     for stage, progress in run.stages.items():
         for ref in progress.named_checkpoints():
-            wrong = checkpoints.altered(Path(ref.path), ref.sha256)
+            wrong = checkpoint_checks.altered(Path(ref.path), ref.sha256)
             remedy = _checkpoint_remedy(run, stage, ref)
             yield Finding(f"{stage} {ref.path}", [f"{problem} {remedy}" for problem in wrong])
         if progress.metrics.bytes and run.fingerprint:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from tiw_fsm.run.workshop import workshop
 from tiw_fsm.stages import Stage
-from tiw_fsm.storage import checkpoints, packed
+from tiw_fsm.storage import checkpoint_checks, packed
 from tiw_fsm.storage.torch_files import UnreadableFile
 from tiw_fsm.tinyworlds.checkpoint_files import MODEL
 
@@ -52,7 +52,7 @@ def find(path: Path, stage: Stage, holding: ExitStack) -> Found:
             break
     files = packed.files_in(path)
     if not files:
-        newest, passed_over = checkpoints.newest_valid(path, stage)
+        newest, passed_over = checkpoint_checks.newest_valid(path, stage)
         if newest is None or not packed.is_wrapped(newest):
             return Found(newest, newest or path, passed_over)
         files = [newest / MODEL]
@@ -65,5 +65,5 @@ def find(path: Path, stage: Stage, holding: ExitStack) -> Found:
     except UnreadableFile as exc:
         return Found(None, file, [(file, [str(exc)])])
     found = Found(folder, file, [])
-    problems = [found.told(problem) for problem in checkpoints.problems(folder)]
+    problems = [found.told(problem) for problem in checkpoint_checks.problems(folder)]
     return Found(None, file, [(file, problems)]) if problems else found

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tiw_fsm.errors import TiwFsmError, disk_errors
-from tiw_fsm.storage import checkpoints
+from tiw_fsm.storage import checkpoint_checks, checkpoints
 from tiw_fsm.storage.torch_files import UnreadableFile
 from tiw_fsm.system import locking
 from tiw_fsm.values.frozen import CheckpointRef
@@ -63,6 +63,6 @@ def held(ref: CheckpointRef, folder: Path) -> CheckpointRef:
             checkpoints.keep(Path(ref.path), target.parent)
         except UnreadableFile:
             raise RunWentOn from None
-    if checkpoints.altered(target, ref.sha256):
+    if checkpoint_checks.altered(target, ref.sha256):
         raise RunWentOn
     return ref.evolve(path=str(target))

@@ -1,7 +1,7 @@
-"""Checkpoint folders: their names, their bytes on disk, and whether they are ready to be used.
+"""Checkpoint folders on disk: their names, their manifests, how they come there and go.
 
 A checkpoint is a folder ``<stage>_step_<N>`` with TinyWorlds' three files, N the zero-based index of the last
-update done. Ours also hold a manifest with the files' hashes. TinyWorlds' own are judged without one.
+update done. Ours also hold a manifest with the files' hashes. Whether one can be used, ``checkpoint_checks.py`` says.
 """
 
 from __future__ import annotations
@@ -14,44 +14,26 @@ import re
 import secrets
 import shutil
 from contextlib import suppress
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from tiw_fsm.errors import DiskRefused, StateDamaged, TiwFsmError, disk_errors, refusal
+from tiw_fsm.errors import DiskRefused, StateDamaged, disk_errors, refusal
 from tiw_fsm.storage.torch_archive import refuse_holes
-from tiw_fsm.storage.torch_files import (
-    Record,
-    StoredTensor,
-    UnreadableFile,
-    read,
-    read_with_globals,
-    shown_key,
-    tensors,
-)
+from tiw_fsm.storage.torch_files import UnreadableFile
 from tiw_fsm.system import durable
 from tiw_fsm.tinyworlds.checkpoint_files import MODEL, OPTIMIZER, STATE
-from tiw_fsm.values.frozen import CheckpointRef
-from tiw_fsm.values.printable import excerpt, quoted
 
 MANIFEST = "manifest.json"
 FILES = (MODEL, OPTIMIZER, STATE)
+NAME = re.compile(r"(?P<stage>[^.].*)_step_(?P<last>[0-9]+)")  # the dot is for half-done folders
+SCHEMA = 2
+"""Of the manifest."""
 
 TEMPORARY_PREFIX = ".tmp-"
 DISCARDED_PREFIX = ".discarded-"
 
-_SCHEMA = 2
-_REMEDY = (
-    "Nothing was overwritten: run again to go on from an earlier checkpoint where there is one; else put the folder "
-    "back from a backup, or begin anew with another --run."
-)
-_SMALLEST = 500  # bytes; below, a model or optimizer file cannot hold one of TinyWorlds' models
-_DIFFERENCES_NAMED = 3
-_MOST_EXPANDED = 1024
-"""How many times more than the file itself one tensor may claim by repeating what is stored."""
-_NAME = re.compile(r"(?P<stage>[^.].*)_step_(?P<last>[0-9]+)")  # the dot is for half-done folders
-
 FileHashes = dict[str, dict[str, Any]]
+"""Size and SHA-256 of the three files, by their names."""
 
 
 def folder_name(stage: str, completed: int) -> str:
@@ -61,7 +43,7 @@ def folder_name(stage: str, completed: int) -> str:
 
 def completed_of(path: Path) -> int | None:
     """How many updates the checkpoint at ``path`` has behind it, by its name; None if not named like one."""
-    name = _NAME.fullmatch(path.name)
+    name = NAME.fullmatch(path.name)
     return int(name["last"]) + 1 if name else None
 
 
@@ -80,17 +62,17 @@ def write_manifest(folder: Path, stage: str, completed: int, owner: str) -> str:
         UnreadableFile: one of the three files is missing or cannot be read.
         DiskRefused: the disk did not take it.
     """
-    files = _hash_files(folder)
-    manifest = {"schema": _SCHEMA, "stage": stage, "completed": completed, "owner": owner, "files": files}
+    files = hash_files(folder)
+    manifest = {"schema": SCHEMA, "stage": stage, "completed": completed, "owner": owner, "files": files}
     with disk_errors("writing", folder / MANIFEST):
-        (folder / MANIFEST).write_bytes(_manifest_bytes(manifest))
+        (folder / MANIFEST).write_bytes(manifest_bytes(manifest))
     for path in (*(folder / name for name in FILES), folder / MANIFEST, folder):
         with disk_errors("writing", path):
             durable.sync(path)
-    return _digest_of(files)
+    return digest_of(files)
 
 
-def _manifest_bytes(manifest: dict[str, Any]) -> bytes:
+def manifest_bytes(manifest: dict[str, Any]) -> bytes:
     """With a checksum of its own: whose checkpoint it is stands nowhere else."""
     content = {**manifest, "checksum": hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()}
     return json.dumps(content, indent=2).encode() + b"\n"
@@ -102,7 +84,7 @@ def digest(folder: Path) -> str:
     Raises:
         UnreadableFile: one of the three files is missing or cannot be read.
     """
-    return _digest_of(_hash_files(folder))
+    return digest_of(hash_files(folder))
 
 
 def owner_of(folder: Path) -> str | None:
@@ -233,7 +215,7 @@ def sweep(checkpoints_dir: Path, keep: set[Path], owner: str) -> list[str]:
     """
     kept = {path.resolve() for path in keep}
     left = []
-    for folder in _folders(checkpoints_dir):
+    for folder in folders(checkpoints_dir):
         if folder.name.startswith((TEMPORARY_PREFIX, DISCARDED_PREFIX)):
             left.append(durable.discard(folder))
         elif completed_of(folder) is not None and folder.resolve() not in kept:
@@ -242,116 +224,7 @@ def sweep(checkpoints_dir: Path, keep: set[Path], owner: str) -> list[str]:
     return [sentence for sentence in left if sentence]
 
 
-def problems(folder: Path, *, expect: dict[str, tuple[int, ...]] | None = None, sha256: str | None = None) -> list[str]:
-    """Why the checkpoint at ``folder`` cannot be used, a sentence each; none if it is ready.
-
-    Args:
-        expect: names and shapes the model's tensors must have.
-        sha256: the digest that was recorded when it was written.
-
-    Raises:
-        NotPermitted: it may be in order, but this process may not read it.
-    """
-    _require_permission(folder)
-    try:
-        return _incomplete(folder) or [*_hash_problems(folder, sha256), *_content_problems(folder, expect)]
-    except (TiwFsmError, OSError) as exc:
-        return [f"{folder} cannot be read: {exc}"]
-
-
-def altered(folder: Path, sha256: str) -> list[str]:
-    """Why the checkpoint's bytes are not those recorded under ``sha256``, a sentence each; none if they are.
-
-    Raises:
-        NotPermitted: they may be, but this process may not read them.
-    """
-    _require_permission(folder)
-    try:
-        missing = [f"{folder / name} is missing." for name in FILES if not (folder / name).is_file()]
-        return missing or _hash_problems(folder, sha256)
-    except (TiwFsmError, OSError) as exc:
-        return [f"{folder} cannot be read: {exc}"]
-
-
-def _require_permission(folder: Path) -> None:
-    for name in (*FILES, MANIFEST):
-        durable.require_permission(folder / name)
-
-
-def verified(ref: CheckpointRef) -> Path:
-    """The folder of a checkpoint whose bytes are the ones the state names.
-
-    Raises:
-        StateDamaged: they are not.
-    """
-    if wrong := altered(Path(ref.path), ref.sha256):
-        raise StateDamaged(f"{wrong[0]} {_REMEDY}")
-    return Path(ref.path)
-
-
-def newest_valid(checkpoints_dir: Path, stage: str) -> tuple[Path | None, list[tuple[Path, list[str]]]]:
-    """``stage``'s newest usable checkpoint, and the newer ones passed over with their problems.
-
-    Newest is by update, never by modification time, which copying changes. ``checkpoints_dir`` may itself be
-    a checkpoint, whatever its name.
-
-    Raises:
-        UnreadableFile: the directory is there but cannot be listed.
-    """
-    passed_over: list[tuple[Path, list[str]]] = []
-    for folder in _candidates(checkpoints_dir, stage):
-        found = problems(folder)
-        if not found:
-            return folder, passed_over
-        passed_over.append((folder, found))
-    return None, passed_over
-
-
-def saved_config(folder: Path) -> dict[str, Any]:
-    """The plain values of the config the checkpoint was trained with; other objects in it are left out.
-
-    Raises:
-        UnreadableFile: its state.pt cannot be read, or is not one of TinyWorlds'.
-    """
-    state = read(folder / STATE)
-    if not isinstance(state, dict):
-        raise UnreadableFile(f"{folder / STATE} holds no dict, so it tells no config.")
-    return plain_config(state.get("config"))
-
-
-def plain_config(config: Any) -> dict[str, Any]:
-    """The plain values of a config as it was saved: a dict, or an object of which the state was."""
-    if isinstance(config, Record):
-        config = config.state
-    plain = {key: _plain(value) for key, value in config.items()} if isinstance(config, dict) else {}
-    return {
-        shown_key(key): excerpt(value) if isinstance(value, str) else value
-        for key, value in plain.items()
-        if isinstance(value, str | int | float | None)
-    }
-
-
-def _plain(value: Any) -> Any:
-    """An Enum member's value (it is saved as its class called with the value); anything else as it is."""
-    if isinstance(value, Record) and value.args is not None and len(value.args) == 1:
-        return value.args[0]
-    return value
-
-
-def _candidates(path: Path, stage: str) -> list[Path]:
-    """Checkpoints to try, newest first."""
-    name = _NAME.fullmatch(path.name)
-    if name or (path / MODEL).is_file():
-        return [path] if name is None or name["stage"] == stage else []
-    of_stage = [
-        (int(name["last"]), folder)
-        for folder in _folders(path, linked=True)
-        if (name := _NAME.fullmatch(folder.name)) and name["stage"] == stage
-    ]
-    return [folder for _, folder in sorted(of_stage, reverse=True)]
-
-
-def _folders(directory: Path, *, linked: bool = False) -> list[Path]:
+def folders(directory: Path, *, linked: bool = False) -> list[Path]:
     """The folders in ``directory``, which need not exist. Links are somebody else's: good to read, if ``linked``, and
     those to what is not there are among them then, to be told of."""
     try:
@@ -364,123 +237,7 @@ def _folders(directory: Path, *, linked: bool = False) -> list[Path]:
         raise UnreadableFile(f"{directory} cannot be listed: {exc.strerror}.") from exc
 
 
-def _incomplete(folder: Path) -> list[str]:
-    missing = [f"{folder / name} is missing." for name in FILES if not (folder / name).is_file()]
-    if missing:
-        return missing
-    sizes = {name: (folder / name).stat().st_size for name in (MODEL, OPTIMIZER)}
-    return [
-        f"{folder / name} has only {size:,} bytes: it was not written to the end."
-        for name, size in sizes.items()
-        if size < _SMALLEST
-    ]
-
-
-def _hash_problems(folder: Path, sha256: str | None) -> list[str]:
-    """Where the three files are not those the manifest lists, or not those recorded under ``sha256``."""
-    listed, found = _listed(folder / MANIFEST)
-    if found or (listed is None and sha256 is None):
-        return found
-    if listed is not None:
-        resized = [name for name in FILES if (folder / name).stat().st_size != listed[name]["bytes"]]
-        files = _hash_files(folder) if not resized else {}  # one that has grown absurdly need not be read
-        if altered := resized or [name for name in FILES if files[name] != listed[name]]:
-            what = f"was altered or damaged: its hash or size is not the one {MANIFEST} lists."
-            return [f"{folder / name} {what}" for name in altered]
-    else:
-        files = _hash_files(folder)
-    now = _digest_of(files)
-    if sha256 not in (None, now):
-        return [f"{folder} is not what was recorded: its SHA-256 is {now}, recorded was {sha256}."]
-    return []
-
-
-def _listed(path: Path) -> tuple[FileHashes | None, list[str]]:
-    """What a manifest lists, None if there is none; and what is wrong with it."""
-    if not os.path.lexists(path):
-        return None, []
-    try:
-        content = durable.read_small(Path(os.path.realpath(path)))  # a hub's cache is a folder of links
-        manifest = json.loads(content)
-        schema, completed = manifest["schema"], manifest["completed"]
-        files = {name: {key: manifest["files"][name][key] for key in ("sha256", "bytes")} for name in FILES}
-    except (ValueError, LookupError, TypeError, RecursionError):
-        return None, [f"{path} is damaged: it is not a manifest."]
-    if schema != _SCHEMA:
-        return None, [
-            f"{path} has schema {quoted(schema)}, this version reads {_SCHEMA}: use the version that wrote it."
-        ]
-    manifest.pop("checksum", None)
-    if content != _manifest_bytes(manifest):
-        return None, [f"{path} was altered or damaged: its checksum does not match its content."]
-    if completed_of(path.parent) not in (None, completed):
-        return None, [f"{path} says {quoted(completed)} updates are done, which its folder's name contradicts."]
-    return files, []
-
-
-def _content_problems(folder: Path, expect: dict[str, tuple[int, ...]] | None) -> list[str]:
-    found = []
-    for name in FILES:
-        try:
-            found += _file_problems(folder / name, expect if name == MODEL else None)
-        except UnreadableFile as exc:
-            found.append(str(exc))
-    return found
-
-
-def _file_problems(path: Path, expect: dict[str, tuple[int, ...]] | None) -> list[str]:
-    """What is wrong inside one file.
-
-    Raises:
-        UnreadableFile: it cannot be read.
-    """
-    content, named = read_with_globals(path)
-    if named and path.name != STATE:  # TinyWorlds' state.pt always names its config classes
-        return [f"{path} refers to code that loading it could run ({_first_few(named)}): do not use it."]
-    if not isinstance(content, dict) or not content:
-        return [f"{path} holds nothing to load."]
-    if found := tensor_problems(path, content):
-        return found
-    return [] if expect is None else _architecture_problems(path, content, expect)
-
-
-def tensor_problems(path: Path, content: Any) -> list[str]:
-    """Why the tensors within ``content``, which ``path`` holds, cannot be used.
-
-    Raises:
-        UnreadableFile: they cannot be read.
-    """
-    most = _MOST_EXPANDED * path.stat().st_size
-    for name, tensor in tensors(content):
-        if tensor.claims > most:
-            return [f"{path} claims far more numbers than it holds, first in {name}: no checkpoint does."]
-        if not tensor.is_finite():
-            return [f"{path} has values that are NaN or infinite, first in {name}."]
-    return []
-
-
-def _first_few(names: list[str]) -> str:
-    more = len(names) - _DIFFERENCES_NAMED
-    return ", ".join(names[:_DIFFERENCES_NAMED]) + (f" and {more} more" if more > 0 else "")
-
-
-def _architecture_problems(path: Path, model: dict[Any, Any], expect: dict[str, tuple[int, ...]]) -> list[str]:
-    shapes = {name: value.shape for name, value in model.items() if isinstance(value, StoredTensor)}
-    lacking = [f"{name} is missing" for name in expect if name not in shapes]
-    reshaped = [
-        f"{name} is {shapes[name]} where {shape} is expected"
-        for name, shape in expect.items()
-        if name in shapes and shapes[name] != tuple(shape)
-    ]
-    unknown = [f"{shown_key(name)} is not expected" for name in shapes if name not in expect]
-    if not (reshaped or lacking or unknown):
-        return []
-    named = [one for each in zip_longest(reshaped, lacking, unknown) for one in each if one]
-    counts = f"{len(reshaped)} tensors differ in shape, {len(lacking)} are missing, {len(unknown)} unknown"
-    return [f"{path} is of another architecture: {counts} ({'; '.join(named[:_DIFFERENCES_NAMED])})."]
-
-
-def _hash_files(folder: Path) -> FileHashes:
+def hash_files(folder: Path) -> FileHashes:
     """Size and SHA-256 of the three files.
 
     Raises:
@@ -499,5 +256,5 @@ def _hash_file(path: Path) -> dict[str, Any]:
         raise UnreadableFile(f"{path} cannot be read: {exc.strerror or exc}.") from exc
 
 
-def _digest_of(files: FileHashes) -> str:
+def digest_of(files: FileHashes) -> str:
     return hashlib.sha256(json.dumps(files, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -12,7 +12,7 @@ from typing import Any
 
 from tiw_fsm.errors import disk_errors
 from tiw_fsm.stages import PACKED, Stage, step_of
-from tiw_fsm.storage import checkpoints
+from tiw_fsm.storage import checkpoint_checks, checkpoints
 from tiw_fsm.storage.torch_files import StoredTensor, UnreadableFile, read
 from tiw_fsm.storage.torch_writing import write_plain, write_tensors
 from tiw_fsm.tinyworlds.checkpoint_files import MODEL, OPTIMIZER, STATE
@@ -61,7 +61,7 @@ def unpack(file: Path, stage: Stage, folder: Path) -> Path:
     weights = {WRAPPERS.sub("", name): value for name, value in held.items() if _is_weight(name, value)}
     if not weights:
         raise UnreadableFile(f"{file} holds no weights: no tensors by name, nor under {', '.join(WEIGHTS)}.")
-    if problems := checkpoints.tensor_problems(file, weights):
+    if problems := checkpoint_checks.tensor_problems(file, weights):
         raise UnreadableFile(problems[0])
     step = _step(content.get("step"), file)
     unpacked = folder / checkpoints.folder_name(stage, step + 1)
@@ -71,7 +71,7 @@ def unpack(file: Path, stage: Stage, folder: Path) -> Path:
         begun = {"state": {}, "param_groups": [{"lr": 0.0, "params": list(range(len(weights)))}]}
         write_plain(unpacked / OPTIMIZER, begun)
         beside = {} if file.name != MODEL or "config" in content else _beside(file)
-        config = beside or checkpoints.plain_config(content.get("config"))
+        config = beside or checkpoint_checks.plain_config(content.get("config"))
         write_plain(unpacked / STATE, {"config": config, "step": step, "scheduler_state_dict": None})
     return unpacked
 
@@ -82,7 +82,7 @@ def _is_weight(name: object, value: object) -> bool:
 
 def _beside(file: Path) -> dict[str, Any]:
     try:
-        return checkpoints.saved_config(file.parent)
+        return checkpoint_checks.saved_config(file.parent)
     except UnreadableFile:
         return {}
 

@@ -67,7 +67,9 @@ class _OneByOne(torch.autograd.Function):
         width = q.shape[-1] // heads
         of_head = torch.eye(heads, dtype=q.dtype).repeat_interleave(width, 0)  # [E, heads]
         scaled, mixed, weights = of_head * width**-0.5, q.new_empty(q.shape), []
-        for number, frames in _earlier(q, k):
+        if _begins(q, k):
+            mixed[:, 0] = v[:, 0]
+        for number, frames in _seeing_others(q, k):
             weights.append(((q[:, number, None] * k[:, frames]) @ scaled).softmax(1))  # [B, frames, P, heads]
             torch.sum((weights[-1] @ of_head.T).mul_(v[:, frames]), 1, out=mixed[:, number])
         ctx.save_for_backward(q, k, v, of_head, scaled, *weights)
@@ -78,20 +80,28 @@ class _OneByOne(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, of_head, scaled, *weights = ctx.saved_tensors
         dq, dk, dv = q.new_empty(q.shape), k.new_zeros(k.shape), v.new_zeros(v.shape)
-        for number, frames in _earlier(q, k):
+        if _begins(q, k):
+            dq[:, 0] = 0
+            dv[:, 0] = grad[:, 0]
+        for (number, frames), weight in zip(_seeing_others(q, k), weights, strict=True):
             mine = grad[:, number, None]
-            dv[:, frames].addcmul_(weights[number] @ of_head.T, mine)
+            dv[:, frames].addcmul_(weight @ of_head.T, mine)
             slopes = (mine * v[:, frames]) @ of_head
-            changes = torch._softmax_backward_data(slopes, weights[number], 1, slopes.dtype) @ scaled.T
+            changes = torch._softmax_backward_data(slopes, weight, 1, slopes.dtype) @ scaled.T
             dk[:, frames].addcmul_(changes, q[:, number, None])
             torch.sum(changes.mul_(k[:, frames]), 1, out=dq[:, number])
         return dq, dk, dv, None
 
 
-def _earlier(q: Tensor, k: Tensor) -> list[tuple[int, slice]]:
-    """Each frame of q, and the frames of k that it sees."""
+def _begins(q: Tensor, k: Tensor) -> bool:
+    """Whether the first frame of q is the first of all, which sees itself alone."""
+    return q.shape[1] == k.shape[1]
+
+
+def _seeing_others(q: Tensor, k: Tensor) -> list[tuple[int, slice]]:
+    """Each other frame of q, and the frames of k that it sees."""
     wanted, frames = q.shape[1], k.shape[1]
-    return [(number, slice(frames - wanted + number + 1)) for number in range(wanted)]
+    return [(number, slice(frames - wanted + number + 1)) for number in range(_begins(q, k), wanted)]
 
 
 class _RootMeanSquare(torch.autograd.Function):

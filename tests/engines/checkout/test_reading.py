@@ -17,7 +17,7 @@ from tiw_fsm.engines.checkout.plan import Plan, undone_rate_notes
 from tiw_fsm.engines.protocol import TrainRequest
 from tiw_fsm.errors import UsageProblem
 from tiw_fsm.stages import Stage
-from tiw_fsm.storage import checkpoints, wandb_file
+from tiw_fsm.storage import checkpoint_checks, checkpoints, wandb_file
 from tiw_fsm.tinyworlds.config import DataSource
 from tiw_fsm.values.frozen import CheckpointRef, LearningRateSchedule, Tuning
 
@@ -209,7 +209,7 @@ def test_the_asked_rate_is_in_the_checkpoint_handed_over(tmp_path: Path) -> None
     scheduler.load_state_dict(state["scheduler_state_dict"])
     scheduler.step()
     assert scheduler.optimizer.param_groups[0]["lr"] == pytest.approx(0.0005)
-    assert checkpoints.problems(tmp_path / "b") == []
+    assert checkpoint_checks.problems(tmp_path / "b") == []
 
 
 def test_a_warm_start_hands_over_weights_alone(tmp_path: Path) -> None:

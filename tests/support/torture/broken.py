@@ -27,7 +27,7 @@ from tiw_fsm.reporting.markdown import tables
 from tiw_fsm.run import activities, fingerprint, resume
 from tiw_fsm.run.controller import Controller
 from tiw_fsm.run.session import Context
-from tiw_fsm.storage import checkpoints, inert_pickle, places, secrets, store
+from tiw_fsm.storage import checkpoint_checks, inert_pickle, places, secrets, store
 from tiw_fsm.storage.picture_sweep import PictureSweep
 from tiw_fsm.storage.store import Store
 from tiw_fsm.system import append_log, durable, killer, locking, signals
@@ -116,7 +116,7 @@ def lock_unchecked() -> None:
 def hashes_ignored() -> None:
     """Whatever lies where a file should be is taken for it."""
     append_log.AppendLog.problem = lambda self, mark: None  # type: ignore[method-assign]
-    checkpoints.altered = lambda folder, sha256: []
+    checkpoint_checks.altered = lambda folder, sha256: []
 
 
 def unpickled() -> None:
@@ -130,7 +130,7 @@ def unpickled() -> None:
         with zipfile.ZipFile(path) as archive, archive.open(f"{path.stem}/data.pkl") as file:
             return Unpickler(file).load(), []
 
-    checkpoints.read_with_globals = read
+    checkpoint_checks.read_with_globals = read
 
 
 def links_followed() -> None:

@@ -17,7 +17,7 @@ import zipfile
 from pathlib import Path
 
 from tiw_fsm.errors import disk_errors
-from tiw_fsm.storage import checkpoints
+from tiw_fsm.storage import checkpoint_checks
 from tiw_fsm.storage.torch_files import read
 from tiw_fsm.storage.torch_writing import write_plain
 from tiw_fsm.system import durable
@@ -51,7 +51,7 @@ def resumable(source: Path, target: Path, *, step: int, rate: float, optimizer: 
         scheduler, old_rates = None, None
     content = {
         "scheduler_state_dict": scheduler if schedule else None,
-        "config": checkpoints.saved_config(source),
+        "config": checkpoint_checks.saved_config(source),
         "step": step,
         "timestamp": time.strftime("%Y_%m_%d_%H_%M_%S"),
     }

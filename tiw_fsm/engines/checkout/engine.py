@@ -37,7 +37,7 @@ from tiw_fsm.engines.protocol import (
 from tiw_fsm.errors import EngineCrashed, Interrupted, RunChanged, StateDamaged, UsageProblem, disk_errors
 from tiw_fsm.fsm.inference_gate import InferenceResult
 from tiw_fsm.stages import STAGES, Stage
-from tiw_fsm.storage import checkpoints
+from tiw_fsm.storage import checkpoint_checks, checkpoints
 from tiw_fsm.storage.paths import StatePaths
 from tiw_fsm.storage.torch_files import UnreadableFile
 from tiw_fsm.system import durable, short_log
@@ -175,7 +175,7 @@ class CheckoutEngine:
             "distributed.use_fsdp": many and self._checkout.shards,
             "checkpoint": self._handed_over(request, plan, able, folder),
         }
-        given |= {f"{stage}_path": checkpoints.verified(ref) for stage, ref in request.inputs.items()}
+        given |= {f"{stage}_path": checkpoint_checks.verified(ref) for stage, ref in request.inputs.items()}
         configs = self._checkout.configs
         files = ["--config", configs[request.stage], "--training_config", configs["training"]]
         return files + [f"{key}={word(value)}" for key, value in given.items()]
@@ -190,7 +190,7 @@ class CheckoutEngine:
         """The checkpoint to go on from, such that the script uses the asked rate and counts as planned."""
         if request.resume is None:
             return None
-        source = checkpoints.verified(request.resume)
+        source = checkpoint_checks.verified(request.resume)
         if not (able.absolute_updates or able.restores_optimizer or able.restores_scheduler):
             return source
         target = folder / "from" / checkpoints.folder_name(request.stage, plan.first)
@@ -280,7 +280,7 @@ class CheckoutEngine:
     def _readable(self, request: InferRequest, folder: Path) -> dict[Stage, Path]:
         """The checkpoints in the form that this checkout's inference reads."""
         assert self._dialect is not None
-        given = {stage: checkpoints.verified(ref) for stage, ref in request.checkpoints.items()}
+        given = {stage: checkpoint_checks.verified(ref) for stage, ref in request.checkpoints.items()}
         if self._dialect.inference_reads_folders:
             return given
         files = {stage: folder / f"{path.name}.pth" for stage, path in given.items()}

@@ -18,7 +18,7 @@ from tiw_fsm.engines.checkout import script_output
 from tiw_fsm.engines.protocol import TrainRequest, TrainResult
 from tiw_fsm.errors import disk_errors
 from tiw_fsm.stages import Stage
-from tiw_fsm.storage import checkpoints, wandb_file
+from tiw_fsm.storage import checkpoint_checks, checkpoints, wandb_file
 from tiw_fsm.system import durable
 from tiw_fsm.values.frozen import FrozenModel, Tuning
 
@@ -84,7 +84,7 @@ def tidy(attempt: Path, request: TrainRequest) -> None:
         if int(earlier.name.rpartition("_")[2]) < request.attempt:
             saved = [*earlier.glob(f"process_*/{request.stage}/checkpoints/*"), *earlier.glob("process_*/from")]
             for folder in saved:
-                if folder.name == "from" or not checkpoints.problems(folder):
+                if folder.name == "from" or not checkpoint_checks.problems(folder):
                     durable.discard(folder)  # what cannot be removed yet is tried again with the next chunk
 
 
@@ -112,7 +112,7 @@ def disown(folder: Path) -> None:
 
 def newest_saved(folder: Path, stage: Stage, notes: list[str]) -> Path | None:
     """The newest complete checkpoint that a process saved; torn ones are named, and stay."""
-    newest, passed_over = checkpoints.newest_valid(folder / stage / "checkpoints", stage)
+    newest, passed_over = checkpoint_checks.newest_valid(folder / stage / "checkpoints", stage)
     notes += [f"{torn} is not complete, so it is not used: {reasons[0]}" for torn, reasons in passed_over]
     return newest
 

@@ -43,7 +43,7 @@ from tiw_fsm.errors import (
 )
 from tiw_fsm.fsm.inference_gate import InferenceResult
 from tiw_fsm.stages import Stage
-from tiw_fsm.storage import checkpoints
+from tiw_fsm.storage import checkpoint_checks
 from tiw_fsm.storage.paths import StatePaths
 from tiw_fsm.system import child as child_process
 from tiw_fsm.system import durable, short_log, starter
@@ -122,7 +122,7 @@ class NativeEngine:
         if (stage, config) not in self._shapes:
             answer = self._ask(ShapesRequest(stage=stage, config=config), lambda done, total, loss: None)
             self._shapes[stage, config] = {name: tuple(shape) for name, shape in answer.items()}
-        return checkpoints.problems(folder, expect=self._shapes[stage, config], sha256=sha256)
+        return checkpoint_checks.problems(folder, expect=self._shapes[stage, config], sha256=sha256)
 
     def pack(self, folder: Path, file: Path) -> None:
         """Write a checkpoint as one file that holds its weights and its config's plain values.
@@ -131,7 +131,7 @@ class NativeEngine:
             UnreadableFile: its config cannot be read.
             DiskRefused: the disk did not take it.
         """
-        request = PackRequest(folder=str(folder), config=checkpoints.saved_config(folder), file=str(file))
+        request = PackRequest(folder=str(folder), config=checkpoint_checks.saved_config(folder), file=str(file))
         self._ask(request, lambda done, total, loss: None)
 
     def stop(self) -> None:

@@ -36,7 +36,7 @@ from tiw_fsm.errors import (
     refusal,
 )
 from tiw_fsm.stages import Stage
-from tiw_fsm.storage import checkpoints
+from tiw_fsm.storage import checkpoint_checks, checkpoints
 from tiw_fsm.system import durable, killer, processors
 from tiw_fsm.tinyworlds import checkpoint_files, division
 from tiw_fsm.tinyworlds.clips import FrameData
@@ -169,7 +169,7 @@ class Worker:
         named = dict[Stage | None, CheckpointRef](request.inputs.items())
         if request.resume is not None:
             named[None] = request.resume
-        return {stage: checkpoints.verified(ref) for stage, ref in named.items()}
+        return {stage: checkpoint_checks.verified(ref) for stage, ref in named.items()}
 
     def _identity(self, request: TrainRequest) -> tuple[Any, ...]:
         return request.stage, request.config, request.seed, request.inputs, request.processes
@@ -250,7 +250,7 @@ class Worker:
         return {"status": "ok", "checkpoints": used, **figures, "seconds": time.monotonic() - began}
 
     def _infer(self, request: InferRequest, say: Callable[[str], None]) -> dict[str, Any]:
-        folders = {stage: checkpoints.verified(ref) for stage, ref in request.checkpoints.items()}
+        folders = {stage: checkpoint_checks.verified(ref) for stage, ref in request.checkpoints.items()}
         world = load_world(folders, request.configs, self.device)
         if request.inference.compile:
             for model in (world.tokenizer, world.actions, world.dynamics):
