@@ -60,6 +60,8 @@ def test_over_frames_is_causal_attention_of_each_patch(
 @given(seed=st.integers(0, 9999), rows=st.integers(1, 40), width=st.integers(1, 70), scale=st.floats(1e-3, 1e3))
 def test_rms_norm_is_torchs(seed: int, rows: int, width: int, scale: float) -> None:
     x, weight = random(seed, (2, 3, rows, width), (width,))
+    with torch.no_grad():  # beside 0 a gradient is the difference of two numbers that are large and nearly equal
+        x /= x.square().mean(-1, keepdim=True).sqrt()
     assert_alike(
         lambda x, w: kernels.rms_norm(x * scale, w, 1e-5),
         lambda x, w: F.rms_norm(x * scale, (width,), w, 1e-5),

@@ -95,6 +95,7 @@ class Trainer:
         self.model.train()
         allow_tf32(self.config.tf32)
         losses, norms, extras, rates = [], [], [], []
+        parameters = list(self.model.parameters())
         reported = time.monotonic()
         passes = division.passes(tuning, self.processes, self.peers.rank, self.peers.size)
         asked = self.peers.ask(should_stop)
@@ -106,7 +107,7 @@ class Trainer:
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
             loss, kept = self._accumulate(update, tuning, passes)
-            norm = nn.utils.clip_grad_norm_(self.model.parameters(), MAX_GRAD_NORM)
+            norm = nn.utils.clip_grad_norm_(parameters, MAX_GRAD_NORM)
             norms.append(self.peers.whole(norm.detach()))
             self.optimizer.step()
             losses.append(loss)
