@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 if __name__ == "__main__" and not sys.flags.safe_path:
@@ -15,6 +16,7 @@ USAGE = 2
 
 def main() -> None:
     """Heed signals from the first instant of a run to the last; what happens between is the command line's."""
+    _take_standard_descriptors()
     if lacking := needs.lacking():
         print(lacking, file=sys.stderr)
         sys.exit(USAGE)
@@ -41,6 +43,14 @@ def main() -> None:
         cli.main()
     finally:
         signals.hold_back()  # Python resets handlers before it ends: a late one would hide how the run ended
+
+
+def _take_standard_descriptors() -> None:
+    """Have those that the caller closed lead nowhere: else what is opened next would get their numbers, and pass for
+    standard input or output in every process that is started."""
+    while (lowest := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(lowest, True)
+    os.close(lowest)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -34,11 +34,13 @@ class Root(RunFolder):
         write_configs(root / "configs", {"loop": LENIENT, "video_tokenizer": {"n_updates": 40}, **changes})
         write_frames(root / "frames.h5")
 
-    def start(self, *flags: str, path: str = "", limit: int | None = None) -> subprocess.Popen[str]:
-        """One start, with ``path`` before what else modules are looked for in."""
+    def start(
+        self, *flags: str, path: str = "", limit: int | None = None, through: Sequence[str] = ()
+    ) -> subprocess.Popen[str]:
+        """One start, with ``path`` before what else modules are looked for in, by a command that executes it."""
         environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
         return subprocess.Popen(
-            [sys.executable, "-P", "-m", "tiw_fsm", "run", *PASSING, *flags],
+            [*through, sys.executable, "-P", "-m", "tiw_fsm", "run", *PASSING, *flags],
             cwd=self.root,
             env=environment | {"PYTHONPATH": os.pathsep.join(filter(None, [path, os.environ.get("PYTHONPATH")]))},
             stdout=subprocess.PIPE,
@@ -89,6 +91,12 @@ def test_modules_that_lie_about_are_never_the_childs(tmp_path: Path, calm: list[
     assert code == ExitCode.PASSED, said
     assert (root.digests(), root.state.inexact, root.events().count("killed")) == (calm, [], 1)
     assert not (tmp_path / "planted").exists()
+
+
+def test_standard_input_and_output_that_are_closed_are_nobodys_pipe(tmp_path: Path, calm: list[str]) -> None:
+    root = Root(tmp_path)
+    assert ended(root.start(through=("sh", "-c", 'exec "$0" "$@" <&- >&- 2>&-')))[0] == ExitCode.PASSED
+    assert root.digests() == calm
 
 
 def test_code_that_changes_under_a_run_is_refused_by_the_next_child(tmp_path: Path, calm: list[str]) -> None:
