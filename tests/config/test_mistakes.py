@@ -67,6 +67,23 @@ def test_a_mistake_in_a_yaml_file_is_named_with_its_place(root: Path, changes: d
     assert said in mistakes_in(root, changes)
 
 
+IN_ITS_PLACE: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "a link to nowhere": (lambda path: path.symlink_to("gone"), "loop.yaml: it is a link to what is not there"),
+    "a folder": (lambda path: path.mkdir(), "loop.yaml: it is no file"),
+    "another ending": (lambda path: path.with_suffix(".yml").write_text("{}"), "loop.yml: it is not read under this"),
+}
+
+
+@pytest.mark.parametrize("what", IN_ITS_PLACE)
+def test_a_file_that_need_not_be_there_is_missed_where_something_stands_for_it(root: Path, what: str) -> None:
+    path, (put, said) = root / "configs/loop.yaml", IN_ITS_PLACE[what]
+    path.unlink()
+    put(path)
+    with pytest.raises(UsageProblem) as caught:
+        settings_of(root)
+    assert said in str(caught.value)
+
+
 def test_all_mistakes_are_told_at_once(root: Path) -> None:
     said = mistakes_in(root, {"training": {"n_actions": 6}, "dynamics": {"num_blocks": 2}, "inference": {"colour": 1}})
     assert all(part in said for part in ("n_actions 6", "num_blocks", "colour: unknown key"))
@@ -263,6 +280,7 @@ REFUSED = [
     ("--set", "dynamics.nope=1"),
     ("--dataset", "gone.h5"),
     ("--engine", "simulated", "--latent-checkpoint", "nowhere"),
+    ("--video-checkpoint", "/dev/null"),
     whole_too(("--video-checkpoint", "nowhere")),
     whole_too(("--python-exec", "/bin/false")),
 ]
@@ -274,6 +292,23 @@ def test_a_first_start_that_is_refused_leaves_nothing(root: Path, tiw: Tiw, type
     done = tiw(root, "run", *typed, "--state-dir", "kept/states")
     assert done.returncode == ExitCode.USAGE, done.stderr
     assert sorted(root.rglob("*")) == before
+
+
+def test_a_folder_that_is_a_file_is_the_flags_fault(root: Path, tiw: Tiw) -> None:
+    for flag in ("--state-dir", "--repo-root", "--config-dir"):
+        done = tiw(root, "run", flag, "configs/loop.yaml")
+        assert done.returncode == ExitCode.USAGE
+        assert "configs/loop.yaml: it is no folder; give" in done.stderr
+        assert flag in done.stderr
+
+
+def test_where_no_configs_are_init_is_told_to_write_them_there(root: Path, tiw: Tiw) -> None:
+    there = root / "else where"
+    done = tiw(root, "run", "--repo-root", str(there))
+    assert (done.returncode, there.exists()) == (ExitCode.USAGE, False)
+    assert f"`tiw-fsm init '{there}/configs'` writes some there" in done.stderr
+    assert tiw(root, "init", f"{there}/configs").returncode == ExitCode.PASSED
+    assert "there are no configs" not in tiw(root, "run", "--repo-root", str(there)).stderr
 
 
 def test_an_unknown_flag_exits_2(root: Path, tiw: Tiw) -> None:

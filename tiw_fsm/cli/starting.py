@@ -73,9 +73,9 @@ def demo(
     before = store.load()
     if before and os.path.normpath(before.flags.get("config_dir", "configs")) != str(profile.folder):
         raise UsageProblem(f"run {run_name!r} is none of the demo's; name another with --run")
-    prepare(store, repo_root)
     typed = {"config_dir": str(profile.folder)}
     starting.end_unless_wanted(store.paths.folder, typed)
+    prepare(store, repo_root)
     code = run_once(store, typed, repo_root=repo_root, err=err, out=out)
     if code == ExitCode.PASSED:
         named = [run_name] if run_name != "default" else []

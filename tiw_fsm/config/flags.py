@@ -66,7 +66,12 @@ FLAGS: dict[str, Flag] = {
     for flag in (
         Flag("config_dir", str, "Folder of the YAML files [default: configs/].", is_path=True),
         Flag("engine", str, "Who trains: native, checkout, simulated, or one that is installed [default: native]."),
-        Flag("train_stage", str, "Which stages to train [default: all].", choices=("none", "all", *Stage)),
+        Flag(
+            "train_stage",
+            str,
+            "Which stages to train before inference [default: all].",
+            choices=("none", "all", *Stage),
+        ),
         *_of_stages(
             "{flag}_checkpoint",
             str,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import shlex
 import sys
 from collections.abc import Mapping, Set
 from pathlib import Path
@@ -260,7 +261,8 @@ def _interpreter(flags: Mapping[str, Any], repo_root: Path, needs: str, problems
         return sys.executable
     path = repo_root / typed
     if not path.is_file():
-        problems.append(f"--python-exec {typed}: no such file; give the path of a Python that has {needs} installed")
+        why = "is no file" if path.exists() else "no such file"
+        problems.append(f"--python-exec {typed}: {why}; give the path of a Python that has {needs} installed")
     return str(path)
 
 
@@ -274,11 +276,20 @@ def _require_some(flags: Mapping[str, Any], repo_root: Path) -> None:
     for path in (paths := _paths(flags, repo_root)).values():
         durable.require_permission(path)
     named = any(flags.get(kind.flag) for kind in FILES.values())
-    if not named and not any(path.is_file() for path in paths.values()):
+    if named or any(map(os.path.lexists, paths.values())):
+        return
+    folder = paths["training"].parent
+    if folder.exists() and not folder.is_dir():
+        raise UsageProblem(f"{folder}: it is no folder; give the one that the YAML files are in with --config-dir")
+    if repo_root.resolve() != Path.cwd():
         raise UsageProblem(
-            f"{paths['training'].parent}: there are no configs; `tiw-fsm init` writes some to configs/, "
-            "`tiw-fsm init --demo` those of the demo to configs/demo/, or name the folder of yours with --config-dir"
+            f"{folder}: there are no configs; `tiw-fsm init {shlex.quote(str(folder))}` writes some there, or give the "
+            "--repo-root or --config-dir of yours"
         )
+    raise UsageProblem(
+        f"{folder}: there are no configs; `tiw-fsm init` writes some to configs/, "
+        "`tiw-fsm init --demo` those of the demo to configs/demo/, or name the folder of yours with --config-dir"
+    )
 
 
 def _paths(flags: Mapping[str, Any], repo_root: Path) -> dict[str, Path]:
@@ -299,8 +310,14 @@ def _read_sources(flags: Mapping[str, Any], repo_root: Path, problems: list[str]
             continue
         kind = FILES[name]
         sources[name] = Source(label=str(path), is_read=kind.optional and not flags.get(kind.flag))
-        if not sources[name].is_read:
-            option = FLAGS[kind.flag].option
+        other = path.with_suffix(".yml")
+        option = FLAGS[kind.flag].option
+        if os.path.lexists(path):
+            stands = "a link to what is not there" if path.is_symlink() else "no file"
+            problems.append(f"{path}: it is {stands}; put a file in its place, or name another with {option}")
+        elif other.is_file():
+            problems.append(f"{other}: it is not read under this name; rename it to {path.name}")
+        elif not sources[name].is_read:
             problems.append(
                 f"{path}: no such file; copy it from the folder that `tiw-fsm init FOLDER` makes, or name another with "
                 f"{option} or --config-dir"

@@ -141,7 +141,7 @@ def _warm_start(ctx: Context, stage: Stage, path: Path, unpacked: ExitStack, pro
         ctx.log.warning(f"{shown} is not used: {reasons[0]}")
     if newest is None:
         why = "; ".join(f"{shown.name}: {reasons[0]}" for shown, reasons in found.passed_over) or (
-            "none found" if os.path.exists(path) else "no such folder or file"
+            f"none of {stage} found" if os.path.exists(path) else "no such folder or file"
         )
         problems.append(
             f"{path}: no valid {stage} checkpoint to start from ({why}); name another folder, or begin without one"

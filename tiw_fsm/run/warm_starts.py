@@ -46,6 +46,8 @@ def find(path: Path, stage: Stage, holding: ExitStack) -> Found:
         UnreadableFile, NotPermitted: the folder cannot be listed.
         DiskRefused: a single file cannot be unpacked.
     """
+    if path.exists() and not (path.is_dir() or path.is_file()):
+        return Found(None, path, [(path, ["it is neither a folder nor a file"])])
     for own in (path / stage / "checkpoints", path / "checkpoints"):  # of a run root or an export, and of its stage
         if os.path.isdir(own):
             path = own

@@ -32,7 +32,7 @@ REMEDY = (
     "Nothing was overwritten: run again to go on from an earlier checkpoint where there is one; else put the folder "
     "back from a backup, or begin anew with another --run."
 )
-SMALLEST = 500
+SMALLEST = 400
 """Bytes; below, a model or optimizer file cannot hold one of TinyWorlds' models."""
 DIFFERENCES_NAMED = 3
 MOST_EXPANDED = 1024
@@ -94,6 +94,7 @@ def newest_valid(checkpoints_dir: Path, stage: str) -> tuple[Path | None, list[t
 
     Raises:
         UnreadableFile: the directory is there but cannot be listed.
+        NotPermitted: it, or a checkpoint in it, may not be read.
     """
     passed_over: list[tuple[Path, list[str]]] = []
     for folder in _candidates(checkpoints_dir, stage):

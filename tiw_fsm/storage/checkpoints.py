@@ -226,7 +226,11 @@ def sweep(checkpoints_dir: Path, keep: set[Path], owner: str) -> list[str]:
 
 def folders(directory: Path, *, linked: bool = False) -> list[Path]:
     """The folders in ``directory``, which need not exist. Links are somebody else's: good to read, if ``linked``, and
-    those to what is not there are among them then, to be told of."""
+    those to what is not there are among them then, to be told of.
+
+    Raises:
+        UnreadableFile, NotPermitted: it cannot be listed.
+    """
     try:
         return [path for path in directory.iterdir() if (linked if path.is_symlink() else path.is_dir())]
     except FileNotFoundError:
@@ -257,4 +261,5 @@ def _hash_file(path: Path) -> dict[str, Any]:
 
 
 def digest_of(files: FileHashes) -> str:
+    """A checkpoint's SHA-256, by those of its files."""
     return hashlib.sha256(json.dumps(files, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

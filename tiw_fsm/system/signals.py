@@ -18,7 +18,7 @@ STOP = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIG
 ONE_REQUEST = 1.0
 """Seconds within which signals are one request: `timeout` and others send one to a process and one to its group."""
 
-AT_ONCE = b"ended at once, as asked. What was committed stands, and the same command goes on from there.\n"
+AT_ONCE = b"ended at once, as asked. Whatever was committed stands, and the same command goes on from there.\n"
 
 
 def exit_when_asked() -> None:

@@ -14,6 +14,6 @@ def unwritable(path: Path, remedy: str = "give another --repo-root or --run-root
     if there.is_dir() and os.access(there, os.W_OK | os.X_OK) and os.statvfs(there).f_blocks:
         return None
     if not there.is_dir():
-        return f"{path}: {there} is no folder; {remedy}"
+        return f"{path}: {'it' if there == path else there} is no folder; {remedy}"
     whose = "" if os.access(there, os.W_OK | os.X_OK) else f" {ownership.shut_out(there)}"
     return f"{path}: {there} cannot be written to; mend its permissions, or {remedy}.{whose}"

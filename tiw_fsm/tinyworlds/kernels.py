@@ -99,9 +99,9 @@ def _begins(q: Tensor, k: Tensor) -> bool:
 
 
 def _seeing_others(q: Tensor, k: Tensor) -> list[tuple[int, slice]]:
-    """Each other frame of q, and the frames of k that it sees."""
+    """Each frame of q that sees more than itself, and the frames of k that it sees."""
     wanted, frames = q.shape[1], k.shape[1]
-    return [(number, slice(frames - wanted + number + 1)) for number in range(_begins(q, k), wanted)]
+    return [(number, slice(frames - wanted + number + 1)) for number in range(1 if _begins(q, k) else 0, wanted)]
 
 
 class _RootMeanSquare(torch.autograd.Function):
