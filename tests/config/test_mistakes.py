@@ -41,7 +41,10 @@ def mistakes_in(root: Path, changes: dict[str, Any], **flags: Any) -> str:
         ({"training": {"num_blocks": True}}, "configs/training.yaml:11: num_blocks: "),
         ({"training": {"frame_size": 20}}, "frame_size 20 is not divisible by patch_size 8"),
         ({"training": {"embed_dim": 25, "num_heads": 5}}, "embed_dim 25 cannot be split"),
-        ({"training": {"num_heads": 5}}, "embed_dim 24 is not divisible by num_heads 5"),
+        (
+            {"training": {"num_heads": 5}},
+            "embed_dim 24 is not divisible by num_heads 5; use one of 1, 2, 3, 4, 6, 8, 12, 24",
+        ),
         ({"training": {"n_actions": 6}}, "n_actions 6 is not a power of two; use 4 or 8"),
         ({"training": {"dataset": "ZELDO"}}, "known are ZELDA, PONG, PICODOOM, POLE_POSITION, SONIC"),
         ({"training": {"optimizer": "soap"}}, "configs/training.yaml:13: optimizer: Input should be 'adamw' or 'muon'"),
@@ -82,6 +85,24 @@ def test_a_file_that_need_not_be_there_is_missed_where_something_stands_for_it(r
     with pytest.raises(UsageProblem) as caught:
         settings_of(root)
     assert said in str(caught.value)
+
+
+def test_a_size_that_no_file_gives_is_told_once(root: Path) -> None:
+    path = root / "configs/training.yaml"
+    path.write_text("".join(line for line in path.read_text().splitlines(True) if "embed_dim" not in line))
+    with pytest.raises(UsageProblem) as caught:
+        settings_of(root)
+    assert caught.value.problems == [f"{path}: embed_dim is missing; give all stages one value here"]
+
+
+def test_what_is_wrong_with_several_values_together_is_told_of_the_one_that_was_typed(root: Path) -> None:
+    with pytest.raises(UsageProblem) as caught:
+        settings_of(root, set={"training.num_heads": 5})
+    assert str(caught.value).startswith("--set training.num_heads=5: embed_dim 24 is not divisible")
+
+
+def test_of_a_key_that_is_misspelt_nothing_more_is_missed(root: Path) -> None:
+    assert "verdicts" not in mistakes_in(root, {"loop": {"gates": {"dynamic": {"from_update": 1}}}})
 
 
 def test_all_mistakes_are_told_at_once(root: Path) -> None:

@@ -47,7 +47,12 @@ def misaligned(files: Files, where: Where) -> list[str]:
     for key in BACKBONE:
         if files["training"].get(key) is None:
             silent = [stage.value for stage in Stage if files[stage.value].get(key) is None]
-            problems += [f"{where(name, key)}: {key} is missing, here and in training.yaml" for name in silent]
+            if len(silent) == len(Stage):
+                problems.append(f"{where('training', key)}: {key} is missing; give all stages one value here")
+            else:
+                problems += [
+                    f"{where(name, key)}: {key} is missing, here and in training.yaml; give it" for name in silent
+                ]
     for name, keys in INJECTED.items():
         problems += [
             f"{where(name, key)}: {key} names a checkpoint; leave it empty, it is injected at run time "

@@ -248,6 +248,8 @@ def _stage_configs(
                 keys: line for keys, line in sources["training"].lines.items() if keys[0] in shared
             }
             merged = Source(sources[stage.value].label, lines=said)
+            if any(key not in own and key not in shared for key in (*alignment.FROM_TRAINING, *alignment.BACKBONE)):
+                continue  # which has been told
             config = validated(StageConfig, {**own, **shared}, merged, problems)
             if config is not None:
                 stages[stage] = config

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any, TypeVar
@@ -25,9 +26,10 @@ def validated(schema: type[V], data: Mapping[str, Any], source: Source, problems
         return schema.model_validate_json(json.dumps(data))
     except ValidationError as exc:
         errors = exc.errors(include_url=False, include_context=False, include_input=False)
+        misspelt = {error["loc"][:-1] for error in errors if error["loc"][-1:] == (KEY,)}
+        errors = [e for e in errors if e["loc"][-1:] == (KEY,) or not any(e["loc"][: len(m)] == m for m in misspelt)]
         mistakes = [_mistake(schema, data, error["loc"], error["type"], error["msg"]) for error in errors]
-        # What is wrong with several values together is told of the one that the sentence begins with.
-        places = [source.where(error["loc"] or (_sentence(error["msg"]).split()[0],)) for error in errors]
+        places = [source.where(error["loc"] or _at_fault(error["msg"], source)) for error in errors]
         problems += told([f"{place}: {mistake}" for place, mistake in zip(places, mistakes, strict=True)], source.label)
         return None
 
@@ -54,6 +56,13 @@ def _mistake(
         unsaid = not location or kind == "missing" or is_secret(schema, str(location[0]))
         message = _sentence(message) + ("" if unsaid else f", not {quoted(_given(data, location))}")
     return (f"{name}: " if name else "") + message + (f" ({meaning})" if meaning else "")
+
+
+def _at_fault(message: str, source: Source) -> tuple[str]:
+    """Of the keys that are wrong together the one that was typed, or else the one that the sentence begins with."""
+    words = re.findall(r"\w+", _sentence(message))
+    typed = [word for word in words if source.lines.get((word,), "").startswith("--")]
+    return ((typed or words)[0],)
 
 
 def _sentence(message: str) -> str:

@@ -112,7 +112,11 @@ class StageConfig(StageOptions, OptimizerKeys, MixtureKeys):
                 f"try frame_size {self.frame_size // self.patch_size * self.patch_size or self.patch_size}"
             )
         if self.embed_dim % self.num_heads:
-            problems.append(f"embed_dim {self.embed_dim} is not divisible by num_heads {self.num_heads}")
+            fit = [str(heads) for heads in range(1, self.embed_dim + 1) if self.embed_dim % heads == 0]
+            problems.append(
+                f"embed_dim {self.embed_dim} is not divisible by num_heads {self.num_heads}; "
+                f"use one of {', '.join(fit[:8])}"
+            )
         if self.embed_dim % 2 or self.embed_dim < 6:
             problems.append(
                 f"embed_dim {self.embed_dim} cannot be split into even parts for x, y and time; "

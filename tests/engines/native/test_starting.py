@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support.native_runs import make_root, wait_for_generation
 from tests.support.processes import Tiw, children
 from tests.support.simulation import Simulation
+from tests.support.waiting import wait_for
 from tiw_fsm.engines.native import starting
 from tiw_fsm.engines.native.engine import NativeEngine
 from tiw_fsm.engines.protocol import HelloRequest
@@ -23,10 +27,11 @@ HELLO = HelloRequest(device="cpu", threads=1)
 
 
 @pytest.fixture
-def started() -> Callable[[], set[int]]:
+def started() -> Iterator[Callable[[], set[int]]]:
     """Tells which processes this one has started meanwhile, and has not waited for."""
     before = set(children(os.getpid()))
-    return lambda: set(children(os.getpid())) - before
+    yield lambda: set(children(os.getpid())) - before
+    starting.end()
 
 
 Started = Callable[[], set[int]]
@@ -100,3 +105,26 @@ def test_a_state_that_cannot_be_read_is_told_of_by_the_start_itself(
     starting.end_unless_wanted(simulation.store.paths.folder, {})
     assert not started()
     assert tiw(simulation.root, "run").returncode == ExitCode.DAMAGED
+
+
+def alike(mark: str) -> list[bytes]:
+    """The commands of all processes that have ``mark`` in their environment."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has ended meanwhile
+            if mark.encode() in (folder / "environ").read_bytes():
+                found.append((folder / "cmdline").read_bytes())
+    return found
+
+
+def test_a_run_is_trained_by_one_that_got_ready_and_no_command_leaves_one(tmp_path: Path) -> None:
+    root, mark = make_root(tmp_path / "root"), f"TIW_FSM_TEST={tmp_path}"
+    command, environment = [sys.executable, "-m", "tiw_fsm", "run"], os.environ | dict([mark.split("=", 1)])
+    with subprocess.Popen(command, cwd=root, env=environment, stderr=subprocess.DEVNULL) as run:
+        wait_for_generation(root, 2, run)
+        assert any(b"starter.py\0-\0" in each for each in alike(mark))
+        run.kill()
+    wait_for("its end", lambda: not alike(mark), 30)
+    for words in (["--help"], ["--bogus"], ["--config-dir", "none"]):
+        subprocess.run([*command, *words], cwd=root, env=environment, capture_output=True)
+        wait_for("its end", lambda: not alike(mark), 30)
