@@ -70,7 +70,7 @@ def problems(path: Path, **changes: Any) -> list[str]:
         source,
         frame_size=given["frame_size"],
         training_length=given["training_length"],
-        held_out=frames.HeldOut(given["clips"], given["length"]),
+        held_out=frames.HeldOut(given["clips"], given["length"], given.get("share")),
         key_hints=given.get("key_hints", False),
     )
 
@@ -140,11 +140,25 @@ def test_a_damaged_file_is_described_with_a_remedy(tmp_path: Path, damage: Calla
     ("changes", "said"),
     [
         ({"frame_size": 64}, "frame_size is 64"),
-        ({"training_length": 25}, "no training clip of 25 frames"),
+        (
+            {"training_length": 25},
+            "no training clip of 25 frames, row after row, fits: it takes 25 rows, and the longest episode to train on "
+            "has 24 rows; record longer episodes, or lower training.context_length to 24",
+        ),
         ({"stride": 12}, "no training clip of 4 frames, 12 rows apart"),
-        ({"skip": 479}, "no training clip"),
-        ({"preload_ratio": 0.001}, "raise preload_ratio"),
-        ({"length": 25}, "held-out clips of 25 frames"),
+        ({"stride": 12}, "lower training.context_length to 2, or raise training.fps (60 takes row after row)"),
+        ({"skip": 479}, "0 rows behind the first 479, which are skipped; record more frames"),
+        ({"preload_ratio": 0.001}, "fits into the first 0.001 of its 480 rows; raise training.preload_ratio"),
+        ({"length": 25}, "2 held-out clips of 25 frames"),
+        (
+            {"length": 25},
+            "each takes 25 rows, and the longest held-out episode has 24 rows; record longer episodes, or lower "
+            "inference.generation_steps, inference.context_window or inference.prediction_horizon",
+        ),
+        ({"length": 25, "clips": 1}, "the gate wants 1 held-out clip of 25 frames"),
+        ({"length": 24, "clips": 3}, "there are 2; record more or longer episodes (every tenth is held out), or lower"),
+        ({"length": 24, "clips": 2, "share": 0.5}, "there is 1; "),
+        ({"length": 24, "clips": 2, "share": 0.5}, ", or raise inference.preload_ratio"),
         ({"clips": 1000}, "the gate wants 1000 held-out clips"),
     ],
 )
@@ -153,6 +167,24 @@ def test_a_sound_file_that_does_not_fit_the_configs_is_described(
 ) -> None:
     write_frames(tmp_path / "f.h5")
     assert any(said in problem for problem in problems(tmp_path / "f.h5", **changes))
+
+
+@pytest.mark.parametrize(
+    ("episodes", "length", "said"),
+    [
+        (2, 40, "of its 2 episodes none is held out, since every tenth is; record 10 or more"),
+        (1, 6, "of its 1 episode none is held out, since every tenth is; record 20 or more"),
+        (9, 5, "record 10 or more, of 6 rows or more"),
+        (20, 1, "and the longest episode to train on has 1 row; record longer episodes"),
+    ],
+)
+def test_what_no_setting_mends_is_answered_with_what_to_record(
+    tmp_path: Path, episodes: int, length: int, said: str
+) -> None:
+    write_frames(tmp_path / "f.h5", episodes=episodes, length=length)
+    found = problems(tmp_path / "f.h5")
+    assert any(problem.endswith(said) for problem in found), found
+    assert not any("preload_ratio" in problem for problem in found)
 
 
 @pytest.mark.parametrize(
