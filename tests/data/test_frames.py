@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tests.support.configs import numbered_frames, write_frames
-from tiw_fsm.data import frames
+from tiw_fsm.data import frames, supply
 from tiw_fsm.errors import UsageProblem
 from tiw_fsm.tinyworlds.config import DataSource
 
@@ -70,7 +70,7 @@ def problems(path: Path, **changes: Any) -> list[str]:
         source,
         frame_size=given["frame_size"],
         training_length=given["training_length"],
-        held_out=frames.HeldOut(given["clips"], given["length"], given.get("share")),
+        held_out=supply.HeldOut(given["clips"], given["length"], given.get("share")),
         key_hints=given.get("key_hints", False),
     )
 
