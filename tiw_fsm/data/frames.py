@@ -14,15 +14,17 @@ import numpy as np
 from tiw_fsm.data import sources, supply
 from tiw_fsm.data.games import GAMES
 from tiw_fsm.data.h5 import Undecodable, reading
-from tiw_fsm.data.intake import kinds
+from tiw_fsm.data.intake import arrays, containers, kinds
 from tiw_fsm.data.intake.arrays import BEGINNINGS
-from tiw_fsm.data.intake.source import MOST_ROWS
+from tiw_fsm.data.intake.source import LEAST_ROWS, LEAST_SIDE, MOST_ROWS, UNKNOWN
 from tiw_fsm.errors import DiskRefused, UsageProblem
 from tiw_fsm.tinyworlds.config import DataSource
 from tiw_fsm.values.printable import quoted
 
 DEFAULT_STRIDE = 4
 LARGEST_STRIDE = 10_000
+MOST_KEYS = 5
+"""Of an h5 file's pictures that are told."""
 PART = 1 << 20
 """Bytes hashed at a time."""
 
@@ -50,9 +52,15 @@ def known_datasets() -> str:
     return f"known are {', '.join(KNOWN)} (data/<name>_frames.h5), or {path}"
 
 
-def resolve_dataset(name: str, repo_root: Path, fps: int | None, preload_ratio: float | None = None) -> DataSource:
+def resolve_dataset(
+    name: str,
+    repo_root: Path,
+    fps: int | None,
+    preload_ratio: float | None = None,
+    frame_size: int | None = None,
+) -> DataSource:
     """What ``name`` stands for. The stride is that of ``fps``, else of the file's own ``stride`` attribute, else of
-    TinyWorlds.
+    TinyWorlds. A source of other kinds is to be made frames of ``frame_size``.
 
     Raises:
         UsageProblem: neither a known name nor a path, a source that frames have to be made of first, or the file's
@@ -66,7 +74,7 @@ def resolve_dataset(name: str, repo_root: Path, fps: int | None, preload_ratio: 
     if not name.strip():
         raise UsageProblem(f"dataset {quoted(name)} is no name; {known_datasets()}")
     path = repo_root / name
-    if other := kinds.instead(name, path):
+    if other := kinds.instead(name, path, frame_size):
         raise UsageProblem(other)
     if not name.lower().endswith(kinds.H5) and "/" not in name:
         raise UsageProblem(f"dataset {quoted(name)} is not known; {known_datasets()}")
@@ -150,16 +158,18 @@ def _whence(path: Path) -> str:
 
 
 def _shape_problems(file: h5py.File, path: Path, frame_size: int) -> list[str]:
-    fitting = path.with_name(f"{path.stem}-{frame_size}.h5")
-    made = f"`{kinds.command(str(path), str(fitting), frame_size)}` makes a file of it that fits"
     if "frames" not in file:
+        made = _made_of(path, frame_size)
         return [f"{path}: has no dataset `frames` (it has: {', '.join(file) or 'nothing'}); {made}"]
     frames = file["frames"]
     if not isinstance(frames, h5py.Dataset) or frames.ndim != 4 or frames.shape[3] != 3:
-        return [f"{path}: `frames` has shape {getattr(frames, 'shape', None)}; it must be (N, H, W, 3): {made}"]
+        shape, made = getattr(frames, "shape", None), _made_of(path, frame_size)
+        return [f"{path}: `frames` has shape {shape}; it must be (N, H, W, 3): {made}"]
     problems = []
     if frames.dtype != np.uint8:
-        problems.append(f"{path}: `frames` has type {frames.dtype}; it must be uint8, 0 to 255: {made}")
+        problems.append(
+            f"{path}: `frames` has type {frames.dtype}; it must be uint8, 0 to 255: {_made_of(path, frame_size)}"
+        )
     if frames.shape[0] == 0:
         problems.append(f"{path}: `frames` is empty; record some")
     if frames.shape[0] > MOST_ROWS:
@@ -167,15 +177,38 @@ def _shape_problems(file: h5py.File, path: Path, frame_size: int) -> list[str]:
     if frames.shape[1:3] != (frame_size, frame_size):
         own = "make frame_size in training.yaml the frames' own size, or " if frames.shape[1] == frames.shape[2] else ""
         problems.append(
-            f"{path}: frames are {frames.shape[1]} by {frames.shape[2]} pixels, frame_size is {frame_size}; {own}{made}"
+            f"{path}: frames are {frames.shape[1]} by {frames.shape[2]} pixels, frame_size is {frame_size}; {own}"
+            + _made_of(path, frame_size)
         )
     for name in ("episode", "actions"):
         labels = file.get(name)
         if labels is None:
             continue
         if not isinstance(labels, h5py.Dataset) or labels.shape != frames.shape[:1] or labels.dtype.kind not in "iu":
-            problems.append(f"{path}: `{name}` must hold one integer per frame, {frames.shape[0]} of them")
+            problems.append(
+                f"{path}: `{name}` must hold one integer per frame, {frames.shape[0]} of them; "
+                + _made_of(path, frame_size, name)
+            )
     return problems
+
+
+def _made_of(path: Path, frame_size: int, label: str | None = None) -> str:
+    """The command that makes a file that fits of an h5 file; where the intake would not take it, or not the ``label``
+    of its frames, what to store instead."""
+    held = containers.h5_arrays(path)
+    keys = arrays.usual_keys(held)
+    able = [key for key in keys if arrays.rows_of(held[key]) >= LEAST_ROWS]
+    if label and not (keys == able == ["frames"] and arrays.takes(held, "frames", label)):
+        return f"store it so, or take `{label}` out"
+    if not able:
+        return (
+            f"store them as uint8 of shape (N, {frame_size}, {frame_size}, 3), since `tiw-fsm frames` makes nothing of "
+            f"fewer than {LEAST_ROWS} pictures, or of smaller ones than {LEAST_SIDE} by {LEAST_SIDE} pixels"
+        )
+    fitting = str(path.with_name(f"{path.stem}-{frame_size}.h5"))
+    command = kinds.command(str(path), fitting, frame_size, able[0] if len(keys) > 1 else None)
+    others = f" (others with pictures are {', '.join(map(quoted, able[1:MOST_KEYS]))})" if able[1:] else ""
+    return f"`{command}` makes a file of it that fits{others}"
 
 
 def _unread_episodes(file: h5py.File, path: Path) -> list[str]:
@@ -202,9 +235,13 @@ def _key_problems(file: h5py.File, path: Path) -> list[str]:
     remedy = "record them, or remove key_hint_weight from latent_actions.yaml"
     if not isinstance(labels := file.get("actions"), h5py.Dataset):
         return [f"{path}: has no `actions`, which key_hint_weight takes as a hint; {remedy}"]
+    if labels.dtype.kind not in "iu":
+        return []  # what is wrong with its shape is told
     known = np.unique(labels[:])
-    if len(known[known >= 0]) < 2:
-        return [f"{path}: `actions` holds {len(known[known >= 0])} different keys, which is no hint; {remedy}"]
+    if (least := int(known.min(initial=0))) < UNKNOWN:
+        remedy = f"they begin at {least}, and below 0 none is known: count them from 0 on"
+    if (keys := int((known >= 0).sum())) < 2:
+        return [f"{path}: `actions` holds {keys} different key{'s' * (keys != 1)}, which is no hint; {remedy}"]
     return []
 
 
