@@ -163,8 +163,8 @@ def _shape_problems(file: h5py.File, path: Path, frame_size: int) -> list[str]:
         return [f"{path}: has no dataset `frames` (it has: {', '.join(file) or 'nothing'}); {made}"]
     frames = file["frames"]
     if not isinstance(frames, h5py.Dataset) or frames.ndim != 4 or frames.shape[3] != 3:
-        shape, made = getattr(frames, "shape", None), _made_of(path, frame_size)
-        return [f"{path}: `frames` has shape {shape}; it must be (N, H, W, 3): {made}"]
+        is_now = f"has shape {frames.shape}" if isinstance(frames, h5py.Dataset) else "is no dataset"
+        return [f"{path}: `frames` {is_now}; it must be (N, H, W, 3): {_made_of(path, frame_size)}"]
     problems = []
     if frames.dtype != np.uint8:
         problems.append(
@@ -202,8 +202,8 @@ def _made_of(path: Path, frame_size: int, label: str | None = None) -> str:
         return f"store it so, or take `{label}` out"
     if not able:
         return (
-            f"store them as uint8 of shape (N, {frame_size}, {frame_size}, 3), since `tiw-fsm frames` makes nothing of "
-            f"fewer than {LEAST_ROWS} pictures, or of smaller ones than {LEAST_SIDE} by {LEAST_SIDE} pixels"
+            f"store `frames` as uint8 of shape (N, {frame_size}, {frame_size}, 3), since `tiw-fsm frames` makes nothing "
+            f"of fewer than {LEAST_ROWS} pictures, or of smaller ones than {LEAST_SIDE} by {LEAST_SIDE} pixels"
         )
     fitting = str(path.with_name(f"{path.stem}-{frame_size}.h5"))
     command = kinds.command(str(path), fitting, frame_size, able[0] if len(keys) > 1 else None)

@@ -16,6 +16,7 @@ from tiw_fsm.tinyworlds.config import DataSource
 from tiw_fsm.tinyworlds.episodes import HELD_OUT_EVERY, Rows, clip_starts, first_share, split_rows
 
 SOURCE_FPS = 60
+CLOSER = f"set training.fps higher ({SOURCE_FPS} takes row after row)"
 LEAST_JUDGED = 3
 """Frames of the shortest clip that can be judged: a context of two, and one that is predicted."""
 
@@ -158,7 +159,7 @@ def _training_problems(rows: _Rows, source: DataSource, length: int) -> list[str
     if (fitting := (longest - 1) // stride + 1) > 1:
         remedies.append(f"lower training.context_length to {fitting}")
     if stride > 1 and length <= longest:
-        remedies.append("raise training.fps (60 takes row after row)")
+        remedies.append(CLOSER)
     return [
         f"{said}: it takes {_many((length - 1) * stride + 1, 'row')}, and the {whole} has {_many(longest, 'row')}"
         f"{skipped}; {', or '.join(remedies)}"
@@ -177,32 +178,32 @@ def _gate_problems(rows: _Rows, source: DataSource, wanted: HeldOut) -> list[str
     if rows.in_episodes and 0 < episodes < HELD_OUT_EVERY:
         each = rows.longest(~rows.held_out) - takes + 1
         least = HELD_OUT_EVERY * (math.ceil(wanted.clips / each) if each > 0 else 1)
-        why = f"of its {_many(episodes, 'episode')} none is held out, since every tenth is"
+        why = f", and of its {_many(episodes, 'episode')} none is held out, since every tenth is"
         remedies = [f"record {least} or more" + ("" if each > 0 else f", of {_many(takes, 'row')} or more")]
     elif not found and rows.in_episodes:
-        why = f"each takes {_many(takes, 'row')}, and the longest held-out episode has {_many(longest, 'row')}"
+        why = f": each takes {_many(takes, 'row')}, and the longest held-out episode has {_many(longest, 'row')}"
         remedies = ["record longer episodes"]
     elif not found:
-        why = f"each takes {_many(takes, 'row')}, and the last tenth, which is held out, has {_many(longest, 'row')}"
+        why = f": each takes {_many(takes, 'row')}, and the last tenth, which is held out, has {_many(longest, 'row')}"
         remedies = ["record more frames"]
     else:
         more = "more or longer episodes (every tenth is" if rows.in_episodes else "more frames (the last tenth is"
-        why = f"there {'is' if found == 1 else 'are'} {found}"
+        why = f", and there {'is' if found == 1 else 'are'} {found}"
         remedies = [f"record {more} held out)", "lower loop.inference.clips"]
     if len(first_share(rows.to_judge(LEAST_JUDGED, source.stride), wanted.share)) >= wanted.clips:
         remedies.append("lower inference.generation_steps, inference.context_window or inference.prediction_horizon")
+    if source.stride > 1 and len(first_share(rows.to_judge(wanted.length, 1), wanted.share)) >= wanted.clips:
+        remedies.append(CLOSER)
     if len(starts) >= wanted.clips:
         remedies.append("raise inference.preload_ratio")
     return [
         f"{source.path}: the gate wants {_many(wanted.clips, 'held-out clip')} of {_many(wanted.length, 'frame')}, "
-        f"{_apart(source.stride)}, and {why}; {', or '.join(remedies)}"
+        f"{_apart(source.stride)}{why}; {', or '.join(remedies)}"
     ]
 
 
 def _apart(stride: int) -> str:
-    if stride == 1:
-        return "row after row"
-    return f"{stride} rows apart (the file's attribute `stride` may say otherwise)"
+    return "row after row" if stride == 1 else f"{stride} rows apart"
 
 
 def _many(count: int, what: str) -> str:
