@@ -202,8 +202,8 @@ def _made_of(path: Path, frame_size: int, label: str | None = None) -> str:
         return f"store it so, or take `{label}` out"
     if not able:
         return (
-            f"store `frames` as uint8 of shape (N, {frame_size}, {frame_size}, 3), since `tiw-fsm frames` makes nothing "
-            f"of fewer than {LEAST_ROWS} pictures, or of smaller ones than {LEAST_SIDE} by {LEAST_SIDE} pixels"
+            f"store `frames` as uint8 of shape (N, {frame_size}, {frame_size}, 3), since `tiw-fsm frames` makes "
+            f"nothing of fewer than {LEAST_ROWS} pictures, or of smaller ones than {LEAST_SIDE} by {LEAST_SIDE} pixels"
         )
     fitting = str(path.with_name(f"{path.stem}-{frame_size}.h5"))
     command = kinds.command(str(path), fitting, frame_size, able[0] if len(keys) > 1 else None)
