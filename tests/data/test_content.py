@@ -12,7 +12,7 @@ import torch
 
 from tests.support.configs import write_frames
 from tests.support.frame_files import blosc, chunked, damage_chunk
-from tiw_fsm.data import content, frames
+from tiw_fsm.data import content, frames, supply
 from tiw_fsm.errors import UsageProblem
 from tiw_fsm.tinyworlds import used_rows
 from tiw_fsm.tinyworlds.clips import FrameData
@@ -101,7 +101,7 @@ def test_how_the_rows_are_stored_is_not_in_it(path: Path) -> None:
 
 def test_a_filter_that_is_not_installed_is_named_with_what_to_do(path: Path) -> None:
     blosc(path)
-    (problem,) = frames.inspect(source(path), frame_size=16, training_length=4, held_out=frames.HeldOut(2, 6))
+    (problem,) = frames.inspect(source(path), frame_size=16, training_length=4, held_out=supply.HeldOut(2, 6))
     for said in ("filter 32001 (blosc)", "pip install hdf5plugin", "HDF5_PLUGIN_PATH", "again with gzip"):
         assert said in problem
     assert "hdf5plugin" in why(path)

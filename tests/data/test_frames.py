@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ import numpy as np
 import pytest
 
 from tests.support.configs import numbered_frames, write_frames
-from tiw_fsm.data import frames
+from tiw_fsm.data import frames, supply
+from tiw_fsm.data.intake import making
+from tiw_fsm.data.intake.options import Options
 from tiw_fsm.errors import UsageProblem
 from tiw_fsm.tinyworlds.config import DataSource
 
@@ -70,7 +73,7 @@ def problems(path: Path, **changes: Any) -> list[str]:
         source,
         frame_size=given["frame_size"],
         training_length=given["training_length"],
-        held_out=frames.HeldOut(given["clips"], given["length"]),
+        held_out=supply.HeldOut(given["clips"], given["length"], given.get("share")),
         key_hints=given.get("key_hints", False),
     )
 
@@ -123,6 +126,7 @@ ZEROS = np.zeros((480, 16, 16, 3), np.uint8)
         pytest.param(replaced("episode", np.zeros(480)), "one integer per frame", id="fractional episode ids"),
         pytest.param(grouped("episode"), "one integer per frame", id="a group for episode ids"),
         pytest.param(replaced("actions", np.zeros(7, int)), "one integer per frame", id="few actions"),
+        pytest.param(replaced("actions", np.zeros(7, int)), "take `actions` out", id="few actions, a remedy"),
         pytest.param(replaced("episode", np.zeros(480, int)), "held-out clips", id="one episode only"),
     ],
 )
@@ -137,14 +141,65 @@ def test_a_damaged_file_is_described_with_a_remedy(tmp_path: Path, damage: Calla
 
 
 @pytest.mark.parametrize(
+    ("damage", "able"),
+    [
+        pytest.param(replaced("frames", None), False, id="nothing"),
+        pytest.param(grouped("frames"), False, id="a group"),
+        pytest.param(replaced("frames", np.array([b"x"] * 480)), False, id="strings"),
+        pytest.param(replaced("frames", ZEROS[:, :4, :4]), False, id="tiny"),
+        pytest.param(replaced("frames", ZEROS[:39, :8]), False, id="few"),
+        pytest.param(replaced("frames", ZEROS[..., :1]), True, id="grey"),
+        pytest.param(replaced("episode", np.arange(480) // 24 * 1.0), True, id="fractional episode ids"),
+        pytest.param(replaced("actions", np.eye(4, dtype=int)[np.arange(480) % 4]), True, id="actions one-hot"),
+    ],
+)
+def test_the_command_that_makes_a_file_that_fits_is_told_where_it_does(
+    tmp_path: Path, damage: Callable[[Path], None], able: bool
+) -> None:
+    path = tmp_path / "f.h5"
+    write_frames(path)
+    damage(path)
+    said = problems(path)[0]
+    assert ("makes a file of it that fits" in said) == able
+    if able:
+        command = shlex.split(said.partition("`tiw-fsm frames ")[2].partition("`")[0])
+        source, made, size = command[0], Path(command[2]), int(command[4])
+        making.make(made, [source], Options(size=size))
+        assert problems(made) == []
+
+
+@pytest.mark.parametrize("keys", [("left",), ("left", "right")])
+def test_which_of_several_arrays_is_taken_is_part_of_the_command(tmp_path: Path, keys: tuple[str, ...]) -> None:
+    with h5py.File(tmp_path / "f.h5", "w") as file:
+        for key in keys:
+            file[key] = ZEROS
+    (said,) = problems(tmp_path / "f.h5")
+    assert ("--key left`" in said) == (len(keys) > 1)
+
+
+@pytest.mark.parametrize(
     ("changes", "said"),
     [
         ({"frame_size": 64}, "frame_size is 64"),
-        ({"training_length": 25}, "no training clip of 25 frames"),
+        (
+            {"training_length": 25},
+            "no training clip of 25 frames, row after row, fits: it takes 25 rows, and the longest episode to train on "
+            "has 24 rows; record longer episodes, or lower training.context_length to 24",
+        ),
         ({"stride": 12}, "no training clip of 4 frames, 12 rows apart"),
-        ({"skip": 479}, "no training clip"),
-        ({"preload_ratio": 0.001}, "raise preload_ratio"),
-        ({"length": 25}, "held-out clips of 25 frames"),
+        ({"stride": 12}, "lower training.context_length to 2, or set training.fps higher (60 takes row after row)"),
+        ({"skip": 479}, "0 rows behind the first 479, which are skipped; record more frames"),
+        ({"preload_ratio": 0.001}, "fits into the first 0.001 of its 480 rows; raise training.preload_ratio"),
+        ({"length": 25}, "2 held-out clips of 25 frames"),
+        (
+            {"length": 25},
+            "each takes 25 rows, and the longest held-out episode has 24 rows; record longer episodes, or lower "
+            "inference.generation_steps, inference.context_window or inference.prediction_horizon",
+        ),
+        ({"length": 25, "clips": 1}, "the gate wants 1 held-out clip of 25 frames"),
+        ({"length": 24, "clips": 3}, "there are 2; record more or longer episodes (every tenth is held out), or lower"),
+        ({"length": 24, "clips": 2, "share": 0.5}, "there is 1; "),
+        ({"length": 24, "clips": 2, "share": 0.5}, ", or raise inference.preload_ratio"),
         ({"clips": 1000}, "the gate wants 1000 held-out clips"),
     ],
 )
@@ -156,11 +211,30 @@ def test_a_sound_file_that_does_not_fit_the_configs_is_described(
 
 
 @pytest.mark.parametrize(
+    ("episodes", "length", "said"),
+    [
+        (2, 40, "of its 2 episodes none is held out, since every tenth is; record 10 or more"),
+        (1, 6, "of its 1 episode none is held out, since every tenth is; record 20 or more"),
+        (9, 5, "record 10 or more, of 6 rows or more"),
+        (20, 1, "and the longest episode to train on has 1 row; record longer episodes"),
+    ],
+)
+def test_what_no_setting_mends_is_answered_with_what_to_record(
+    tmp_path: Path, episodes: int, length: int, said: str
+) -> None:
+    write_frames(tmp_path / "f.h5", episodes=episodes, length=length)
+    found = problems(tmp_path / "f.h5")
+    assert any(problem.endswith(said) for problem in found), found
+    assert not any("preload_ratio" in problem for problem in found)
+
+
+@pytest.mark.parametrize(
     ("actions", "said"),
     [
         pytest.param(None, "has no `actions`", id="none recorded"),
-        pytest.param(np.zeros(480, int), "holds 1 different keys", id="a single key"),
-        pytest.param(np.full(480, -1), "holds 0 different keys", id="all unknown"),
+        pytest.param(np.zeros(480, int), "holds 1 different key, which is no hint; record them", id="a single key"),
+        pytest.param(np.full(480, -1), "holds 0 different keys, which is no hint; record them", id="all unknown"),
+        pytest.param(np.arange(480) % 2 - 5, "they begin at -5, and below 0 none is known: count", id="below -1"),
     ],
 )
 def test_frames_whose_keys_are_no_hint_are_refused_where_one_is_wanted(tmp_path: Path, actions: Any, said: str) -> None:
@@ -169,5 +243,5 @@ def test_frames_whose_keys_are_no_hint_are_refused_where_one_is_wanted(tmp_path:
     replaced("actions", actions)(path)
     (problem,) = problems(path, key_hints=True)
     assert said in problem
-    assert "remove key_hint_weight" in problem
+    assert "remove key_hint_weight" in problem or "from 0 on" in problem
     assert problems(path) == [], "without a hint they are as good as any"

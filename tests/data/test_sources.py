@@ -15,7 +15,7 @@ import pytest
 from tests.support.configs import write_frames
 from tests.support.frame_files import ELSEWHERE, linked, numbered, raw, virtual
 from tests.support.processes import Tiw
-from tiw_fsm.data import content, frames, sources
+from tiw_fsm.data import content, frames, sources, supply
 from tiw_fsm.errors import ExitCode, UsageProblem
 from tiw_fsm.tinyworlds.config import DataSource
 
@@ -25,7 +25,7 @@ def source(path: Path) -> DataSource:
 
 
 def problems(path: Path) -> list[str]:
-    return frames.inspect(source(path), frame_size=16, training_length=4, held_out=frames.HeldOut(2, 6))
+    return frames.inspect(source(path), frame_size=16, training_length=4, held_out=supply.HeldOut(2, 6))
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from tests.support.playing import Served, Tab, rolled_out, served, websocket
 from tests.support.waiting import wait_for
-from tiw_fsm.data import frames
+from tiw_fsm.data import frames, supply
 from tiw_fsm.play.guard import Guard, is_loopback, new_token
 from tiw_fsm.play.opening import Opened
 from tiw_fsm.play.sessions import KEPT_SECONDS, MOST, Sessions
@@ -239,7 +239,7 @@ def test_what_was_played_can_be_kept(server: Served, open_tab: OpenTab, opened: 
         DataSource(path=str(path), skip=0, stride=1),
         frame_size=16,
         training_length=4,
-        held_out=frames.HeldOut(clips=0, length=4),
+        held_out=supply.HeldOut(clips=0, length=4),
     )
     assert problems == []
     for wrong in ("game.h5?session=nobody", "game.exe", f"game.exe?session={tab.hello['session']}"):

@@ -281,6 +281,7 @@ def test_a_run_that_has_begun_without_its_episodes_may_go_on(passed_root: Path, 
 NO_FRAMES = {
     "data/x.zip": "since it is none; if it should be, copy it again; `tiw-fsm frames` makes",
     " ": "is no name",
+    "data/x.npy": "`tiw-fsm frames data/x.npy -o data/x.h5 --size 16` makes one of it",
     "mine.h5": "make it of a video, pictures, arrays or an environment with `tiw-fsm frames SOURCE -o ",
     "data/planet_frames.h5": "record it with `tiw-fsm record ",
     "data/zelda_frames.h5": "fetch it with `tiw-fsm download ZELDA`",

@@ -374,7 +374,9 @@ def _data_source(
             "make them the same, or give --dataset for both"
         )
     try:
-        return frames.resolve_dataset(training.dataset, repo_root, training.fps, training.preload_ratio)
+        return frames.resolve_dataset(
+            training.dataset, repo_root, training.fps, training.preload_ratio, training.frame_size
+        )
     except UsageProblem as exc:
         where = sources["training"].where(("dataset",))
         problems += [f"{where}: {problem}" for problem in exc.problems]

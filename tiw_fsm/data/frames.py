@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import shlex
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import h5py
 import numpy as np
 
-from tiw_fsm.data import sources
+from tiw_fsm.data import sources, supply
 from tiw_fsm.data.games import GAMES
 from tiw_fsm.data.h5 import Undecodable, reading
-from tiw_fsm.data.intake import kinds
+from tiw_fsm.data.intake import arrays, containers, kinds
 from tiw_fsm.data.intake.arrays import BEGINNINGS
-from tiw_fsm.data.intake.source import MOST_ROWS
+from tiw_fsm.data.intake.source import LEAST_ROWS, LEAST_SIDE, MOST_ROWS, UNKNOWN
 from tiw_fsm.errors import DiskRefused, UsageProblem
 from tiw_fsm.tinyworlds.config import DataSource
-from tiw_fsm.tinyworlds.episodes import clip_starts, first_share, split_rows
 from tiw_fsm.values.printable import quoted
 
-SOURCE_FPS = 60
 DEFAULT_STRIDE = 4
 LARGEST_STRIDE = 10_000
+MOST_KEYS = 5
+"""Of an h5 file's pictures that are told."""
 PART = 1 << 20
 """Bytes hashed at a time."""
 
@@ -48,69 +46,35 @@ KNOWN = {
 }
 
 
-class HeldOut(NamedTuple):
-    """The clips that a run is judged on."""
-
-    clips: int
-    length: int
-    """Frames of a clip."""
-    share: float | None = None
-    """Of the clips there are, from the first on; all if None."""
-
-
-class Supply(NamedTuple):
-    """What a file has to train and to judge on.
-
-    Attributes:
-        episodes: None where the file has none recorded.
-        judged: clips to judge on.
-        seconds: of play; None where nothing says how fast the rows follow one another.
-    """
-
-    rows: int
-    episodes: int | None
-    held_out: int
-    """Episodes of them; rows where there are none."""
-    stride: int
-    training: int
-    """Clips to train on."""
-    judged: int
-    seconds: float | None
-
-    def __str__(self) -> str:
-        play = "" if self.seconds is None else f", {self.seconds:,.0f} s of play"
-        episodes = "no episodes, the last rows held out"
-        if self.episodes is not None:
-            episodes = f"{self.episodes:,} episodes, {self.held_out:,} of them held out"
-        return (
-            f"{self.rows:,} rows{play}, {episodes}; with stride {self.stride} {self.training:,} clips to train on, "
-            f"{self.judged:,} to judge on"
-        )
-
-
 def known_datasets() -> str:
     """The known names, in words."""
     path = "give the path of an h5 file, which `tiw-fsm frames` makes of other frames"
     return f"known are {', '.join(KNOWN)} (data/<name>_frames.h5), or {path}"
 
 
-def resolve_dataset(name: str, repo_root: Path, fps: int | None, preload_ratio: float | None = None) -> DataSource:
+def resolve_dataset(
+    name: str,
+    repo_root: Path,
+    fps: int | None,
+    preload_ratio: float | None = None,
+    frame_size: int | None = None,
+) -> DataSource:
     """What ``name`` stands for. The stride is that of ``fps``, else of the file's own ``stride`` attribute, else of
-    TinyWorlds.
+    TinyWorlds. A source of other kinds is to be made frames of ``frame_size``.
 
     Raises:
         UsageProblem: neither a known name nor a path, a source that frames have to be made of first, or the file's
             ``stride`` is impossible.
     """
-    stride = max(1, SOURCE_FPS // fps) if fps else None
+    stride = max(1, supply.SOURCE_FPS // fps) if fps else None
     if known := KNOWN.get(name.upper()):
         path = repo_root / "data" / known.file
-        stride = stride or SOURCE_FPS // known.fps
+        stride = stride or supply.SOURCE_FPS // known.fps
         return DataSource(path=str(path), skip=known.skip, stride=stride, preload_ratio=preload_ratio)
     if not name.strip():
         raise UsageProblem(f"dataset {quoted(name)} is no name; {known_datasets()}")
     path = repo_root / name
-    if other := kinds.instead(name, path):
+    if other := kinds.instead(name, path, frame_size):
         raise UsageProblem(other)
     if not name.lower().endswith(kinds.H5) and "/" not in name:
         raise UsageProblem(f"dataset {quoted(name)} is not known; {known_datasets()}")
@@ -139,43 +103,6 @@ def _stride_attribute(path: Path) -> int | None:
     return int(stride)
 
 
-def supply(source: DataSource, *, training_length: int, held_out: HeldOut) -> Supply:
-    """What a ``source`` with which nothing is wrong has.
-
-    Args:
-        training_length: frames of a training clip.
-        held_out: what the gate wants.
-
-    Raises:
-        UsageProblem: it cannot be read.
-        DiskRefused: the operating system failed to read it.
-    """
-    path = Path(source.path)
-    with reading(path), h5py.File(path, "r") as file:
-        rows = file["frames"].shape[0]
-        episode = file["episode"][:] if "episode" in file else None
-        rate = _rate(file.attrs)
-    numbers, kept_back = split_rows(rows, episode, source.skip)
-    starts = partial(clip_starts, numbers, kept_back, stride=source.stride, preload_ratio=source.preload_ratio)
-    return Supply(
-        rows=int(rows),
-        episodes=None if episode is None else len(np.unique(numbers[numbers >= 0])),
-        held_out=len(np.unique(numbers[kept_back])),
-        stride=source.stride,
-        training=len(starts(length=training_length, for_evaluation=False)),
-        judged=len(first_share(starts(length=held_out.length, for_evaluation=True), held_out.share)),
-        seconds=rate and rows / rate,
-    )
-
-
-def _rate(attributes: Mapping[str, object]) -> float | None:
-    """Rows a second: as the file says, else as the usual stride supposes; None of a recording by turns."""
-    told = attributes.get("fps")
-    if isinstance(told, int | float | np.number) and math.isfinite(told) and told > 0:
-        return float(told)
-    return None if "stride" in attributes else SOURCE_FPS
-
-
 def missing(source: DataSource) -> list[str]:
     """That the file of ``source`` is not there, with the remedy; empty when it is."""
     path = Path(source.path)
@@ -187,7 +114,7 @@ def inspect(
     *,
     frame_size: int,
     training_length: int,
-    held_out: HeldOut,
+    held_out: supply.HeldOut,
     key_hints: bool = False,
     begun: bool = False,
 ) -> list[str]:
@@ -203,7 +130,7 @@ def inspect(
     Raises:
         DiskRefused: the operating system failed to read it.
     """
-    path, skip, stride, ratio = Path(source.path), source.skip, source.stride, source.preload_ratio
+    path = Path(source.path)
     try:
         if lost := missing(source) or list(sources.of(path).problems):
             return lost
@@ -215,22 +142,9 @@ def inspect(
                 problems += _unread_episodes(file, path)
         if problems:
             return problems
-        found = supply(source, training_length=training_length, held_out=held_out)
+        return supply.problems(source, training_length=training_length, held_out=held_out)
     except UsageProblem as exc:
         return exc.problems
-    apart = "row after row" if stride == 1 else f"{stride} rows apart (the file's attribute `stride` may say otherwise)"
-    if found.training == 0:
-        problems.append(
-            f"{path}: no training clip of {training_length} frames, {apart}, fits into its {found.rows} "
-            f"rows (skip {skip}, preload_ratio {ratio}); record more frames, or raise preload_ratio"
-        )
-    if found.judged < held_out.clips:
-        problems.append(
-            f"{path}: the gate wants {held_out.clips} held-out clips of {held_out.length} frames, {apart}, "
-            f"and there are {found.judged}; record more or longer episodes (every tenth is held out), "
-            "or lower inference.clips or --generation-steps, or raise --preload-ratio"
-        )
-    return problems
 
 
 def _whence(path: Path) -> str:
@@ -244,16 +158,18 @@ def _whence(path: Path) -> str:
 
 
 def _shape_problems(file: h5py.File, path: Path, frame_size: int) -> list[str]:
-    fitting = path.with_name(f"{path.stem}-{frame_size}.h5")
-    made = f"`{kinds.command(str(path), str(fitting), frame_size)}` makes a file of it that fits"
     if "frames" not in file:
+        made = _made_of(path, frame_size)
         return [f"{path}: has no dataset `frames` (it has: {', '.join(file) or 'nothing'}); {made}"]
     frames = file["frames"]
     if not isinstance(frames, h5py.Dataset) or frames.ndim != 4 or frames.shape[3] != 3:
-        return [f"{path}: `frames` has shape {getattr(frames, 'shape', None)}; it must be (N, H, W, 3): {made}"]
+        is_now = f"has shape {frames.shape}" if isinstance(frames, h5py.Dataset) else "is no dataset"
+        return [f"{path}: `frames` {is_now}; it must be (N, H, W, 3): {_made_of(path, frame_size)}"]
     problems = []
     if frames.dtype != np.uint8:
-        problems.append(f"{path}: `frames` has type {frames.dtype}; it must be uint8, 0 to 255: {made}")
+        problems.append(
+            f"{path}: `frames` has type {frames.dtype}; it must be uint8, 0 to 255: {_made_of(path, frame_size)}"
+        )
     if frames.shape[0] == 0:
         problems.append(f"{path}: `frames` is empty; record some")
     if frames.shape[0] > MOST_ROWS:
@@ -261,15 +177,38 @@ def _shape_problems(file: h5py.File, path: Path, frame_size: int) -> list[str]:
     if frames.shape[1:3] != (frame_size, frame_size):
         own = "make frame_size in training.yaml the frames' own size, or " if frames.shape[1] == frames.shape[2] else ""
         problems.append(
-            f"{path}: frames are {frames.shape[1]} by {frames.shape[2]} pixels, frame_size is {frame_size}; {own}{made}"
+            f"{path}: frames are {frames.shape[1]} by {frames.shape[2]} pixels, frame_size is {frame_size}; {own}"
+            + _made_of(path, frame_size)
         )
     for name in ("episode", "actions"):
         labels = file.get(name)
         if labels is None:
             continue
         if not isinstance(labels, h5py.Dataset) or labels.shape != frames.shape[:1] or labels.dtype.kind not in "iu":
-            problems.append(f"{path}: `{name}` must hold one integer per frame, {frames.shape[0]} of them")
+            problems.append(
+                f"{path}: `{name}` must hold one integer per frame, {frames.shape[0]} of them; "
+                + _made_of(path, frame_size, name)
+            )
     return problems
+
+
+def _made_of(path: Path, frame_size: int, label: str | None = None) -> str:
+    """The command that makes a file that fits of an h5 file; where the intake would not take it, or not the ``label``
+    of its frames, what to store instead."""
+    held = containers.h5_arrays(path)
+    keys = arrays.usual_keys(held)
+    able = [key for key in keys if arrays.rows_of(held[key]) >= LEAST_ROWS]
+    if label and not (keys == able == ["frames"] and arrays.takes(held, "frames", label)):
+        return f"store it so, or take `{label}` out"
+    if not able:
+        return (
+            f"store `frames` as uint8 of shape (N, {frame_size}, {frame_size}, 3), since `tiw-fsm frames` makes "
+            f"nothing of fewer than {LEAST_ROWS} pictures, or of smaller ones than {LEAST_SIDE} by {LEAST_SIDE} pixels"
+        )
+    fitting = str(path.with_name(f"{path.stem}-{frame_size}.h5"))
+    command = kinds.command(str(path), fitting, frame_size, able[0] if len(keys) > 1 else None)
+    others = f" (others with pictures are {', '.join(map(quoted, able[1:MOST_KEYS]))})" if able[1:] else ""
+    return f"`{command}` makes a file of it that fits{others}"
 
 
 def _unread_episodes(file: h5py.File, path: Path) -> list[str]:
@@ -296,9 +235,13 @@ def _key_problems(file: h5py.File, path: Path) -> list[str]:
     remedy = "record them, or remove key_hint_weight from latent_actions.yaml"
     if not isinstance(labels := file.get("actions"), h5py.Dataset):
         return [f"{path}: has no `actions`, which key_hint_weight takes as a hint; {remedy}"]
+    if labels.dtype.kind not in "iu":
+        return []  # what is wrong with its shape is told
     known = np.unique(labels[:])
-    if len(known[known >= 0]) < 2:
-        return [f"{path}: `actions` holds {len(known[known >= 0])} different keys, which is no hint; {remedy}"]
+    if (least := int(known.min(initial=0))) < UNKNOWN:
+        remedy = f"they begin at {least}, and below 0 none is known: count them from 0 on"
+    if (keys := int((known >= 0).sum())) < 2:
+        return [f"{path}: `actions` holds {keys} different key{'s' * (keys != 1)}, which is no hint; {remedy}"]
     return []
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tiw_fsm.config.alignment import BACKBONE, FROM_TRAINING
 from tiw_fsm.config.settings import Settings
-from tiw_fsm.data import frames
+from tiw_fsm.data import frames, supply
 from tiw_fsm.data.content import Digests
 from tiw_fsm.engines.protocol import EngineKind
 from tiw_fsm.errors import UsageProblem
@@ -103,19 +103,19 @@ def data_problems(settings: Settings, kind: EngineKind, *, begun: bool = False) 
     return problems or kind.data_problems(settings)
 
 
-def data_supply(settings: Settings) -> frames.Supply:
+def data_supply(settings: Settings) -> supply.Supply:
     """What frames with which nothing is wrong have to train and to judge on.
 
     Raises:
-        UsageProblem, DiskRefused: as ``frames.supply``.
+        UsageProblem, DiskRefused: as ``supply.of``.
     """
     config = next(iter(settings.stages.values()))
-    return frames.supply(settings.data, training_length=config.context_length, held_out=_held_out(settings))
+    return supply.of(settings.data, training_length=config.context_length, held_out=_held_out(settings))
 
 
-def _held_out(settings: Settings) -> frames.HeldOut:
+def _held_out(settings: Settings) -> supply.HeldOut:
     inference = settings.inference
-    return frames.HeldOut(settings.loop.inference.clips, inference.frames, inference.preload_ratio)
+    return supply.HeldOut(settings.loop.inference.clips, inference.frames, inference.preload_ratio)
 
 
 def frames_read(ctx: Context) -> Digests | None:

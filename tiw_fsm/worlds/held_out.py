@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tiw_fsm.config.settings import Settings
-from tiw_fsm.data import frames
+from tiw_fsm.data import frames, supply
 from tiw_fsm.errors import UsageProblem
 from tiw_fsm.tinyworlds.clips import FrameData, to_model
 from tiw_fsm.tinyworlds.config import InferenceConfig
@@ -34,7 +34,7 @@ def frame_data(settings: Settings, device: torch.device) -> FrameData:
     """
     config = settings.inference
     (size,) = {stage.frame_size for stage in settings.stages.values()}
-    held_out = frames.HeldOut(clips=1, length=config.context_window + config.prediction_horizon)
+    held_out = supply.HeldOut(clips=1, length=config.context_window + config.prediction_horizon)
     problems = frames.inspect(settings.data, frame_size=size, training_length=held_out.length, held_out=held_out)
     if problems:
         raise UsageProblem(problems)

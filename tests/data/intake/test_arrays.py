@@ -276,7 +276,7 @@ def with_nan() -> NDArray[np.float32]:
         (np.concatenate([COLOUR, GREY], axis=3), "four channels, and the fourth is no opaque alpha"),
         (COLOUR[0], "(16, 16, 3) uint8"),
         (COLOUR[..., :2], "holds no pictures"),
-        (np.zeros((60, 7, 7, 3), np.uint8), "holds no pictures"),
+        (np.zeros((60, 7, 7, 3), np.uint8), "and sides of 8 pixels or more"),
         (COLOUR[:12], "12 frames in all are too few"),
         (COLOUR[:1], "1 frame in all is too few"),
         (COLOUR[:0], "0 frames in all are too few"),

@@ -303,8 +303,8 @@ def test_a_dataset_that_frames_have_to_be_made_of_first_is_answered_with_the_com
     assert command
     arguments = shlex.split(command[1])
     played = ["--frames", "400"] if what == GRID else []
-    assert tiw(tmp_path, *arguments, "--size", "16", *played).returncode == ExitCode.PASSED
-    checked = tiw(tmp_path, "check", "--dataset", arguments[-1])
+    assert tiw(tmp_path, *arguments, *played).returncode == ExitCode.PASSED
+    checked = tiw(tmp_path, "check", "--dataset", arguments[arguments.index("-o") + 1])
     assert checked.returncode == ExitCode.PASSED, checked.stdout
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tiw_fsm.data.intake.images import natural
 from tiw_fsm.data.intake.layouts import Layout, holds_pictures, layout_of, pictures, range_of
 from tiw_fsm.data.intake.options import Options
-from tiw_fsm.data.intake.source import MOST_ROWS, UNKNOWN, Shot, Source
+from tiw_fsm.data.intake.source import LEAST_SIDE, MOST_ROWS, UNKNOWN, Shot, Source
 from tiw_fsm.errors import UsageProblem
 from tiw_fsm.values.printable import quoted
 
@@ -85,7 +85,7 @@ def open_arrays(where: str, name: str, held: Mapping[str, Stored], options: Opti
         UsageProblem: no array can be the pictures, or which is not known; or they claim more rows than can be.
     """
     keys = _chosen(where, held, options.key)
-    if (rows := sum(map(_rows, (held[key] for key in keys)))) > MOST_ROWS:
+    if (rows := sum(map(rows_of, (held[key] for key in keys)))) > MOST_ROWS:
         raise UsageProblem(f"{where}: claims {rows:,} rows; give at most {MOST_ROWS:,}, or mend what it says of itself")
     notes: list[str] = []
     labels = [_labels(held, key, notes) for key in keys]
@@ -100,7 +100,14 @@ def open_arrays(where: str, name: str, held: Mapping[str, Stored], options: Opti
     )
 
 
-def _rows(array: Stored) -> int:
+def usual_keys(held: Mapping[str, Stored]) -> list[str]:
+    """The keys of arrays that are taken for pictures where none is asked for; one has to be, if they are several."""
+    able = _able(held)
+    return [USUAL] if USUAL in able else able
+
+
+def rows_of(array: Stored) -> int:
+    """How many pictures an array has that holds some."""
     return math.prod(array.shape[: _layout(array).row_axes])
 
 
@@ -111,12 +118,16 @@ def _layout(array: Stored) -> Layout:
     return layout
 
 
+def _able(held: Mapping[str, Stored]) -> list[str]:
+    return sorted((key for key, each in held.items() if holds_pictures(each.shape, each.dtype)), key=natural)
+
+
 def _chosen(where: str, held: Mapping[str, Stored], asked: str | None) -> list[str]:
-    able = sorted((key for key, each in held.items() if holds_pictures(each.shape, each.dtype)), key=natural)
+    able = _able(held)
     there = f"keys with pictures are {', '.join(able[:20])}" if able and able != [""] else "no key holds pictures"
     if asked is None:
-        if len(able) == 1 or USUAL in able:
-            return [USUAL if USUAL in able else able[0]]
+        if len(usual := usual_keys(held)) == 1:
+            return usual
         if len(able) > 1:
             raise UsageProblem(f"{where}: {there}; name one with --key (data/*/image means all such, an episode each)")
         if uneven := next((key for key, each in held.items() if _uneven(each.dtype)), None):
@@ -131,7 +142,8 @@ def _chosen(where: str, held: Mapping[str, Stored], asked: str | None) -> list[s
         shapes = ", ".join(f"{key + ': ' if key else ''}{each.shape} {each.dtype}" for key, each in held.items())
         raise UsageProblem(
             f"{where}: holds no pictures ({shapes[:400] or 'nothing'}); give arrays of numbers of shape (N, H, W, C), "
-            "(N, C, H, W), (N, H, W), or with episodes in front, with 1, 3 or 4 channels"
+            f"(N, C, H, W), (N, H, W), or with episodes in front, with 1, 3 or 4 channels and sides of {LEAST_SIDE} "
+            "pixels or more"
         )
     found = sorted((key for key in held if fnmatchcase(key, asked)), key=natural)
     if not found:
@@ -164,6 +176,14 @@ def _shots(
                 yield Shot(shown, before + int(labels.episode[row]), action)
                 row += 1
         before += int(labels.episode[-1]) + 1 if row else 0
+
+
+def takes(held: Mapping[str, Stored], key: str, label: str) -> bool:
+    """Whether ``label``, actions or what tells where episodes begin, is read with the pictures of ``key``."""
+    layout = _layout(held[key])
+    if label in ACTIONS:
+        return _actions(held, key, layout, [])[0] is not None
+    return _beside(held, key, label, held[key].shape[: layout.row_axes]) is not None
 
 
 def _labels(held: Mapping[str, Stored], key: str, notes: list[str]) -> _Labels:

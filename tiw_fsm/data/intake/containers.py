@@ -113,6 +113,11 @@ def _npy_errors(path: Path) -> Iterator[None]:
 def open_h5(name: str, options: Options) -> Source:
     """The pictures of an HDF5 file. Raises as ``arrays.open_arrays`` and ``h5.reading`` do."""
     path = Path(name)
+    return open_arrays(name, path.name, h5_arrays(path), options)
+
+
+def h5_arrays(path: Path) -> dict[str, Stored]:
+    """The arrays of an HDF5 file by their keys. Raises as ``h5.reading`` does."""
     held: dict[str, Stored] = {}
 
     def add(key: str, found: h5py.Dataset | h5py.Group) -> None:
@@ -124,7 +129,7 @@ def open_h5(name: str, options: Options) -> Source:
         for key in file:  # what is linked is not visited
             if key not in held and isinstance(found := file.get(key), h5py.Dataset):
                 add(key, found)
-    return open_arrays(name, path.name, held, options)
+    return held
 
 
 def _h5(path: Path, key: str, dataset: h5py.Dataset) -> Stored:

@@ -205,18 +205,20 @@ def known() -> str:
     )
 
 
-def command(source: str, output: str | None = None, size: int | None = None) -> str:
+def command(source: str, output: str | None = None, size: int | None = None, key: str | None = None) -> str:
     """What to type to make ``source`` a file that can be trained on; without ``size`` in the size that is usual."""
+    keyed = () if key is None else ("--key", key)
     stem = Path(source).name.partition(".")[0] or "mine"
     sized = () if size in (None, Options.size) else ("--size", str(size))
     inside = os.path.isdir(source) and Path("data").resolve().is_relative_to(Path(source).resolve())
     folder = os.path.relpath(Path(source).resolve().parent) if inside else "data"
     made = output or os.path.normpath(os.path.join(folder, f"{stem}.h5"))
-    return shlex.join(["tiw-fsm", "frames", source, "-o", made, *sized])
+    return shlex.join(["tiw-fsm", "frames", source, "-o", made, *sized, *keyed])
 
 
-def instead(name: str, path: Path) -> str | None:
-    """Why what is there is no frame file, and the command that makes one of it; None if it is an h5 file or unknown."""
+def instead(name: str, path: Path, size: int | None = None) -> str | None:
+    """Why what is there is no frame file, and the command that makes one of frames of ``size``; None if it is an h5
+    file or unknown."""
     if name.lower().endswith(H5):
         return None
     kind = kind_of(str(path)) or kind_of(name)
@@ -224,7 +226,8 @@ def instead(name: str, path: Path) -> str | None:
     if kind is None and not _is_folder_of_frames(path):
         return None
     there = str(path) if path.exists() and not os.path.exists(name) else name
-    return f"dataset {quoted(name)} is {what} and no h5 file; `{command(there)}` makes one of it: then name that one"
+    made = command(there, size=size)
+    return f"dataset {quoted(name)} is {what} and no h5 file; `{made}` makes one of it: then name that one"
 
 
 def _is_folder_of_frames(path: Path) -> bool:

@@ -19,15 +19,12 @@ from tiw_fsm.data.intake import kinds, thinning
 from tiw_fsm.data.intake.cuts import Cuts
 from tiw_fsm.data.intake.fitting import fit
 from tiw_fsm.data.intake.options import Options
-from tiw_fsm.data.intake.source import UNKNOWN, Picture, Shot, Source
+from tiw_fsm.data.intake.source import LEAST_CLIP, LEAST_ROWS, UNKNOWN, Picture, Shot, Source
 from tiw_fsm.errors import UsageProblem, disk_errors
 from tiw_fsm.system import durable
 from tiw_fsm.tinyworlds.episodes import HELD_OUT_EVERY, split_rows
 from tiw_fsm.values.printable import excerpt, printable
 
-LEAST_CLIP = 4
-"""Frames of TinyWorlds' clips."""
-LEAST_ROWS = LEAST_CLIP * HELD_OUT_EVERY
 PIECES, LEAST_PIECE = 2 * HELD_OUT_EVERY, 64
 """Into how many pieces long play is cut if it has fewer episodes than one in ten can be held out of, and how many
 frames they have at least unless there are too few."""

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tiw_fsm.errors import UsageProblem
+from tiw_fsm.tinyworlds.episodes import HELD_OUT_EVERY
 
 Picture = NDArray[np.uint8]
 """One frame in colour: [H, W, 3], rows from the top."""
@@ -18,6 +19,10 @@ UNKNOWN = -1
 """An action that nobody recorded."""
 LEAST_SIDE = 8
 """Pixels of a picture's side, at least: what is smaller is a board, a vector or a mask."""
+LEAST_CLIP = 4
+"""Frames of TinyWorlds' clips."""
+LEAST_ROWS = LEAST_CLIP * HELD_OUT_EVERY
+"""Frames that can be trained and judged on, at least."""
 MOST_ROWS = 20_000_000
 """More than three days of play at 60 frames per second; a file that claims more is damaged, or a trap."""
 
