@@ -199,9 +199,7 @@ class NativeEngine:
         self._let_go()
         short_log.begin_anew_if_long(self._paths.child_log)
         launch = self._launch(request)
-        if launch is not None or self._python != sys.executable:
-            starting.end()
-        spare = starting.taken()
+        spare = starting.taken(fits=launch is None and self._python == sys.executable)
         read_end, write_end = spare.pipe if spare else os.pipe()
         told = [str(write_end), str(self._paths.child_result), *([launch.model_dump_json()] if launch else [])]
         try:

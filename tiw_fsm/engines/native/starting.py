@@ -22,8 +22,6 @@ QUIET = {"TORCH_CPP_LOG_LEVEL": "ERROR"}
 """Of torch's own words, where nobody wants more: what it warns of is expected between machines that come and go."""
 IMPORTED = ("torch", "numpy", "h5py", "pydantic")
 """What every training process imports of other packages and takes long."""
-NOT_SPARE = frozenset({"python_exec", "nproc_per_node", "nnodes"})
-"""Flags with which the training process may be another, or several."""
 _ready: list[Spare] = []
 """One at most: like what a signal does, it is this process's."""
 
@@ -58,23 +56,20 @@ def end_unless_wanted(folder: Path, typed: Mapping[str, Any]) -> None:
     with suppress(TiwFsmError, OSError):
         wanted = _wanted(StateFolder(folder), typed)
     if not wanted:
-        end()
+        taken(fits=False)
 
 
-def taken() -> Spare | None:
-    """The process that got ready, for the first who asks."""
-    return _ready.pop() if _ready else None
-
-
-def end() -> None:
-    """End the process that got ready, if nobody took it."""
-    if (spare := taken()) is not None:
+def taken(*, fits: bool) -> Spare | None:
+    """The process that got ready, for the first who asks; it ends where it does not fit what is asked for."""
+    spare = _ready.pop() if _ready else None
+    if spare is not None and not fits:
         spare.close()
+        return None
+    return spare
 
 
 def _wanted(folder: StateFolder, typed: Mapping[str, Any]) -> bool:
     found = folder.document()
     state = found.state if found else {}
-    flags = {**state.get("flags", {}), **typed}
-    has_ended = state.get("state") in TERMINAL
-    return not (has_ended or folder.alive() or NOT_SPARE & flags.keys()) and flags.get("engine", "native") == "native"
+    engine = {**state.get("flags", {}), **typed}.get("engine", "native")
+    return engine == "native" and state.get("state") not in TERMINAL and not folder.alive()
