@@ -206,6 +206,7 @@ def unsaid(bench: Bench, ended: Ended) -> list[str]:
     return [] if "not bitwise the same run: device: cpu" in ended.stderr else [f"nothing is said of it: {ended.stderr}"]
 
 
+@pytest.mark.whole
 def test_one_on_other_hardware_is_said_to_be_or_refused(place: Place, interpreter: Path, figures: Counter[str]) -> None:
     assert unsaid(place.bench, replaced(place.bench, interpreter)) == []
     assert "changed" in events(place.bench)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.amounts import Amount
+from tests.support.amounts import Amount, whole_too
 from tests.support.torture.bench import Bench, spread
 from tests.support.torture.launch import Ended, Fault, Refusal
 from tiw_fsm.config.loop import Budgets
@@ -53,7 +53,7 @@ def after_many_starts(bench: Bench, refusal: Refusal, starts: int) -> list[str]:
     return [f"ended with {end.code}, saying {end.stderr[-300:]!r}" for end in wrong[:1]] or bench.ends_otherwise()
 
 
-@pytest.mark.parametrize("what", FULL)
+@pytest.mark.parametrize("what", ["results", "state", whole_too("all of it")])
 def test_a_full_disk_costs_no_starts_however_often_a_scheduler_tries(
     simulated: Bench, lasts: Path, figures: Counter[str], amount: Amount, what: str
 ) -> None:
