@@ -32,7 +32,7 @@ REMEDY = (
     "Nothing was overwritten: run again to go on from an earlier checkpoint where there is one; else put the folder "
     "back from a backup, or begin anew with another --run."
 )
-SMALLEST = 400
+SMALLEST = 500
 """Bytes; below, a model or optimizer file cannot hold one of TinyWorlds' models."""
 DIFFERENCES_NAMED = 3
 MOST_EXPANDED = 1024
