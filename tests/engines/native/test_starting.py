@@ -18,6 +18,7 @@ from tests.support.simulation import Simulation
 from tests.support.waiting import wait_for
 from tiw_fsm.engines.native import starting
 from tiw_fsm.engines.native.engine import NativeEngine
+from tiw_fsm.engines.native.settings import NativeSettings
 from tiw_fsm.engines.protocol import HelloRequest
 from tiw_fsm.errors import ExitCode
 from tiw_fsm.storage.paths import StatePaths
@@ -68,6 +69,15 @@ def test_one_of_another_interpreter_is_not_the_one_that_got_ready_which_ends(tmp
     assert engine.hello(HELLO).threads == 1
     assert len(started()) == 1
     assert started() != ready
+    engine.close()
+
+
+def test_of_several_processes_none_is_the_one_that_got_ready_which_ends(tmp_path: Path, started: Started) -> None:
+    starting.get_ready()
+    (ready,) = started()
+    engine = NativeEngine(sys.executable, StatePaths(tmp_path), 60, NativeSettings(per_node=2, by_flag=True))
+    assert engine.hello(HELLO.evolve(counts=[1, 2])).processes == 2
+    assert ready not in started()
     engine.close()
 
 
