@@ -129,11 +129,10 @@ def store_to_write(run: str, repo_root: Path, state_dir: Path | None) -> Store:
     from tiw_fsm.system.writable import unwritable
 
     store = store_of(run, repo_root, state_dir)
-    problem = (
-        unwritable(repo_root.resolve())
-        if state_dir is None
-        else unwritable(state_dir.resolve(), "give another --state-dir")
-    )
+    if state_dir is None:
+        problem = unwritable(repo_root.resolve())
+    else:
+        problem = unwritable(state_dir.resolve(), "give another --state-dir")
     if problem:
         raise UsageProblem(problem)
     return store

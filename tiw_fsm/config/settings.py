@@ -283,15 +283,14 @@ def _require_some(flags: Mapping[str, Any], repo_root: Path) -> None:
     folder = paths["training"].parent
     if folder.exists() and not folder.is_dir():
         raise UsageProblem(f"{folder}: it is no folder; give the one that the YAML files are in with --config-dir")
-    if repo_root.resolve() != Path.cwd():
-        raise UsageProblem(
-            f"{folder}: there are no configs; `tiw-fsm init {shlex.quote(str(folder))}` writes some there, or give the "
-            "--repo-root or --config-dir of yours"
-        )
-    raise UsageProblem(
-        f"{folder}: there are no configs; `tiw-fsm init` writes some to configs/, "
-        "`tiw-fsm init --demo` those of the demo to configs/demo/, or name the folder of yours with --config-dir"
+    remedy = (
+        "`tiw-fsm init` writes some to configs/, `tiw-fsm init --demo` those of the demo to configs/demo/, or name the "
+        "folder of yours with --config-dir"
     )
+    if repo_root.resolve() != Path.cwd():
+        init = shlex.join(["tiw-fsm", "init", str(folder)])
+        remedy = f"`{init}` writes some there, or give the --repo-root or --config-dir of yours"
+    raise UsageProblem(f"{folder}: there are no configs; {remedy}")
 
 
 def _paths(flags: Mapping[str, Any], repo_root: Path) -> dict[str, Path]:

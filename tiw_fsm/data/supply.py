@@ -79,7 +79,7 @@ def of(source: DataSource, *, training_length: int, held_out: HeldOut) -> Supply
         held_out=len(np.unique(rows.numbers[rows.held_out])),
         stride=source.stride,
         training=len(rows.clips(training_length, source.stride, source.preload_ratio)),
-        judged=len(first_share(rows.to_judge(held_out.length, source.stride), held_out.share)),
+        judged=len(rows.to_judge(held_out.length, source.stride, held_out.share)),
         seconds=rows.rate and len(rows.numbers) / rows.rate,
     )
 
@@ -87,13 +87,7 @@ def of(source: DataSource, *, training_length: int, held_out: HeldOut) -> Supply
 def problems(source: DataSource, *, training_length: int, held_out: HeldOut) -> list[str]:
     """Why a ``source`` whose rows are sound has no clip to train on or too few to judge on, each with its remedy.
 
-    Args:
-        training_length: frames of a training clip.
-        held_out: what the gate wants.
-
-    Raises:
-        UsageProblem: it cannot be read.
-        DiskRefused: the operating system failed to read it.
+    Takes and raises what ``of`` does.
     """
     rows = _rows(source)
     return _training_problems(rows, source, training_length) + _gate_problems(rows, source, held_out)
@@ -113,9 +107,10 @@ class _Rows(NamedTuple):
         """First rows of the clips to train on."""
         return self._starts(length=length, stride=stride, preload_ratio=preload_ratio, for_evaluation=False)
 
-    def to_judge(self, length: int, stride: int) -> Rows:
-        """First rows of the clips to judge on."""
-        return self._starts(length=length, stride=stride, preload_ratio=None, for_evaluation=True)
+    def to_judge(self, length: int, stride: int, share: float | None = None) -> Rows:
+        """First rows of the clips to judge on, or of the first ``share`` of them."""
+        starts = self._starts(length=length, stride=stride, preload_ratio=None, for_evaluation=True)
+        return first_share(starts, share)
 
     def _starts(self, **wanted: Any) -> Rows:
         return clip_starts(self.numbers, self.held_out, **wanted)
@@ -161,18 +156,17 @@ def _training_problems(rows: _Rows, source: DataSource, length: int) -> list[str
     if stride > 1 and length <= longest:
         remedies.append(CLOSER)
     return [
-        f"{said}: it takes {_many((length - 1) * stride + 1, 'row')}, and the {whole} has {_many(longest, 'row')}"
+        f"{said}: it takes {_many(_span(length, stride), 'row')}, and the {whole} has {_many(longest, 'row')}"
         f"{skipped}; {', or '.join(remedies)}"
     ]
 
 
 def _gate_problems(rows: _Rows, source: DataSource, wanted: HeldOut) -> list[str]:
     """Why there are too few clips to judge on."""
-    starts = rows.to_judge(wanted.length, source.stride)
-    found = len(first_share(starts, wanted.share))
+    found = len(rows.to_judge(wanted.length, source.stride, wanted.share))
     if found >= wanted.clips:
         return []
-    takes = (wanted.length - 1) * source.stride + 1
+    takes = _span(wanted.length, source.stride)
     episodes, longest = int(rows.numbers.max()) + 1, rows.longest(rows.held_out)
     remedies = []
     if rows.in_episodes and 0 < episodes < HELD_OUT_EVERY:
@@ -190,16 +184,21 @@ def _gate_problems(rows: _Rows, source: DataSource, wanted: HeldOut) -> list[str
         more = "more or longer episodes (every tenth is" if rows.in_episodes else "more frames (the last tenth is"
         why = f", and there {'is' if found == 1 else 'are'} {found}"
         remedies = [f"record {more} held out)", "lower loop.inference.clips"]
-    if len(first_share(rows.to_judge(LEAST_JUDGED, source.stride), wanted.share)) >= wanted.clips:
+    if len(rows.to_judge(LEAST_JUDGED, source.stride, wanted.share)) >= wanted.clips:
         remedies.append("lower inference.generation_steps, inference.context_window or inference.prediction_horizon")
-    if source.stride > 1 and len(first_share(rows.to_judge(wanted.length, 1), wanted.share)) >= wanted.clips:
+    if source.stride > 1 and len(rows.to_judge(wanted.length, 1, wanted.share)) >= wanted.clips:
         remedies.append(CLOSER)
-    if len(starts) >= wanted.clips:
+    if len(rows.to_judge(wanted.length, source.stride)) >= wanted.clips:
         remedies.append("raise inference.preload_ratio")
     return [
         f"{source.path}: the gate wants {_many(wanted.clips, 'held-out clip')} of {_many(wanted.length, 'frame')}, "
         f"{_apart(source.stride)}{why}; {', or '.join(remedies)}"
     ]
+
+
+def _span(length: int, stride: int) -> int:
+    """Rows from a clip's first frame to its last."""
+    return (length - 1) * stride + 1
 
 
 def _apart(stride: int) -> str:

@@ -237,13 +237,7 @@ def require_plain(path: Path) -> None:
 def require_permission(path: Path) -> None:
     """Raise NotPermitted if ``path`` is there, and this process may not read it; a link to nothing is not."""
     with disk_errors("reading", path):
-        try:
-            path.stat()
-        except PermissionError:
-            raise
-        except OSError:  # of which those tell who read it
-            return
-        if not os.access(path, os.R_OK):
+        if path.exists() and not os.access(path, os.R_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
+from tiw_fsm.tinyworlds.division import divisors
 from tiw_fsm.values.frozen import Count, FrozenModel, Positive, Rate, Several, Share, Tuning
 
 Baseline = Literal["copy_last", "mean_frame", "blurred_last"]
@@ -112,10 +113,9 @@ class StageConfig(StageOptions, OptimizerKeys, MixtureKeys):
                 f"try frame_size {self.frame_size // self.patch_size * self.patch_size or self.patch_size}"
             )
         if self.embed_dim % self.num_heads:
-            fit = [str(heads) for heads in range(1, self.embed_dim + 1) if self.embed_dim % heads == 0]
             problems.append(
                 f"embed_dim {self.embed_dim} is not divisible by num_heads {self.num_heads}; "
-                f"use one of {', '.join(fit[:8])}"
+                f"use one of {', '.join(map(str, divisors(self.embed_dim)[:8]))}"
             )
         if self.embed_dim % 2 or self.embed_dim < 6:
             problems.append(

@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # `tiw-fsm status` shall not wait for pydantic
 
 
 MOST = 1 << 16
-"""Processes beyond which nobody is asked whether they could share a batch, however large a config says it is."""
+"""Numbers beyond which nobody is asked whether they divide, however large a config says that a batch or size is."""
 
 
 class Pass(NamedTuple):
@@ -54,8 +54,12 @@ def global_batch(tuning: Tuning, processes: int) -> int:
 
 def counts(*batches: int) -> list[int]:
     """The numbers of processes, up to ``MOST``, that can share each of these global batches, in ascending order."""
-    common = math.gcd(*batches)
-    return [number for number in range(1, min(common, MOST) + 1) if common % number == 0]
+    return divisors(math.gcd(*batches))
+
+
+def divisors(whole: int) -> list[int]:
+    """The numbers, up to ``MOST``, that divide ``whole``, in ascending order."""
+    return [number for number in range(1, min(whole, MOST) + 1) if whole % number == 0]
 
 
 def can_share(tuning: Tuning, processes: int, size: int) -> bool:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import kernels
+from .division import divisors
 
 CHANNELS = 3
 MAX_FRAMES = 1024  # rows of the table of time codes
@@ -46,8 +47,7 @@ def patch_grid(frame_size: int, patch_size: int) -> tuple[int, int]:
         ValueError: patch_size does not divide frame_size.
     """
     if patch_size < 1 or frame_size < patch_size or frame_size % patch_size:
-        fits = [side for side in range(1, frame_size + 1) if frame_size % side == 0]
-        raise ValueError(f"{patch_size=} does not tile {frame_size=}: use one of {fits}")
+        raise ValueError(f"{patch_size=} does not tile {frame_size=}: use one of {divisors(frame_size)}")
     side = frame_size // patch_size
     return side, side
 
@@ -252,8 +252,9 @@ class AxisAttention(nn.Module):
         super().__init__()
         embed_dim, self.num_heads = sizes.embed_dim, sizes.num_heads
         if self.num_heads < 1 or embed_dim % self.num_heads:
-            fits = [heads for heads in range(1, embed_dim + 1) if embed_dim % heads == 0]
-            raise ValueError(f"num_heads={self.num_heads} does not divide {embed_dim=}: use one of {fits}")
+            raise ValueError(
+                f"num_heads={self.num_heads} does not divide {embed_dim=}: use one of {divisors(embed_dim)}"
+            )
         self.q_proj = nn.Linear(embed_dim, embed_dim)
         self.k_proj = nn.Linear(embed_dim, embed_dim)
         self.v_proj = nn.Linear(embed_dim, embed_dim)
